@@ -1,0 +1,1 @@
+"""Room `convert`: see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room `deploy`: see docs/architecture.md."""

@@ -1,0 +1,65 @@
+"""Files that are either whole or not there: atomic writes, hashes, and the no-overwrite rule."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ghostnet.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under a temporary name and rename it into place when the block ends without an error.
+
+    Until the rename an older file at `path` is untouched, so a full disk, a crash or Ctrl-C loses nothing.
+
+    Args:
+        path: where the finished file belongs; missing parent folders are made.
+
+    Yields:
+        The temporary path, in the same folder, that the block must write.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the temporary file is removed.
+
+    Example:
+        >>> with atomic_write("/tmp/answer.txt") as temporary:
+        ...     _ = temporary.write_text("42")
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)  # mkstemp makes it private to its owner
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def refuse_overwrite(path: str | os.PathLike[str], *, force: bool) -> None:
+    """Raise unless `path` is free or `force` is set.
+
+    Raises:
+        InputError: something exists at `path` and `force` is false.
+    """
+    if not force and Path(path).exists():
+        raise InputError(f"{os.fspath(path)} exists; pass --force to overwrite it or name another output")

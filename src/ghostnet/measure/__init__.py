@@ -1,0 +1,1 @@
+"""Room `measure`: see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room `nn`: see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room `recipes`: see docs/architecture.md."""
