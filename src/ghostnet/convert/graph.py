@@ -1,0 +1,354 @@
+"""Which convolutions a network has, in execution order, and what follows each: `ConvUnit` and `find_units`.
+
+Where `torch.fx` can trace the model the answer comes from its graph, in train and in eval mode (auxiliary
+heads run in one of them only). Elsewhere a forward pass with hooks answers, or, without an example input, the
+order of the modules. Left out: functional convolutions where fx does not trace; only a trace can see them.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
+FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
+FUNCTIONAL_ACTIVATIONS |= {F.hardswish: "hardswish", F.gelu: "gelu", torch.relu_: "relu"}
+_METHOD_ACTIVATIONS = {"relu": "relu", "relu_": "relu"}
+_FUNCTIONAL_CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, torch.conv2d}
+
+
+@dataclass(frozen=True)
+class ConvUnit:
+    """One convolution of a network and what follows it.
+
+    Args:
+        name: module path ("layer1.0.conv1"); for a functional convolution the name of its node.
+        norm: path of the `BatchNorm2d` that alone reads the convolution's output, else None.
+        activation: path of the activation module that alone reads the norm's (or convolution's) output, or
+            the name of the functional one ("relu"), else None.
+        calls: how often one forward pass runs the convolution (the larger of train and eval mode).
+        pointwise: the kernel is 1x1.
+        depthwise: one group for each input channel.
+        first: the first convolution that runs.
+        reason: why it must be left alone, or None.
+        activation_dedicated: the activation is a module that nothing else uses, so it may be removed.
+    """
+
+    name: str
+    norm: str | None
+    activation: str | None
+    calls: int
+    pointwise: bool
+    depthwise: bool
+    first: bool
+    reason: str | None
+    activation_dedicated: bool = False
+
+
+class _LeafTracer(fx.Tracer):
+    """A tracer that keeps convolutions, norms and activations whole, also subclassed and Ghost ones."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, (_ConvNd, _BatchNorm, nn.Linear, *ACTIVATIONS)) or is_ghost(m):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+
+def is_ghost(module: nn.Module) -> bool:
+    """Tell whether `module` is a Ghost convolution already."""
+    try:
+        from ghostnet.nn.ghost_conv import GhostConv2d
+    except ImportError:
+        return False
+    return isinstance(module, GhostConv2d)
+
+
+def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module:
+    """Deep-copy a model, also one with old-style weight norm, whose derived weights refuse `deepcopy`.
+
+    Args:
+        model: any module; it is not changed.
+        share_parameters: keep the same parameter tensors, for a cheap copy that is only looked at.
+    """
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()  # recomputed by its hook before each forward
+    if share_parameters:
+        memo |= {id(parameter): parameter for parameter in model.parameters()}
+    copied: nn.Module = copy.deepcopy(model, memo)
+    return copied
+
+
+def trace_graphs(model: nn.Module) -> list[fx.Graph]:
+    """Trace the model in train and in eval mode; a mode that `torch.fx` cannot follow is left out.
+
+    Args:
+        model: any module; a structural copy is traced, so code in its forward cannot change it.
+
+    Returns:
+        Up to two graphs, whose `call_module` targets are paths in `model`.
+    """
+    graphs = []
+    for training in (True, False):
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                copied = copy_model(model, share_parameters=True).train(training)
+                graphs.append(_LeafTracer().trace(copied))
+        except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"
+            continue
+    return graphs
+
+
+def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[ConvUnit]:
+    """List every convolution of a model, in execution order, with what follows it.
+
+    Args:
+        model: any module; it is not changed.
+        example_input: `(N, C, H, W)`, used only where `torch.fx` does not trace.
+
+    Returns:
+        One unit a convolution; those that never run come last.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> [unit.norm for unit in find_units(model)]
+        ['1']
+    """
+    paths = {name: module for name, module in model.named_modules() if _is_convolution(module)}
+    graphs = trace_graphs(model) if "" not in paths else []
+    found: dict[str, ConvUnit] = {}
+    for graph in graphs:
+        for unit in _units_of_graph(graph, model):
+            found[unit.name] = _merge(found[unit.name], unit) if unit.name in found else unit
+    if not graphs:
+        found = {unit.name: unit for unit in _units_without_graph(model, example_input)}
+    for name in paths:
+        found.setdefault(name, _describe(name, paths[name], calls=0))
+    reasons = _reasons(model, graphs)
+    units = [replace(unit, reason=reasons(unit)) for unit in found.values()]
+    return [replace(unit, first=index == 0) for index, unit in enumerate(units)]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    quantised = "quantized" in type(module).__module__ and "Conv" in type(module).__name__
+    return isinstance(module, _ConvNd) or quantised or is_ghost(module)
+
+
+def _describe(name: str, module: nn.Module, **found: object) -> ConvUnit:
+    """Build a unit from the module's own settings and what was found around it."""
+    kernel_size = getattr(module, "kernel_size", ())
+    groups, in_channels = getattr(module, "groups", 1), getattr(module, "in_channels", 1)
+    unit = ConvUnit(
+        name=name,
+        norm=None,
+        activation=None,
+        calls=1,
+        pointwise=tuple(kernel_size) == (1, 1),
+        depthwise=groups > 1 and groups == in_channels,
+        first=False,
+        reason=None,
+    )
+    return replace(unit, **found)  # type: ignore[arg-type]
+
+
+def _merge(one: ConvUnit, other: ConvUnit) -> ConvUnit:
+    """Keep of two modes' findings only what holds in both."""
+    same_norm = one.norm == other.norm
+    same = same_norm and one.activation == other.activation
+    return replace(
+        one,
+        norm=one.norm if same_norm else None,
+        activation=one.activation if same else None,
+        activation_dedicated=same and one.activation_dedicated and other.activation_dedicated,
+        calls=max(one.calls, other.calls),
+    )
+
+
+def _units_of_graph(graph: fx.Graph, model: nn.Module) -> Iterator[ConvUnit]:
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    seen = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _FUNCTIONAL_CONVOLUTIONS:
+            reason = "a functional convolution: only modules can be replaced"
+            yield ConvUnit(f"{node.name}()", None, None, 1, False, False, False, reason)
+        if node.op != "call_module" or node.target in seen:
+            continue
+        module = model.get_submodule(str(node.target))
+        if not _is_convolution(module):
+            continue
+        seen.add(node.target)
+        norm, last = None, node
+        follower = _only_user(node)
+        if follower is not None and _is_norm_of(follower, model, module) and calls[follower.target] == 1:
+            norm, last = str(follower.target), follower
+        activation, dedicated = _activation_after(last, model, calls)
+        yield _describe(
+            str(node.target),
+            module,
+            norm=norm,
+            activation=activation,
+            activation_dedicated=dedicated,
+            calls=calls[node.target],
+        )
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _fits(norm: nn.Module, convolution: nn.Module) -> bool:
+    return type(norm) is nn.BatchNorm2d and norm.num_features == getattr(convolution, "out_channels", None)
+
+
+def _is_norm_of(node: fx.Node, model: nn.Module, convolution: nn.Module) -> bool:
+    return node.op == "call_module" and _fits(model.get_submodule(str(node.target)), convolution)
+
+
+def _activation_after(node: fx.Node, model: nn.Module, calls: Counter) -> tuple[str | None, bool]:
+    """Name the activation that alone reads `node`, and tell whether it is a module of its own."""
+    follower = _only_user(node)
+    if follower is None:
+        return None, False
+    if follower.op == "call_module" and isinstance(model.get_submodule(str(follower.target)), ACTIVATIONS):
+        return str(follower.target), calls[follower.target] == 1
+    if follower.op == "call_function":
+        return FUNCTIONAL_ACTIVATIONS.get(follower.target), False  # type: ignore[arg-type]
+    if follower.op == "call_method":
+        return _METHOD_ACTIVATIONS.get(str(follower.target)), False
+    return None, False
+
+
+def _units_without_graph(model: nn.Module, example_input: Tensor | None) -> list[ConvUnit]:
+    """Find the units by a forward pass with hooks, or by module order where that is impossible."""
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    leaves = [(name, module) for name, module in model.named_modules() if is_ghost(module)] + leaves
+    runs = _recorded_runs(model, example_input)
+    if runs is None:
+        order = [name for name, _ in model.named_modules()]
+        leaves.sort(key=lambda pair: order.index(pair[0]))
+        return [
+            _unit_in_line(model, [follower for follower, _ in leaves[index : index + 3]])
+            for index, (name, module) in enumerate(leaves)
+            if _is_convolution(module)
+        ]
+    counts = Counter(name for name, _, _ in runs)
+    units = {}
+    for name, _, output in runs:
+        if name not in units and _is_convolution(model.get_submodule(name)):
+            line = [name]
+            while len(line) < 3 and output is not None:
+                readers = [(reader, result) for reader, source, result in runs if source == output]
+                if len(readers) != 1 or counts[readers[0][0]] != 1:
+                    break
+                line.append(readers[0][0])
+                output = readers[0][1] if readers[0][1] != output else None
+            units[name] = replace(_unit_in_line(model, line), calls=counts[name])
+    return list(units.values())
+
+
+def _unit_in_line(model: nn.Module, line: list[str]) -> ConvUnit:
+    """Read norm and activation off a line of modules that follow each other within one parent."""
+    convolution, norm = model.get_submodule(line[0]), None
+    rest = [name for name in line[1:] if name.rpartition(".")[0] == line[0].rpartition(".")[0]]
+    if rest and _fits(model.get_submodule(rest[0]), convolution):
+        norm = rest.pop(0)
+    activation = rest[0] if rest and isinstance(model.get_submodule(rest[0]), ACTIVATIONS) else None
+    # without a graph nobody can tell that nothing else uses the activation, so it counts as shared
+    return _describe(line[0], convolution, norm=norm, activation=activation)
+
+
+def _recorded_runs(model: nn.Module, example_input: Tensor | None) -> list[tuple[str, int, int]] | None:
+    """Run the model once and list (path, id of the input, id of the output) of each leaf call."""
+    if example_input is None:
+        return None
+    copied = copy_model(model, share_parameters=True).eval()
+    runs: list[tuple[str, int, int]] = []
+    alive: list[object] = []  # ids are only unique while the tensors live
+    for name, module in copied.named_modules():
+        if is_ghost(module) or not list(module.children()):
+
+            def record(_: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
+                alive.extend((inputs, output))
+                runs.append((name, id(inputs[0]) if inputs else 0, id(output)))
+
+            module.register_forward_hook(record)
+    try:
+        with torch.no_grad():
+            copied(example_input[:1])
+    except Exception:  # the example does not fit this model: module order is still there
+        return None
+    return runs
+
+
+class _reasons:  # noqa: N801 - used as a function that remembers the model's shared parts
+    """Say why a unit must be left alone, from facts about the whole model."""
+
+    def __init__(self, model: nn.Module, graphs: list[fx.Graph]) -> None:
+        self.model = model
+        every_path = list(model.named_modules(remove_duplicate=False))
+        self.registered = Counter(id(module) for _, module in every_path)
+        self.owners = Counter(
+            id(value)
+            for module in model.modules()
+            for value in module._parameters.values()
+            if value is not None
+        )
+        self.attributes = {
+            str(node.target) for graph in graphs for node in graph.nodes if node.op == "get_attr"
+        }
+
+    def __call__(self, unit: ConvUnit) -> str | None:
+        if unit.reason is not None:
+            return unit.reason
+        module = self.model.get_submodule(unit.name)
+        if unit.name == "":
+            return "the model itself is a convolution: put it into an nn.Sequential"
+        if is_ghost(module):
+            return "a Ghost convolution already"
+        return self._reason_of_kind(module) or self._reason_of_use(unit, module)
+
+    def _reason_of_kind(self, module: nn.Module) -> str | None:
+        if parametrize.is_parametrized(module):
+            return "its weight is parametrized (weight_norm, spectral_norm, ...): remove that first"
+        if isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters:
+            return "its weight is computed by a hook (weight_norm, spectral_norm, pruning): remove that first"
+        if "quantized" in type(module).__module__:
+            return f"a quantised convolution ({type(module).__name__})"
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            return f"a transposed convolution ({type(module).__name__})"
+        if type(module) is not nn.Conv2d:
+            return f"a {type(module).__name__}, not a plain nn.Conv2d"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            return "it has hooks, which a replacement would lose"
+        return None
+
+    def _reason_of_use(self, unit: ConvUnit, module: nn.Module) -> str | None:
+        if self.registered[id(module)] > 1:
+            return "the same module is registered at two paths"
+        if any(self.owners[id(value)] > 1 for value in module.parameters()):
+            return "its weight is shared with another module"
+        if f"{unit.name}.weight" in self.attributes or f"{unit.name}.bias" in self.attributes:
+            return "its weight is read as an attribute elsewhere"
+        if unit.calls != 1:
+            return "it never runs" if unit.calls == 0 else f"one forward pass calls it {unit.calls} times"
+        return None
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Tell whether a node picks an element (`x[0]`), which fx shows as a function."""
+    return node.op == "call_function" and node.target is operator.getitem
