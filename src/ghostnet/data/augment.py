@@ -1,0 +1,64 @@
+"""Augmentation on whole batches of tensors: random crop, mirror, cutout. Each image draws its own parameters.
+
+Works on uint8 or float `(N, C, H, W)`; the generator decides everything, so a batch can be made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ghostnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn for each training image.
+
+    Attributes:
+        crop_padding: pixels of reflected border before a random crop back to size; 0 turns it off.
+        mirror: flip left-right with probability 1/2.
+        cutout: side in pixels of a square set to zero at a random place (after normalisation); 0 turns it off.
+    """
+
+    crop_padding: int = 4
+    mirror: bool = True
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0; 0 turns it off")
+
+
+def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Pad by reflection and crop each image at its own offset: `(N, C, H, W) -> (N, C, H, W)`."""
+    count, _, height, width = images.shape
+    padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
+    rows = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator) + torch.arange(height)
+    columns = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator) + torch.arange(width)
+    index = torch.arange(count)[:, None, None]
+    by_pixel = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
+    return by_pixel.permute(0, 3, 1, 2)
+
+
+def random_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip each image left-right with probability 1/2: `(N, C, H, W) -> (N, C, H, W)`."""
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flip[:, None, None, None], images.flip(3), images)
+
+
+def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Set one `side` x `side` square of each image to zero, clipped at the border: shapes kept."""
+    count, _, height, width = images.shape
+    top = torch.randint(0, height, (count, 1), generator=generator) - side // 2
+    left = torch.randint(0, width, (count, 1), generator=generator) - side // 2
+    rows = torch.arange(height)
+    columns = torch.arange(width)
+    inside_rows = (rows >= top) & (rows < top + side)
+    inside_columns = (columns >= left) & (columns < left + side)
+    hole = inside_rows[:, :, None] & inside_columns[:, None, :]
+    return images.masked_fill(hole[:, None], 0)

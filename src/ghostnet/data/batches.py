@@ -1,0 +1,113 @@
+"""Batches cut from images that fit in memory, as tensors: normalised, shuffled and augmented by (seed, epoch, index).
+
+A batch depends on nothing else, so a run that starts in the middle of an epoch sees what the uninterrupted one saw.
+Left out: decoding and worker processes; CIFAR-10 is 180 MB and is augmented faster than it could be passed around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ghostnet.data.augment import Augmentation, cutout, random_crop, random_mirror
+from ghostnet.errors import InputError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TensorBatches:
+    """Batches of `(images, labels)`: float32 `(N, C, H, W)` normalised, and int64 `(N,)`.
+
+    Args:
+        images: uint8 `(count, H, W, C)`.
+        labels: integers `(count,)`.
+        batch_size: images a batch; the last one may be smaller unless `augmentation` is set, then it is dropped.
+        mean: per-channel mean of pixel values in [0, 1].
+        std: per-channel standard deviation of the same.
+        augmentation: None keeps order and pixels; otherwise images are shuffled and augmented.
+        seed: of shuffling and augmentation.
+
+    Raises:
+        InputError: shapes that do not agree, an empty set, or a batch size below 1.
+
+    Example:
+        >>> batches = TensorBatches(np.zeros((8, 4, 4, 3), np.uint8), np.zeros(8), 4, mean=(0, 0, 0), std=(1, 1, 1))
+        >>> [images.shape[0] for images, labels in batches.epoch(0)]
+        [4, 4]
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+            raise InputError(
+                f"images must be uint8 of shape (count, H, W, C), not {images.dtype} of shape {images.shape}"
+            )
+        if labels.shape != (len(images),):
+            raise InputError(f"{len(images)} images need as many labels, not an array of shape {labels.shape}")
+        if batch_size < 1 or (augmentation is not None and batch_size > len(images)):
+            raise InputError(f"`batch_size` (={batch_size}) must be between 1 and the {len(images)} images")
+        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self._scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32)).view(1, -1, 1, 1)
+        self._shift = -(torch.tensor(mean) / torch.tensor(std)).float().view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        if self.augmentation is not None:
+            return len(self.images) // self.batch_size
+        return -(-len(self.images) // self.batch_size)
+
+    @property
+    def count(self) -> int:
+        """Images in the set."""
+        return len(self.images)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 pixels `(N, C, H, W)` into what the network is given."""
+        return torch.addcmul(self._shift, pixels.float(), self._scale)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from batch `start` on."""
+        order = None
+        if self.augmentation is not None:
+            order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch, 0))
+        for index in range(start, len(self)):
+            chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            rows = chosen if order is None else order[chosen]
+            yield self._augmented(self.images[rows], epoch, index), self.labels[rows]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of epoch 0."""
+        return self.epoch(0)
+
+    def _augmented(self, pixels: Tensor, epoch: int, index: int) -> Tensor:
+        chosen = self.augmentation
+        if chosen is None:
+            return self.normalise(pixels)
+        generator = _generator(self.seed, epoch, index + 1)
+        if chosen.crop_padding:
+            pixels = random_crop(pixels, chosen.crop_padding, generator)
+        if chosen.mirror:
+            pixels = random_mirror(pixels, generator)
+        images = self.normalise(pixels)
+        return cutout(images, chosen.cutout, generator) if chosen.cutout else images
+
+
+def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed) >> 1)

@@ -1,0 +1,157 @@
+"""The zoo's names: builders registered under their function names, and the one door that builds them.
+
+What a builder is trained on (input size, classes) is stated where it is registered, so that counts, exports and
+benchmarks need not guess. Weights are found in `weights.py`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from ghostnet.errors import InputError, unknown_name
+
+Builder = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the registry knows of a name without building it.
+
+    Attributes:
+        name: registry key, which is also the builder's name.
+        family: networks that share a builder file ("cifar_resnet").
+        input_size: `(C, H, W)` that the counts of the paper are given for.
+        num_classes: classes of the default head.
+        summary: one sentence.
+        weights: tags accepted by `create_model(name, weights=tag)`.
+    """
+
+    name: str
+    family: str
+    input_size: tuple[int, int, int]
+    num_classes: int
+    summary: str
+    weights: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-able dictionary."""
+        return asdict(self)
+
+
+_BUILDERS: dict[str, tuple[Builder, ModelInfo]] = {}
+
+
+def register(
+    *, family: str, input_size: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10
+) -> Callable[[Builder], Builder]:
+    """Return a decorator that enters a builder under its own name.
+
+    Args:
+        family: the family's name.
+        input_size: `(C, H, W)`.
+        num_classes: default number of classes.
+    """
+
+    def enter(builder: Builder) -> Builder:
+        name = builder.__name__
+        if name in _BUILDERS:
+            raise InputError(f"model {name!r} is registered twice")
+        summary = (inspect.getdoc(builder) or "").split("\n")[0]
+        _BUILDERS[name] = (builder, ModelInfo(name, family, input_size, num_classes, summary))
+        return builder
+
+    return enter
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the registered names that match a shell pattern, sorted.
+
+    Args:
+        pattern: `fnmatch` pattern; "*" gives all.
+
+    Example:
+        >>> list_models("ghost_resnet5*")
+        ['ghost_resnet56']
+    """
+    return sorted(name for name in _BUILDERS if fnmatch.fnmatchcase(name, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """Return what is known of a model by name, its packaged weights included.
+
+    Raises:
+        InputError: the name is not registered; near matches are listed.
+    """
+    from ghostnet.models.weights import packaged_tags
+
+    if name not in _BUILDERS:
+        raise unknown_name("model", name, _BUILDERS)
+    info = _BUILDERS[name][1]
+    return ModelInfo(**{**asdict(info), "weights": packaged_tags(name)})
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    **model_args: Any,
+) -> nn.Module:
+    """Build a network of the zoo by name.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: size of the classifier; the default is the model's own.
+        weights: a packaged tag ("cifar10") or the path of a file written by `ghostnet.save` for this model.
+        **model_args: what the builder accepts (`width_mult`, `ratio`, `cheap_kernel_size`, …).
+
+    Returns:
+        The network, in training mode without weights and in evaluation mode with them.
+
+    Raises:
+        InputError: unknown name or argument, or weights that do not fit.
+
+    Example:
+        >>> create_model("ghost_resnet20", ratio=2)(torch.zeros(1, 3, 32, 32)).shape  # doctest: +SKIP
+        torch.Size([1, 10])
+    """
+    info = model_info(name)
+    builder = _BUILDERS[name][0]
+    accepted = [key for key in inspect.signature(builder).parameters if key != "num_classes"]
+    for key in model_args:
+        if key not in accepted:
+            raise unknown_name(f"argument of model {name!r}", key, accepted)
+    classes = info.num_classes if num_classes is None else num_classes
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise InputError(f"`num_classes` (={num_classes!r}) must be an integer >= 1")
+    model = builder(num_classes=classes, **model_args)
+    model.ghostnet_origin = {  # type: ignore[assignment]
+        "library": "ghostnet",
+        "name": name,
+        "args": {"num_classes": classes, **model_args},
+        "input_size": list(info.input_size),
+    }
+    if weights is not None:
+        from ghostnet.models.weights import load_weights_
+
+        load_weights_(model, name, weights)
+        model.eval()
+    return model
+
+
+def check_width(width_mult: float) -> float:
+    """Return `width_mult` when it is a usable factor.
+
+    Raises:
+        InputError: it is not a number in (0, 16].
+    """
+    if isinstance(width_mult, bool) or not isinstance(width_mult, (int, float)) or not 0 < width_mult <= 16:
+        raise InputError(f"`width_mult` (={width_mult!r}) must be a number above 0 and at most 16")
+    return float(width_mult)

@@ -1,0 +1,220 @@
+"""Saved networks: one safetensors file whose header holds, as JSON, all that is needed to rebuild the network.
+
+The record names where the network comes from (this zoo, torchvision or timm, with arguments) and which of its modules
+were replaced since. Nothing is unpickled and nothing is imported by a name found in the file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.errors import InputError
+from ghostnet.files import atomic_write, refuse_overwrite
+from ghostnet.models.registry import create_model, list_models
+from ghostnet.nn.edits import apply_edits_
+
+_SCHEMA = 1
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    half: bool = False,
+    force: bool = True,
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Write a network so that `load` rebuilds it, converted ones included.
+
+    Args:
+        model: built by `create_model`, by torchvision's or timm's builders, or what `ghostify` made of one; another
+            network is saved too, but `load` then needs it as `model=`.
+        path: the file, by custom ending in .safetensors; an older one survives a failure.
+        half: store floating-point weights in half precision.
+        force: overwrite an existing file.
+        info: more to keep in the header (accuracy, recipe, class names); JSON-able.
+
+    Raises:
+        InputError: the file exists and `force` is false, or weights are not finite.
+    """
+    from safetensors.torch import save_file
+
+    refuse_overwrite(path, force=force)
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            if not torch.isfinite(value).all():
+                raise InputError(f"{name} holds NaN or infinity; a broken network is not saved")
+            value = value.half() if half else value
+        tensors[name] = value.detach().cpu().contiguous().clone()
+    record = {
+        "schema": _SCHEMA,
+        "origin": _origin(model),
+        "edits": getattr(model, "ghostnet_edits", []),
+        "info": info or getattr(model, "ghostnet_info", {}),
+    }
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"ghostnet": json.dumps(record)})
+
+
+def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:
+    """Rebuild a saved network, or build one of the zoo with its packaged weights.
+
+    Args:
+        path_or_name: a file written by `save`, or a name of `list_models()`.
+        model: for a network of your own: a fresh one, as it was before conversion. It is changed and returned.
+
+    Returns:
+        The network in evaluation mode; what was saved as `info` is in its attribute `ghostnet_info`.
+
+    Raises:
+        InputError: no such file or name, a file that is damaged, a pickle, or of another network.
+    """
+    name = os.fspath(path_or_name)
+    if not Path(name).exists() and name in list_models():
+        from ghostnet.models.weights import default_tag
+
+        return create_model(name, weights=default_tag(name)).eval()
+    record, tensors = read_saved(name)
+    network = model if model is not None else _rebuild(record["origin"], name)
+    apply_edits_(network, record["edits"])
+    load_state_(network, tensors, name)
+    network.ghostnet_origin = record["origin"]
+    network.ghostnet_edits = record["edits"]
+    network.ghostnet_info = record["info"]
+    return network.eval()
+
+
+def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a file of `save`: its record and its tensors.
+
+    Raises:
+        InputError: missing, truncated, a pickle, or not written by ghostnet.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    place = Path(path)
+    if not place.is_file():
+        near = [name for name in list_models() if str(path) in name]
+        hint = f"; a model of the zoo? {', '.join(near[:3])}" if near else ""
+        raise InputError(f"no file {place} and no model of that name{hint}")
+    _refuse_pickle(place)
+    try:
+        with safe_open(place, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, struct.error) as error:
+        raise InputError(f"{place} is not a whole safetensors file ({error}); fetch or save it again") from error
+    if "ghostnet" not in metadata:
+        raise InputError(f"{place} was not written by ghostnet.save: its header does not say how to build the network")
+    record = json.loads(metadata["ghostnet"])
+    if record.get("schema") != _SCHEMA:
+        raise InputError(f"{place} has schema {record.get('schema')}; this ghostnet reads schema {_SCHEMA}")
+    return record, tensors
+
+
+def load_state_(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Fill a network with saved tensors; half precision is widened to the network's own type.
+
+    Raises:
+        InputError: names or shapes do not fit; the first difference is named.
+    """
+    expected = model.state_dict()
+    for name in sorted({*expected, *tensors}):
+        if name not in tensors:
+            raise InputError(f"{source} lacks {name}, which the network has; it holds another network")
+        if name not in expected:
+            raise InputError(f"{source} holds {name}, which the network lacks; it holds another network")
+        if expected[name].shape != tensors[name].shape:
+            raise InputError(
+                f"{name} is {tuple(tensors[name].shape)} in {source} and {tuple(expected[name].shape)} in the network"
+            )
+    model.load_state_dict({name: tensors[name].to(expected[name].dtype) for name in expected})
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise InputError(f"{path} is a pickle, which could run code; ghostnet reads safetensors files only")
+
+
+def _origin(model: nn.Module) -> dict[str, Any] | None:
+    known = getattr(model, "ghostnet_origin", None)
+    if known is not None:
+        return known
+    if type(model).__module__.startswith("torchvision.models."):
+        return _torchvision_origin(model)
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture") if _is_timm(model) else None
+    if architecture:
+        return {"library": "timm", "name": architecture, "args": {"num_classes": getattr(model, "num_classes", 1000)}}
+    return None
+
+
+def _is_timm(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("timm.") and isinstance(getattr(model, "pretrained_cfg", None), dict)
+
+
+def _rebuild(origin: dict[str, Any] | None, path: str) -> nn.Module:
+    if origin is None:
+        raise InputError(f"{path} holds a network of your own class; pass a fresh one: ghostnet.load(path, model=…)")
+    library, name, args = origin["library"], origin["name"], dict(origin["args"])
+    if library == "ghostnet":
+        return create_model(name, **args)
+    if library == "torchvision":
+        return _build_torchvision(name, args)
+    if library == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False, **args)
+    raise InputError(f"{path} comes from the library {library!r}, which this ghostnet cannot build")
+
+
+def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise InputError(f"torchvision has no model {name!r}; update torchvision")
+    if "init_weights" in inspect.signature(models.get_model_builder(name)).parameters or name in _INIT_WEIGHTS:
+        args = {**args, "init_weights": False}  # saves half a minute; the weights are loaded anyway
+    return models.get_model(name, weights=None, **args)
+
+
+_INIT_WEIGHTS = ("googlenet", "inception_v3")
+
+
+def _torchvision_origin(model: nn.Module) -> dict[str, Any] | None:
+    """Find the builder that makes this very class and, before its edits, these very shapes."""
+    from torchvision import models
+
+    replaced = tuple(edit["path"] + "." for edit in getattr(model, "ghostnet_edits", []))
+    wanted = _shapes(model, replaced)
+    classes = next((s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000)
+    home = type(model).__module__
+    for name in models.list_models(module=models):
+        builder = models.get_model_builder(name)
+        if builder.__module__ != home:
+            continue
+        for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
+            try:
+                with torch.device("meta"):
+                    candidate = _build_torchvision(name, args)
+            except (TypeError, ValueError, RuntimeError, NotImplementedError):
+                continue
+            if type(candidate) is type(model) and _shapes(candidate, replaced) == wanted:
+                return {"library": "torchvision", "name": name, "args": args}
+    return None
+
+
+def _shapes(model: nn.Module, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(left_out or "\0")
+    }

@@ -1,0 +1,97 @@
+"""Accuracy of a classifier: top-1, top-5 and mean cross-entropy over every image of a set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostnet.errors import InputError
+from ghostnet.progress import Progress
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of `evaluate`.
+
+    Attributes:
+        top1: percent of images whose label is the first answer.
+        top5: percent of images whose label is among the first five (among all, with fewer classes).
+        loss: mean cross-entropy in nats.
+        count: number of images.
+        seconds: wall time.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    count: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON-able dictionary."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16: bool = False, progress: bool = False
+) -> Evaluation:
+    """Measure a classifier; its mode (training or evaluation) is restored afterwards.
+
+    Args:
+        model: `(N, C, H, W) -> (N, classes)`.
+        batches: `(images, labels)`: float `(N, C, H, W)` and int64 `(N,)`.
+        bf16: run under bfloat16 autocast; weights are untouched.
+        progress: show a bar on standard error.
+
+    Returns:
+        Accuracies in percent.
+
+    Raises:
+        InputError: no batches, labels outside the classifier's classes, or logits that are not finite.
+    """
+    started = time.perf_counter()
+    was_training = model.training
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    top1 = top5 = count = 0
+    loss = 0.0
+    total = len(batches) if hasattr(batches, "__len__") else None
+    model.eval()
+    try:
+        with Progress("evaluate", total=total, unit="batches", enabled=progress) as bar:
+            for images, labels in batches:
+                labels = labels.to(device)
+                images = images.to(device, memory_format=torch.channels_last)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    logits = model(images)
+                logits = logits.float()
+                _check(logits, labels)
+                ranks = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
+                top1 += int(ranks[:, 0].sum())
+                top5 += int(ranks.any(1).sum())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+                count += len(labels)
+                bar.update(1, f"top-1 {100 * top1 / count:.2f}")
+    finally:
+        model.train(was_training)
+    if count == 0:
+        raise InputError("there is nothing to evaluate on: no batches were given")
+    return Evaluation(100 * top1 / count, 100 * top5 / count, loss / count, count, time.perf_counter() - started)
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise InputError(
+            f"a classifier gives (N, classes); {len(labels)} labels met an output of {tuple(logits.shape)}"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise InputError(f"labels up to {int(labels.max())} do not fit a classifier of {logits.shape[1]} classes")
+    if not torch.isfinite(logits).all():
+        raise InputError("the network's output is not finite (NaN or infinity); its weights are broken")
