@@ -1,1 +1,17 @@
-"""Room `measure`: see docs/architecture.md."""
+"""Room `measure`: parameters, MACs, latency and environment of any module; see docs/architecture.md."""
+
+from ghostnet.measure.environment import environment
+from ghostnet.measure.latency import Timing, time_interleaved
+from ghostnet.measure.profile import LayerProfile, Profile, profile
+from ghostnet.measure.theory import TheoryRow, theory_table
+
+__all__ = [
+    "LayerProfile",
+    "Profile",
+    "TheoryRow",
+    "Timing",
+    "environment",
+    "profile",
+    "theory_table",
+    "time_interleaved",
+]
