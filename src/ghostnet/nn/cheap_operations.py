@@ -1,0 +1,262 @@
+"""Cheap operations: linear maps that make each ghost map from ONE intrinsic map (§3.1, eq. 3).
+
+`depthwise` is the paper's choice; `affine` and `wavelet` are the alternatives it names. All build only the ghost maps
+that are kept (no map is made to be cut off), intrinsic map by intrinsic map like the authors' code; where the ghost
+maps do not divide evenly, the first intrinsic maps serve one more. Stride and dilation stay with the primary convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostnet.errors import InputError, unknown_name
+
+
+def check_cheap_kernel_size(value: object) -> int:
+    """Return `value` when it is an odd integer >= 1.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
+        raise InputError(
+            f"`cheap_kernel_size` (={value!r}) must be an odd integer >= 1, so that maps keep their size; use 1, 3, 5 or 7."
+        )
+    return value
+
+
+def source_maps(in_channels: int, out_channels: int) -> list[int]:
+    """Return, for each ghost map in order, the intrinsic map that it is made from.
+
+    Example:
+        >>> source_maps(2, 5)
+        [0, 0, 0, 1, 1]
+    """
+    each, extra = divmod(out_channels, in_channels)
+    return [index for index in range(in_channels) for _ in range(each + (index < extra))]
+
+
+def _check_channels(in_channels: int, out_channels: int) -> None:
+    if in_channels < 1 or out_channels < 1:
+        raise InputError(
+            f"a cheap operation from {in_channels} to {out_channels} maps is empty; both counts must be >= 1 "
+            "(a ratio of 1 needs no cheap operation)."
+        )
+
+
+class DepthwiseOperation(nn.Module):
+    """A depthwise convolution with stride 1: each ghost map filters one intrinsic map with its own d x d kernel.
+
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. The kernels are in `conv`, and where `out_channels` is no
+    multiple of `in_channels`, those of the later intrinsic maps (one ghost map fewer each) in `rest`.
+
+    Args:
+        in_channels: intrinsic maps, >= 1.
+        out_channels: ghost maps, >= 1.
+        kernel_size: d, odd.
+        bias: learn one bias for each ghost map.
+
+    Raises:
+        InputError: a channel count below 1, or a `kernel_size` that is not odd.
+
+    Example:
+        >>> DepthwiseOperation(4, 8, 3)(torch.zeros(1, 4, 5, 5)).shape
+        torch.Size([1, 8, 5, 5])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> None:
+        super().__init__()
+        _check_channels(in_channels, out_channels)
+        check_cheap_kernel_size(kernel_size)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        each, extra = divmod(out_channels, in_channels)
+        self.rest: nn.Conv2d | None = None
+        if extra == 0:
+            self.first_channels = in_channels
+            self.conv = _depthwise(in_channels, each, kernel_size, bias)
+            return
+        self.first_channels = extra
+        self.conv = _depthwise(extra, each + 1, kernel_size, bias)
+        if each:  # otherwise the later intrinsic maps have no ghost map at all
+            self.rest = _depthwise(in_channels - extra, each, kernel_size, bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the ghost maps `(N, out_channels, H, W)` of `maps` `(N, in_channels, H, W)`."""
+        if self.first_channels == self.in_channels:
+            return self.conv(maps)
+        first = self.conv(maps[:, : self.first_channels])
+        if self.rest is None:
+            return first
+        return torch.cat([first, self.rest(maps[:, self.first_channels :])], dim=1)
+
+    @torch.no_grad()
+    def kernels(self) -> Tensor:
+        """Return a copy of all kernels `(out_channels, 1, d, d)`, in the order of the ghost maps."""
+        parts = [self.conv.weight] + ([self.rest.weight] if self.rest is not None else [])
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def set_kernels_(self, kernels: Tensor, bias: Tensor | None = None) -> None:
+        """Write kernels `(out_channels, 1, d, d)` and, where given, biases `(out_channels,)`.
+
+        Raises:
+            InputError: a shape that does not fit, or a bias for an operation built without one.
+        """
+        expected = (self.out_channels, 1, self.kernel_size, self.kernel_size)
+        if tuple(kernels.shape) != expected:
+            raise InputError(
+                f"kernels of shape {tuple(kernels.shape)} do not fit; this operation needs {expected}."
+            )
+        if bias is not None and (self.conv.bias is None or tuple(bias.shape) != (self.out_channels,)):
+            raise InputError(
+                f"a bias of shape {tuple(bias.shape)} does not fit; give ({self.out_channels},) and build with bias=True."
+            )
+        boundary = self.conv.out_channels
+        for conv, part in ((self.conv, slice(0, boundary)), (self.rest, slice(boundary, None))):
+            if conv is None:
+                continue
+            conv.weight.copy_(kernels[part])
+            if bias is not None and conv.bias is not None:
+                conv.bias.copy_(bias[part])
+
+
+def _depthwise(channels: int, each: int, kernel_size: int, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(
+        channels, channels * each, kernel_size, padding=kernel_size // 2, groups=channels, bias=bias
+    )
+
+
+class _PerGhostMap(nn.Module):
+    """What affine and wavelet share: the intrinsic map of each ghost map, and the bias."""
+
+    sources: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__()
+        _check_channels(in_channels, out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.register_buffer(
+            "sources", torch.tensor(source_maps(in_channels, out_channels)), persistent=False
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def _spread(self, maps: Tensor) -> Tensor:
+        return maps if self.in_channels == self.out_channels else maps.index_select(1, self.sources)
+
+    def _add_bias(self, ghosts: Tensor) -> Tensor:
+        return ghosts if self.bias is None else ghosts + self.bias.to(ghosts.dtype).view(1, -1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, bias={self.bias is not None}"
+
+
+class AffineOperation(_PerGhostMap):
+    """Each ghost map is its intrinsic map under a learned affine warp (2x3 matrix, bilinear, zeros outside).
+
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)`; linear in the maps, not in the warp. Starts at the identity
+    plus small noise, because equal ghost maps would receive equal gradients.
+
+    Args:
+        in_channels: intrinsic maps, >= 1.
+        out_channels: ghost maps, >= 1.
+        bias: learn one bias for each ghost map.
+
+    Raises:
+        InputError: a channel count below 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, bias=bias)
+        identity = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        self.warp = nn.Parameter(identity + 0.05 * torch.randn(out_channels, 2, 3))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the ghost maps `(N, out_channels, H, W)` of `maps` `(N, in_channels, H, W)`."""
+        spread = self._spread(maps).transpose(0, 1)  # one grid a ghost map, shared by all images
+        warp = self.warp.float()  # bfloat16 would place samples a hundredth of the map beside their point
+        grid = F.affine_grid(warp, list(spread.shape), align_corners=False)
+        warped = F.grid_sample(spread.float(), grid, padding_mode="zeros", align_corners=False)
+        return self._add_bias(warped.transpose(0, 1).to(maps.dtype))
+
+
+# Orthonormal Haar analysis of a 2x2 block (top left, top right, bottom left, bottom right): LL, LH, HL, HH.
+_HAAR = ((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, -0.5, -0.5), (0.5, -0.5, 0.5, -0.5), (0.5, -0.5, -0.5, 0.5))
+
+
+class WaveletOperation(_PerGhostMap):
+    """Each ghost map is its intrinsic map after fixed Haar analysis, a learned gain per sub-band, and synthesis.
+
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)` for even and odd sizes (the last row and column are
+    repeated for the analysis and cut after the synthesis). Gains start near 1, which is the identity.
+
+    Args:
+        in_channels: intrinsic maps, >= 1.
+        out_channels: ghost maps, >= 1.
+        bias: learn one bias for each ghost map.
+
+    Raises:
+        InputError: a channel count below 1.
+    """
+
+    haar: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, bias=bias)
+        self.gain = nn.Parameter(1.0 + 0.1 * torch.randn(out_channels, 4))
+        self.register_buffer("haar", torch.tensor(_HAAR), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the ghost maps `(N, out_channels, H, W)` of `maps` `(N, in_channels, H, W)`."""
+        height, width = maps.shape[-2], maps.shape[-1]
+        padded = F.pad(maps, (0, width % 2, 0, height % 2), mode="replicate")
+        blocks = F.pixel_unshuffle(self._spread(padded), 2)
+        # analysis, gain and synthesis are one 4x4 matrix a ghost map: Hᵀ diag(gain) H
+        matrices = torch.matmul(self.haar.T * self.gain.unsqueeze(1), self.haar)
+        kernels = matrices.reshape(4 * self.out_channels, 4, 1, 1).to(maps.dtype)
+        ghosts = F.pixel_shuffle(F.conv2d(blocks, kernels, groups=self.out_channels), 2)
+        return self._add_bias(ghosts[..., :height, :width])
+
+
+def _affine(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> nn.Module:
+    check_cheap_kernel_size(kernel_size)  # a warp has no kernel, but a wrong value is still a mistake
+    return AffineOperation(in_channels, out_channels, bias=bias)
+
+
+def _wavelet(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> nn.Module:
+    check_cheap_kernel_size(kernel_size)
+    return WaveletOperation(in_channels, out_channels, bias=bias)
+
+
+CHEAP_OPERATIONS: dict[str, Callable[..., nn.Module]] = {
+    "depthwise": DepthwiseOperation,
+    "affine": _affine,
+    "wavelet": _wavelet,
+}
+
+
+def make_cheap_operation(
+    name: str, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False
+) -> nn.Module:
+    """Build the cheap operation `name` that makes `out_channels` ghost maps from `in_channels` intrinsic maps.
+
+    Args:
+        name: a key of `CHEAP_OPERATIONS`.
+        in_channels: intrinsic maps, >= 1.
+        out_channels: ghost maps, >= 1.
+        kernel_size: d, odd; `affine` and `wavelet` have no kernel and ignore it.
+        bias: learn one bias for each ghost map.
+
+    Raises:
+        InputError: an unknown name (near matches are listed) or a bad number.
+
+    Example:
+        >>> make_cheap_operation("wavelet", 2, 2, 3)(torch.zeros(1, 2, 5, 5)).shape
+        torch.Size([1, 2, 5, 5])
+    """
+    if name not in CHEAP_OPERATIONS:
+        raise unknown_name("cheap operation", name, CHEAP_OPERATIONS)
+    return CHEAP_OPERATIONS[name](in_channels, out_channels, kernel_size, bias=bias)

@@ -1,0 +1,103 @@
+"""The record of replaced modules, and its replay on a fresh network (docs/architecture.md).
+
+A converted network is its origin plus a JSON-able list of edits. Replaying rebuilds the structure; the weights come
+from the state dict. Leaves out: recording (`convert` does that) and `model.ghostnet_edits` (the caller sets it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.ghost_conv import GhostConv2d
+
+
+def _ghost_conv2d(edit: dict[str, Any]) -> nn.Module:
+    config = edit.get("config")
+    if not isinstance(config, dict):
+        raise InputError(f"the edit of {edit.get('path')!r} needs a `config` table; it has {sorted(edit)}.")
+    return GhostConv2d.from_config(config)
+
+
+EDIT_KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "ghost_conv2d": _ghost_conv2d,
+    "identity": lambda _: nn.Identity(),
+}
+
+
+def replace_module_(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """Put `module` at `path` in `model`, in place, and return `model`.
+
+    Args:
+        model: any module.
+        path: a name from `model.named_modules()`, such as "layer1.0.conv1"; it may lie in an `nn.Sequential`.
+        module: what takes the place.
+
+    Raises:
+        InputError: `path` is empty or names no submodule.
+
+    Example:
+        >>> replace_module_(nn.Sequential(nn.ReLU()), "0", nn.Identity())
+        Sequential(
+          (0): Identity()
+        )
+    """
+    find_module(model, path)
+    parent_path, _, name = path.rpartition(".")
+    # not setattr: a container may shadow the name with an attribute of its own
+    model.get_submodule(parent_path)._modules[name] = module
+    return model
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """Return the submodule at `path`.
+
+    Raises:
+        InputError: `path` is empty or names no submodule; near names are listed.
+    """
+    if not path:
+        raise InputError(
+            "an edit's `path` is empty; the network itself cannot be replaced, name a submodule."
+        )
+    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    if path not in names:
+        raise unknown_name("module path", path, names)
+    return names[path]
+
+
+def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module:
+    """Replay `edits` on `model`, in order and in place, and return `model`.
+
+    New modules take the device, floating type and training mode of what they replace; their weights are random
+    until a state dict is loaded.
+
+    Args:
+        model: the network as its origin builds it.
+        edits: `{"path": …, "kind": "ghost_conv2d", "config": {…}}` or `{"path": …, "kind": "identity"}`.
+
+    Raises:
+        InputError: an edit without path or kind, an unknown kind or path, or a bad config.
+
+    Example:
+        >>> apply_edits_(nn.Sequential(nn.ReLU()), [{"path": "0", "kind": "identity"}])
+        Sequential(
+          (0): Identity()
+        )
+    """
+    for edit in edits:
+        if not isinstance(edit, dict) or "path" not in edit or "kind" not in edit:
+            raise InputError(
+                f"edit {edit!r} needs `path` and `kind`; take the list that `ghostify` recorded."
+            )
+        if edit["kind"] not in EDIT_KINDS:
+            raise unknown_name("edit kind", edit["kind"], EDIT_KINDS)
+        replaced = find_module(model, edit["path"])
+        module = EDIT_KINDS[edit["kind"]](edit).train(replaced.training)
+        parameter = next((item for item in replaced.parameters() if item.is_floating_point()), None)
+        if parameter is not None:
+            module = module.to(device=parameter.device, dtype=parameter.dtype)
+        replace_module_(model, edit["path"], module)
+    return model
