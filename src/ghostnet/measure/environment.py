@@ -17,8 +17,8 @@ def environment() -> dict[str, Any]:
     """Describe the machine and the software that a measurement was taken on.
 
     Returns:
-        JSON-able values: `python`, one version per installed library, `platform`, `cpu`, `cores` (that this process
-        may use), `threads` (of torch) and `gpu` (a name or None).
+        JSON-able values: `python`, one version per installed library, `platform`, `cpu`, `cores` (that this
+        process may use), `threads` (of torch) and `gpu` (a name or None).
 
     Example:
         >>> environment()["cores"] >= 1

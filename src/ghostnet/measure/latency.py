@@ -1,6 +1,6 @@
 """Times of several callables, taken side by side in one process: A B A B ..., after warm-up.
 
-Interleaving spreads a slow moment of the machine over all of them, so ratios hold where absolute times do not.
+Interleaving spreads a slow moment of the machine over all of them: ratios hold where absolute times do not.
 """
 
 from __future__ import annotations

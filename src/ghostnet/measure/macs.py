@@ -1,9 +1,9 @@
 """What one aten operation costs in multiply-accumulates (MACs); the only definition in this package.
 
-Convolutions (plain, grouped, transposed), matrix products and attention cost one MAC for each multiply-accumulate that
-their definition writes down: zero padding counts, causal masks do not reduce the count. Bias, normalisation,
-activation, pooling, resizing and other elementwise work cost zero. An operation that is in neither list is not
-guessed: `macs_of` returns None and the profile reports it as uncounted.
+Convolutions (plain, grouped, transposed), matrix products and attention cost one MAC for each
+multiply-accumulate that their definition writes down: zero padding counts, causal masks do not reduce it.
+Bias, normalisation, activation, pooling, resizing and other elementwise work cost zero. An operation in
+neither list is not guessed: `macs_of` returns None and the profile reports it as uncounted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _convolution(arguments: Sequence[Any], output: torch.Tensor) -> int:
 
 
 def _matrix_product(first: int) -> Counter:
-    """Count `output.numel()` inner products whose length is the last size of the argument at index `first`."""
+    """Count `output.numel()` inner products as long as the last size of the argument at index `first`."""
 
     def count(arguments: Sequence[Any], output: torch.Tensor) -> int:
         return int(output.numel()) * int(arguments[first].shape[-1])
@@ -32,7 +32,7 @@ def _matrix_product(first: int) -> Counter:
     return count
 
 
-def _attention(arguments: Sequence[Any], output: torch.Tensor) -> int:
+def _attention(arguments: Sequence[Any], _output: torch.Tensor) -> int:
     query, key, value = arguments[:3]
     pairs = math.prod(query.shape[:-1]) * int(key.shape[-2])
     return pairs * (int(query.shape[-1]) + int(value.shape[-1]))
@@ -56,11 +56,10 @@ _COUNTERS: dict[str, Counter] = {
 }
 
 # Neither tagged pointwise or reduction by PyTorch nor a view, and without MACs by the definition above.
-_FREE = frozenset(
-    """
-    as_strided_ native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
-    miopen_batch_norm _batch_norm_no_update _batch_norm_with_update native_layer_norm native_group_norm
-    _fused_rms_norm _softmax _log_softmax _safe_softmax max_pool2d_with_indices max_pool3d_with_indices
+_FREE_NAMES = """
+    as_strided_ native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
+    cudnn_batch_norm miopen_batch_norm _batch_norm_no_update _batch_norm_with_update native_layer_norm
+    native_group_norm _fused_rms_norm _softmax _log_softmax _safe_softmax max_pool2d_with_indices max_pool3d_with_indices
     mkldnn_max_pool2d avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d
     adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d
@@ -69,15 +68,15 @@ _FREE = frozenset(
     replication_pad3d embedding index index_select index_put index_put_ gather scatter scatter_ select_scatter
     slice_scatter roll flip repeat repeat_interleave where masked_fill masked_fill_ masked_select nonzero sort
     topk argsort argmax argmin max min sum mean cumsum unique_dim bincount tril triu eye empty empty_like
-    empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones ones_like new_ones
-    full full_like new_full arange linspace scalar_tensor lift lift_fresh lift_fresh_copy fill fill_ zero_
-    resize_ set_ rand rand_like randn randn_like randint randperm bernoulli bernoulli_ uniform_ normal_
+    empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones ones_like
+    new_ones full full_like new_full arange linspace scalar_tensor lift lift_fresh lift_fresh_copy
+    fill fill_ zero_ resize_ set_ rand rand_like randn randn_like randint randperm bernoulli bernoulli_ uniform_ normal_
     native_dropout _local_scalar_dense _unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes
     split_with_sizes_copy native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle im2col col2im
     glu std std_mean var var_mean norm linalg_vector_norm all any amax amin prod equal is_same_size
     _assert_async _assert_scalar isnan nms one_hot unfold_copy prelu _prelu_kernel
-    """.split()
-)
+"""
+_FREE = frozenset(_FREE_NAMES.split())
 
 
 def macs_of(operation: Any, arguments: Sequence[Any], output: Any) -> int | None:

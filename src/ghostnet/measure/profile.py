@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulates of any module, layer by layer, from one forward pass at batch 1.
 
-Counts the aten operations that really run, so functional calls are counted too, and attributes each to the innermost
-module that was running. `macs.py` holds the definition of a MAC. Left out: memory traffic, backward passes, and
-operations of unknown cost, which are listed in `Profile.uncounted` and never guessed.
+Counts the aten operations that really run, so functional calls are counted too, and attributes each to the
+innermost module that was running. `macs.py` holds the definition of a MAC. Left out: memory traffic, backward
+passes, and operations of unknown cost, which are listed in `Profile.uncounted` and never guessed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LayerProfile:
         kind: class name.
         params: parameters that this module owns and that no earlier module owns.
         macs: multiply-accumulates, over all of its calls in one forward pass.
-        output_shape: shape of its last output with the batch first, or None if that is not a tensor or it never ran.
+        output_shape: shape of its last output (batch first), or None if that is no tensor or it never ran.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Profile:
         params: all parameters, each counted once even when shared.
         macs: multiply-accumulates of one forward pass at batch 1.
         layers: in the order of the modules.
-        uncounted: operations that ran and whose MACs are not known, e.g. "aten::grid_sampler_2d in warp (1x)".
+        uncounted: operations that ran with unknown MACs, e.g. "aten::grid_sampler_2d in warp (1x)".
         input_size: shape of one input without the batch.
     """
 
@@ -106,7 +106,7 @@ class _CountingMode(TorchDispatchMode):
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Any,  # noqa: ARG002  (PyTorch's signature)
+        types: Any,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -151,7 +151,8 @@ def _checked_size(input_size: object) -> tuple[int, ...]:
     sizes = tuple(input_size) if isinstance(input_size, (tuple, list, torch.Size)) else ()
     if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
         raise InputError(
-            f"input_size (={input_size!r}) must be a tuple of integers >= 1, without the batch; e.g. (3, 224, 224)"
+            f"input_size (={input_size!r}) must be a tuple of integers >= 1 without the batch, "
+            "e.g. (3, 224, 224)"
         )
     return sizes
 
@@ -175,7 +176,8 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"the model does not run with input_size {input_size}: {reason}; give the size that it was made for"
+            f"the model does not run with input_size {input_size}: {reason}; "
+            "give the size that it was made for"
         ) from error
     finally:
         for handle in handles:
@@ -186,9 +188,10 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
 def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Profile:
     """Count the parameters and the MACs of one forward pass at batch 1.
 
-    MACs: convolutions (transposed too), linear layers, matrix products and attention count one per multiply-accumulate.
-    Bias, batch norm, activations, pooling, resizing and elementwise operations count zero. Whatever else ran is in
-    `uncounted`. This is what the paper calls FLOPs. The model is left as it was: modes, statistics, gradients, hooks.
+    MACs: convolutions (transposed too), linear layers, matrix products and attention count one per
+    multiply-accumulate. Bias, batch norm, activations, pooling, resizing and elementwise operations count
+    zero. Whatever else ran is in `uncounted`. This is what the paper calls FLOPs. The model is left as it was:
+    modes, statistics, gradients, hooks.
 
     Args:
         model: any module that takes one tensor; any device and floating dtype.
@@ -198,8 +201,8 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
         A `Profile`; print it for a table.
 
     Raises:
-        InputError: `model` is no module or has lazy parameters, `input_size` is not made of integers >= 1, or the
-            forward pass fails with it.
+        InputError: `model` is no module or has lazy parameters, `input_size` is not made of integers >= 1,
+            or the forward pass fails with it.
 
     Example:
         >>> found = profile(nn.Conv2d(3, 8, 3, padding=1), (3, 4, 4))
