@@ -109,7 +109,8 @@ def create_model(
     Args:
         name: one of `list_models()`.
         num_classes: size of the classifier; the default is the model's own.
-        weights: a packaged tag ("cifar10") or the path of a file written by `ghostnet.save` for this model.
+        weights: a packaged tag ("cifar10") or the path of a file written by `ghostnet.save` for this model,
+            or of a PyTorch checkpoint of its layout (.pth, .pt, .th).
         **model_args: what the builder accepts (`width_mult`, `ratio`, `cheap_kernel_size`, …).
 
     Returns:

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.models.checkpoints import ENDINGS, read_state_dict
 from ghostnet.models.saved import load_state_, read_saved
 
 _FOLDER = Path(__file__).parent / "weights"
@@ -42,12 +43,15 @@ def default_tag(name: str) -> str | None:
 
 
 def load_weights_(model: nn.Module, name: str, weights: str | os.PathLike[str]) -> None:
-    """Fill a zoo network with packaged weights (a tag) or those of a saved file (a path).
+    """Fill a zoo network with packaged weights (a tag), a saved file or a PyTorch checkpoint (a path).
 
     Raises:
         InputError: no such tag or file, or weights of another network.
     """
     given = os.fspath(weights)
+    if given.endswith(ENDINGS):
+        load_state_(model, read_state_dict(given), given)
+        return
     is_path = os.sep in given or given.endswith(".safetensors") or Path(given).is_file()
     path = Path(given) if is_path else packaged_path(name, given)
     record, tensors = read_saved(path)

@@ -1,1 +1,8 @@
-"""Room `recipes`: see docs/architecture.md."""
+"""Recipes as TOML files, and the one place where networks, data, conversion, training and deployment meet."""
+
+from ghostnet.recipes.demo import run_demo
+from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
+from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
+from ghostnet.recipes.train import run_recipe
+
+__all__ = ["Recipe", "draw_feature_maps", "layer_output", "list_recipes", "load_recipe", "run_demo", "run_recipe"]

@@ -1,0 +1,53 @@
+"""The result of a run as JSON: what was run, on what, for how long, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ghostnet.files import atomic_write
+from ghostnet.measure import environment
+
+SCHEMA = 1
+
+
+def make_result(exhibit: str, *, metrics: dict[str, Any], seconds: float, seed: int, recipe: Any) -> dict[str, Any]:
+    """Return a result record.
+
+    Args:
+        exhibit: the table, figure or experiment that it belongs to.
+        metrics: what was measured.
+        seconds: wall time.
+        seed: of the run.
+        recipe: the resolved recipe, JSON-able.
+    """
+    return {
+        "schema": SCHEMA,
+        "exhibit": exhibit,
+        "command": " ".join(["ghostnet", *sys.argv[1:]]),
+        "commit": _commit(),
+        "environment": environment(),
+        "seconds": round(seconds, 1),
+        "seed": seed,
+        "recipe": recipe,
+        "metrics": metrics,
+    }
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that this package runs from, or None for an installed one."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,149 @@
+"""Recipes: flat TOML files, one a run, checked key by key; `key=value` overrides win over the file.
+
+A recipe names a network, what to train it on and how. The resolved recipe goes into the run's result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from ghostnet.data import CIFAR10_MEAN, CIFAR10_STD
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.train import TrainSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FOLDER = Path(__file__).parent
+
+
+class Recipe(pydantic.BaseModel):
+    """One training run on CIFAR-10.
+
+    Attributes:
+        name: stem of the recipe's file.
+        exhibit: folder of `results/` that the result belongs to.
+        model: name of the zoo.
+        model_args: arguments of the builder.
+        weights: packaged tag or file for `create_model`; empty for fresh weights drawn from `seed`.
+        start: saved network to start from instead of `model`; empty for none.
+        teacher: saved network or zoo name to distil from, "dense" for the network before its conversion; empty
+            for none.
+        convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
+        convert_init: "dense" or "random".
+        cheap_kernel_size: d of the conversion.
+        calibration_images: unlabelled training images that the conversion may look at.
+        data: the data set.
+        mean, std: per-channel normalisation of pixel values in [0, 1]; the weights decide it.
+        batch_size: images a step.
+        crop_padding, mirror, cutout: see `data.Augmentation`.
+        seed: of weights, shuffling and augmentation.
+
+    The other fields are those of `train.TrainSettings`.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=False, protected_namespaces=())
+
+    name: str = ""
+    exhibit: str = "runs"
+    model: str
+    model_args: dict[str, float | int | str] = {}
+    weights: str = ""
+    start: str = ""
+    teacher: str = ""
+    convert_ratio: int = pydantic.Field(1, ge=1)
+    convert_init: Literal["dense", "random"] = "dense"
+    cheap_kernel_size: int = pydantic.Field(3, ge=1)
+    calibration_images: int = pydantic.Field(2048, ge=1, le=50_000)
+    data: Literal["cifar10"] = "cifar10"
+    mean: tuple[float, float, float] = CIFAR10_MEAN
+    std: tuple[float, float, float] = CIFAR10_STD
+    batch_size: int = pydantic.Field(128, ge=1)
+    crop_padding: int = pydantic.Field(4, ge=0)
+    mirror: bool = True
+    cutout: int = pydantic.Field(0, ge=0)
+    seed: int = pydantic.Field(0, ge=0)
+    epochs: float = TrainSettings.epochs
+    learning_rate: float = TrainSettings.learning_rate
+    schedule: str = TrainSettings.schedule
+    warmup_fraction: float = TrainSettings.warmup_fraction
+    milestones: tuple[float, ...] = TrainSettings.milestones
+    momentum: float = TrainSettings.momentum
+    weight_decay: float = TrainSettings.weight_decay
+    label_smoothing: float = TrainSettings.label_smoothing
+    ema_decay: float = TrainSettings.ema_decay
+    distillation_weight: float = TrainSettings.distillation_weight
+    temperature: float = TrainSettings.temperature
+    bf16: bool = TrainSettings.bf16
+    checkpoint_seconds: float = TrainSettings.checkpoint_seconds
+
+    def settings(self) -> TrainSettings:
+        """Return the part that the training loop takes."""
+        return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the packaged recipes, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        name_or_path: a packaged recipe's name or the path of a TOML file.
+        overrides: `key=value` strings; values are read as TOML, and as plain text where that fails.
+
+    Raises:
+        InputError: no such recipe, TOML that does not parse, an unknown key (near match) or a wrong type.
+
+    Example:
+        >>> load_recipe("resnet9_050", ["epochs=2"]).epochs
+        2.0
+    """
+    given = Path(name_or_path)
+    path = given if given.suffix == ".toml" else _FOLDER / f"{name_or_path}.toml"
+    if not path.is_file():
+        if given.suffix == ".toml":
+            raise InputError(f"there is no recipe file {given}")
+        raise unknown_name("recipe", name_or_path, list_recipes())
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not valid TOML: {error}") from error
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"override {override!r} must have the form key=value")
+        values[key.strip()] = _value(text.strip())
+    return _checked(values, path.name)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _checked(values: dict[str, Any], source: str) -> Recipe:
+    for key in values:
+        if key not in Recipe.model_fields:
+            raise unknown_name(f"key in recipe {source}", key, Recipe.model_fields)
+    try:
+        recipe = Recipe(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"recipe {source}: `{place}` (={first.get('input')!r}): {first['msg']}") from error
+    recipe.settings()  # checks ranges before anything is loaded
+    return recipe

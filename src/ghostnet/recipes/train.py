@@ -1,0 +1,146 @@
+"""Run a recipe: data, network, conversion, teacher and loop meet here; the result is JSON beside the saved network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet import data, models
+from ghostnet.convert import ghostify
+from ghostnet.files import refuse_overwrite
+from ghostnet.measure import profile
+from ghostnet.recipes.result import make_result, write_json
+from ghostnet.recipes.schema import Recipe
+from ghostnet.train import evaluate, fit
+
+_CALIBRATION_BATCH = 256
+
+
+def batches_of(dataset: data.Cifar10, recipe: Recipe, *, training: bool) -> data.TensorBatches:
+    """Return a recipe's training batches, augmented and shuffled, or all test images in order.
+
+    Args:
+        dataset: CIFAR-10.
+        recipe: gives batch size, normalisation, augmentation and seed.
+        training: which of the two.
+    """
+    if not training:
+        return data.TensorBatches(
+            dataset.test_images, dataset.test_labels, 500, mean=recipe.mean, std=recipe.std
+        )
+    return data.TensorBatches(
+        dataset.train_images,
+        dataset.train_labels,
+        recipe.batch_size,
+        mean=recipe.mean,
+        std=recipe.std,
+        augmentation=data.Augmentation(recipe.crop_padding, recipe.mirror, recipe.cutout),
+        seed=recipe.seed,
+    )
+
+
+def calibration_batches(dataset: data.Cifar10, recipe: Recipe) -> list[Tensor]:
+    """Return the unlabelled images that a conversion looks at: the first ones of the training set, as they are."""
+    count = recipe.calibration_images
+    batches = data.TensorBatches(
+        dataset.train_images[:count],
+        dataset.train_labels[:count],
+        _CALIBRATION_BATCH,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    return [images for images, _ in batches]
+
+
+def build(recipe: Recipe) -> nn.Module:
+    """Return the network that a recipe starts from, before any conversion."""
+    if recipe.start:
+        return models.load(recipe.start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return models.create_model(recipe.model, weights=recipe.weights or None, **recipe.model_args)
+
+
+def _converted(
+    dense: nn.Module, recipe: Recipe, dataset: data.Cifar10, saved: Path, progress: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Convert `dense`, or take up the conversion that an interrupted run left at `saved`."""
+    if saved.exists():
+        model = models.load(saved)
+        return model, model.ghostnet_info
+    test = batches_of(dataset, recipe, training=False)
+    stages = {"dense": evaluate(dense, test, progress=progress).to_dict()}
+    model, report = ghostify(
+        dense,
+        ratio=recipe.convert_ratio,
+        cheap_kernel_size=recipe.cheap_kernel_size,
+        init=recipe.convert_init,
+        calibration=calibration_batches(dataset, recipe),
+    )
+    stages["as converted"] = evaluate(model, test, progress=progress).to_dict()
+    info = {"stages": stages, "conversion": report.to_dict()}
+    models.save(model, saved, info=info)
+    return model, info
+
+
+def run_recipe(
+    recipe: Recipe, out_dir: str | Path, *, data_root: str | None = None, progress: bool = True, force: bool = False
+) -> dict[str, Any]:
+    """Train as a recipe says, going on from a checkpoint in `out_dir` if there is one.
+
+    Args:
+        recipe: from `load_recipe`.
+        out_dir: gets `<name>-seed<k>.safetensors`, `.json` and, while it runs, `.checkpoint`.
+        data_root: where CIFAR-10 is, if not in the cache.
+        progress: show progress on standard error.
+        force: overwrite an earlier result.
+
+    Returns:
+        The result record that was written.
+
+    Raises:
+        InputError: the result exists and `force` is false; a teacher or start that cannot be loaded.
+    """
+    stem = Path(out_dir) / f"{recipe.name}-seed{recipe.seed}"
+    result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
+    conversion_path = Path(f"{stem}.converted.safetensors")
+    refuse_overwrite(result_path, force=force)
+    model = build(recipe)
+    dataset = data.load_cifar10(data_root, progress=progress)
+    teacher = models.load(recipe.teacher) if recipe.teacher not in ("", "dense") else None
+    info: dict[str, Any] = {}
+    if recipe.convert_ratio > 1:
+        teacher = model if recipe.teacher == "dense" else teacher
+        model, info = _converted(model, recipe, dataset, conversion_path, progress)
+    trained = fit(
+        model,
+        batches_of(dataset, recipe, training=True),
+        recipe.settings(),
+        teacher=teacher,
+        checkpoint=checkpoint,
+        progress=progress,
+        description=recipe.name,
+    )
+    accuracy = evaluate(model, batches_of(dataset, recipe, training=False), progress=progress)
+    counts = profile(model, (3, 32, 32))
+    metrics = {
+        **accuracy.to_dict(),
+        "params": counts.params,
+        "macs": counts.macs,
+        "steps": trained.steps,
+        "train_seconds": round(trained.seconds, 1),
+        "curve": trained.curve,
+        **info,
+    }
+    result = make_result(
+        recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=recipe.model_dump()
+    )
+    kept = {"top1": accuracy.top1, "recipe": recipe.name, "classes": list(data.CIFAR10_CLASSES)}
+    models.save(model.cpu(), f"{stem}.safetensors", info=kept)
+    write_json(result_path, result)
+    checkpoint.unlink(missing_ok=True)
+    conversion_path.unlink(missing_ok=True)
+    return result
