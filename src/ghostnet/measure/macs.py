@@ -59,21 +59,22 @@ _COUNTERS: dict[str, Counter] = {
 _FREE_NAMES = """
     as_strided_ native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
     cudnn_batch_norm miopen_batch_norm _batch_norm_no_update _batch_norm_with_update native_layer_norm
-    native_group_norm _fused_rms_norm _softmax _log_softmax _safe_softmax max_pool2d_with_indices max_pool3d_with_indices
-    mkldnn_max_pool2d avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d
-    adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d
-    upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa cat stack clone copy copy_ _to_copy
-    constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-    replication_pad3d embedding index index_select index_put index_put_ gather scatter scatter_ select_scatter
-    slice_scatter roll flip repeat repeat_interleave where masked_fill masked_fill_ masked_select nonzero sort
-    topk argsort argmax argmin max min sum mean cumsum unique_dim bincount tril triu eye empty empty_like
-    empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones ones_like
-    new_ones full full_like new_full arange linspace scalar_tensor lift lift_fresh lift_fresh_copy
-    fill fill_ zero_ resize_ set_ rand rand_like randn randn_like randint randperm bernoulli bernoulli_ uniform_ normal_
-    native_dropout _local_scalar_dense _unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes
-    split_with_sizes_copy native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle im2col col2im
-    glu std std_mean var var_mean norm linalg_vector_norm all any amax amin prod equal is_same_size
+    native_group_norm _fused_rms_norm _softmax _log_softmax _safe_softmax max_pool2d_with_indices
+    max_pool3d_with_indices mkldnn_max_pool2d avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d
+    _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d
+    upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa cat stack clone
+    copy copy_ _to_copy constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d embedding index index_select index_put
+    index_put_ gather scatter scatter_ select_scatter slice_scatter roll flip repeat repeat_interleave
+    where masked_fill masked_fill_ masked_select nonzero sort topk argsort argmax argmin max min sum mean
+    cumsum unique_dim bincount tril triu eye empty empty_like empty_strided empty_permuted new_empty
+    new_empty_strided zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full arange
+    linspace scalar_tensor lift lift_fresh lift_fresh_copy fill fill_ zero_ resize_ set_ rand rand_like
+    randn randn_like randint randperm bernoulli bernoulli_ uniform_ normal_ native_dropout
+    _local_scalar_dense _unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes
+    split_with_sizes_copy native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle im2col
+    col2im glu std std_mean var var_mean norm linalg_vector_norm all any amax amin prod equal is_same_size
     _assert_async _assert_scalar isnan nms one_hot unfold_copy prelu _prelu_kernel
 """
 _FREE = frozenset(_FREE_NAMES.split())

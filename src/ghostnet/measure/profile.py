@@ -190,8 +190,8 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
 
     MACs: convolutions (transposed too), linear layers, matrix products and attention count one per
     multiply-accumulate. Bias, batch norm, activations, pooling, resizing and elementwise operations count
-    zero. Whatever else ran is in `uncounted`. This is what the paper calls FLOPs. The model is left as it was:
-    modes, statistics, gradients, hooks.
+    zero. Whatever else ran is in `uncounted`. This is what the paper calls FLOPs. The model is left as it
+    was: modes, statistics, gradients, hooks.
 
     Args:
         model: any module that takes one tensor; any device and floating dtype.
