@@ -1,5 +1,6 @@
-"""Ghost convolution, module and bottleneck, cheap operations, squeeze-excite, and the record of replaced modules (§3)."""
+"""Ghost convolution, module and bottleneck, cheap operations, and the record of replaced modules (§3)."""
 
+from ghostnet.nn.bottleneck import GhostBottleneck
 from ghostnet.nn.cheap_operations import (
     CHEAP_OPERATIONS,
     AffineOperation,
@@ -10,12 +11,17 @@ from ghostnet.nn.cheap_operations import (
 from ghostnet.nn.concat import concat_channels
 from ghostnet.nn.edits import apply_edits_, replace_module_
 from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.ghost_module import GhostModule
+from ghostnet.nn.squeeze_excite import SqueezeExcite
 
 __all__ = [
     "CHEAP_OPERATIONS",
     "AffineOperation",
     "DepthwiseOperation",
+    "GhostBottleneck",
     "GhostConv2d",
+    "GhostModule",
+    "SqueezeExcite",
     "WaveletOperation",
     "apply_edits_",
     "concat_channels",

@@ -1,8 +1,9 @@
 """Cheap operations: linear maps that make each ghost map from ONE intrinsic map (§3.1, eq. 3).
 
-`depthwise` is the paper's choice; `affine` and `wavelet` are the alternatives it names. All build only the ghost maps
-that are kept (no map is made to be cut off), intrinsic map by intrinsic map like the authors' code; where the ghost
-maps do not divide evenly, the first intrinsic maps serve one more. Stride and dilation stay with the primary convolution.
+`depthwise` is the paper's choice; `affine` and `wavelet` are the alternatives it names. All build only the
+ghost maps that are kept (no map is made to be cut off), intrinsic map by intrinsic map like the authors' code;
+where they do not divide evenly, the first intrinsic maps serve one more. Stride and dilation stay with the
+primary convolution.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def check_cheap_kernel_size(value: object) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
         raise InputError(
-            f"`cheap_kernel_size` (={value!r}) must be an odd integer >= 1, so that maps keep their size; use 1, 3, 5 or 7."
+            f"`cheap_kernel_size` (={value!r}) must be an odd integer >= 1, "
+            "so that maps keep their size; use 1, 3, 5 or 7."
         )
     return value
 
@@ -49,10 +51,11 @@ def _check_channels(in_channels: int, out_channels: int) -> None:
 
 
 class DepthwiseOperation(nn.Module):
-    """A depthwise convolution with stride 1: each ghost map filters one intrinsic map with its own d x d kernel.
+    """A depthwise convolution with stride 1: each ghost map filters one intrinsic map by a d x d kernel.
 
-    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. The kernels are in `conv`, and where `out_channels` is no
-    multiple of `in_channels`, those of the later intrinsic maps (one ghost map fewer each) in `rest`.
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. The kernels are in `conv`, and where
+    `out_channels` is no multiple of `in_channels`, those of the later intrinsic maps, which serve one ghost map
+    fewer each, are in `rest`.
 
     Args:
         in_channels: intrinsic maps, >= 1.
@@ -113,7 +116,8 @@ class DepthwiseOperation(nn.Module):
             )
         if bias is not None and (self.conv.bias is None or tuple(bias.shape) != (self.out_channels,)):
             raise InputError(
-                f"a bias of shape {tuple(bias.shape)} does not fit; give ({self.out_channels},) and build with bias=True."
+                f"a bias of shape {tuple(bias.shape)} does not fit; "
+                f"give ({self.out_channels},) and build with bias=True."
             )
         boundary = self.conv.out_channels
         for conv, part in ((self.conv, slice(0, boundary)), (self.rest, slice(boundary, None))):
@@ -157,8 +161,8 @@ class _PerGhostMap(nn.Module):
 class AffineOperation(_PerGhostMap):
     """Each ghost map is its intrinsic map under a learned affine warp (2x3 matrix, bilinear, zeros outside).
 
-    `(N, in_channels, H, W) -> (N, out_channels, H, W)`; linear in the maps, not in the warp. Starts at the identity
-    plus small noise, because equal ghost maps would receive equal gradients.
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)`; linear in the maps, not in the warp. Starts at the
+    identity plus small noise, because equal ghost maps would receive equal gradients.
 
     Args:
         in_channels: intrinsic maps, >= 1.
@@ -188,7 +192,7 @@ _HAAR = ((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, -0.5, -0.5), (0.5, -0.5, 0.5, -0.5), (
 
 
 class WaveletOperation(_PerGhostMap):
-    """Each ghost map is its intrinsic map after fixed Haar analysis, a learned gain per sub-band, and synthesis.
+    """Each ghost map is its intrinsic map after fixed Haar analysis, a learned gain a sub-band, and synthesis.
 
     `(N, in_channels, H, W) -> (N, out_channels, H, W)` for even and odd sizes (the last row and column are
     repeated for the analysis and cut after the synthesis). Gains start near 1, which is the identity.
@@ -241,7 +245,7 @@ CHEAP_OPERATIONS: dict[str, Callable[..., nn.Module]] = {
 def make_cheap_operation(
     name: str, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False
 ) -> nn.Module:
-    """Build the cheap operation `name` that makes `out_channels` ghost maps from `in_channels` intrinsic maps.
+    """Build the cheap operation `name` from `in_channels` intrinsic to `out_channels` ghost maps.
 
     Args:
         name: a key of `CHEAP_OPERATIONS`.

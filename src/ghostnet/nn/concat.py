@@ -1,7 +1,8 @@
 """Concatenation of intrinsic and ghost maps whose backward hands on dense gradients.
 
-`torch.cat`'s own backward returns views into the gradient of the whole; batch norm and convolution then copy or
-walk strided memory. One copy made at once is cheaper on memory-bound Ghost networks. Exports and compilers see the plain `torch.cat`.
+`torch.cat`'s own backward returns views into the gradient of the whole; batch norm and convolution then copy
+or walk strided memory. One copy made at once is cheaper on memory-bound Ghost networks. Exports and compilers
+see the plain `torch.cat`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def concat_channels(first: Tensor, second: Tensor) -> Tensor:
         second: maps `(N, C_2, H, W)`.
 
     Returns:
-        `(N, C_1 + C_2, H, W)`, equal to `torch.cat([first, second], dim=1)`. No activation is saved for backward.
+        `(N, C_1 + C_2, H, W)`, equal to `torch.cat([first, second], dim=1)`; nothing is saved for backward.
 
     Example:
         >>> concat_channels(torch.zeros(1, 2, 4, 4), torch.ones(1, 3, 4, 4)).shape

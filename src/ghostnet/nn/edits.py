@@ -1,7 +1,8 @@
 """The record of replaced modules, and its replay on a fresh network (docs/architecture.md).
 
-A converted network is its origin plus a JSON-able list of edits. Replaying rebuilds the structure; the weights come
-from the state dict. Leaves out: recording (`convert` does that) and `model.ghostnet_edits` (the caller sets it).
+A converted network is its origin plus a JSON-able list of edits. Replaying rebuilds the structure; the weights
+come from the state dict. Leaves out: recording (`convert` does that), and setting `model.ghostnet_edits` (the
+caller does).
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
 def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module:
     """Replay `edits` on `model`, in order and in place, and return `model`.
 
-    New modules take the device, floating type and training mode of what they replace; their weights are random
-    until a state dict is loaded.
+    New modules take the device, floating type and training mode of what they replace; their weights are
+    random until a state dict is loaded.
 
     Args:
         model: the network as its origin builds it.

@@ -1,7 +1,8 @@
 """Ghost convolution: the drop-in for `nn.Conv2d` (§3.1, eq. 2 and 3).
 
-`y = primary_conv(x)` makes m = ceil(n / ratio) intrinsic maps, `g = cheap_operation(y)` the other n - m, and the
-output is `cat(y, g)`. Leaves out: `device` and `dtype` arguments (use `.to`), and non-zero padding in the cheap operation.
+`y = primary_conv(x)` makes m = ceil(n / ratio) intrinsic maps, `g = cheap_operation(y)` the other n - m, and
+the output is `cat(y, g)`. Leaves out: `device` and `dtype` arguments (use `.to`); the cheap operation always
+pads with zeros, whatever `padding_mode` is.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def intrinsic_channel_count(out_channels: int, *, ratio: int, groups: int = 1) -
     """Return m = ceil(n / ratio), rounded up to a multiple of `groups` and never above n.
 
     Raises:
-        InputError: `ratio` is not an integer >= 1, is larger than `out_channels`, or `groups` leaves no ghost map.
+        InputError: `ratio` is no integer >= 1 or larger than `out_channels`, or `groups` leaves no ghost map.
 
     Example:
         >>> intrinsic_channel_count(16, ratio=3)
@@ -50,17 +51,18 @@ def intrinsic_channel_count(out_channels: int, *, ratio: int, groups: int = 1) -
     intrinsic = -(-out_channels // (ratio * groups)) * groups
     if ratio > 1 and intrinsic >= out_channels:
         raise InputError(
-            f"`groups` (={groups}) leaves no ghost map among `out_channels` (={out_channels}) at `ratio` (={ratio}): "
+            f"`groups` (={groups}) leaves no ghost map among `out_channels` (={out_channels}) "
+            f"at `ratio` (={ratio}): "
             "each group needs an intrinsic map; use ratio 1 or fewer groups."
         )
     return intrinsic
 
 
 class GhostConv2d(nn.Module):
-    """A convolution that computes only n / ratio of its n output maps and makes the others by cheap operations.
+    """A convolution of n / ratio intrinsic maps, and cheap operations that make the other output maps.
 
-    `(N, C_in, H, W) -> (N, C_out, H', W')`, the same shapes as `nn.Conv2d` with the same arguments. Stride, padding,
-    dilation and groups go to `primary_conv`. With `channel_order` set, output channel j is channel
+    `(N, C_in, H, W) -> (N, C_out, H', W')`, the same shapes as `nn.Conv2d` with the same arguments. Stride,
+    padding, dilation and groups go to `primary_conv`. With `channel_order` set, output channel j is channel
     `channel_order[j]` of `cat(y, g)`.
 
     Args:
@@ -177,7 +179,8 @@ class GhostConv2d(nn.Module):
         )
         if given.dim() != 1 or sorted(given.tolist()) != list(range(self.out_channels)):
             raise InputError(
-                f"a channel order of shape {tuple(given.shape)} must be a permutation of 0 to {self.out_channels - 1}."
+                f"a channel order of shape {tuple(given.shape)} must be "
+                f"a permutation of 0 to {self.out_channels - 1}."
             )
         self.channel_order = given
 
@@ -207,7 +210,7 @@ class GhostConv2d(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> GhostConv2d:
-        """Rebuild a module from `config()`; its state dict then fits (a channel order, if any, starts as 0 … n - 1).
+        """Rebuild a module from `config()`; its state dict then fits (a channel order starts as 0 … n - 1).
 
         Raises:
             InputError: a key that no argument has, a missing key, or a bad value.

@@ -1,1 +1,6 @@
-"""Room `paper`: see docs/architecture.md."""
+"""Every number, table and equation of "GhostNet: More Features from Cheap Operations" (CVPR 2020): data only."""
+
+from ghostnet.paper.equations import approximate_ratio, compression_ratio, theoretical_speedup
+from ghostnet.paper.tables import figure7_points, table
+
+__all__ = ["approximate_ratio", "compression_ratio", "figure7_points", "table", "theoretical_speedup"]

@@ -1,0 +1,102 @@
+"""Ghost bottleneck, the block of GhostNet (§3.2, Fig. 3)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ghostnet.errors import InputError
+from ghostnet.nn.cheap_operations import check_cheap_kernel_size
+from ghostnet.nn.ghost_module import GhostModule
+from ghostnet.nn.squeeze_excite import SqueezeExcite
+
+
+def _depthwise_norm(channels: int, kernel_size: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels, bias=False)
+    return [conv, nn.BatchNorm2d(channels)]
+
+
+class GhostBottleneck(nn.Module):
+    """Expand by a Ghost module, shrink the map where the stride says so, squeeze-excite, project, add the shortcut.
+
+    `(N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))`. No activation follows the projection or the
+    sum. The shortcut is the identity at stride 1 with equal channels, else a depthwise convolution and a 1x1, each
+    with batch norm.
+
+    Args:
+        in_channels: input channels.
+        hidden_channels: channels between the two Ghost modules ("expansion" in Table 1).
+        out_channels: output channels.
+        kernel_size: k of the depthwise convolutions for stride 2 and for the shortcut, odd.
+        stride: 1 or 2.
+        se_ratio: squeezed width over `hidden_channels`; 0 leaves squeeze-excite out, GhostNet uses 0.25.
+        ratio: s of both Ghost modules.
+        cheap_kernel_size: d of both Ghost modules, odd.
+
+    Raises:
+        InputError: an argument outside these rules.
+
+    Example:
+        >>> import torch
+        >>> GhostBottleneck(16, 48, 24, stride=2)(torch.zeros(1, 16, 9, 9)).shape
+        torch.Size([1, 24, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        se_ratio: float = 0.0,
+        ratio: int = 2,
+        cheap_kernel_size: int = 3,
+    ) -> None:
+        super().__init__()
+        _check(kernel_size, stride, se_ratio)
+        check_cheap_kernel_size(cheap_kernel_size)
+        self.expand = GhostModule(
+            in_channels, hidden_channels, ratio=ratio, cheap_kernel_size=cheap_kernel_size
+        )
+        self.downsample: nn.Module | None = None
+        if stride > 1:
+            self.downsample = nn.Sequential(*_depthwise_norm(hidden_channels, kernel_size, stride))
+        self.squeeze_excite: nn.Module | None = None
+        if se_ratio:
+            self.squeeze_excite = SqueezeExcite(hidden_channels, reduction_ratio=se_ratio)
+        self.project = GhostModule(
+            hidden_channels, out_channels, ratio=ratio, cheap_kernel_size=cheap_kernel_size, activation=None
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                *_depthwise_norm(in_channels, kernel_size, stride),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(N, out_channels, ceil(H / stride), ceil(W / stride))`."""
+        hidden = self.expand(x)
+        if self.downsample is not None:
+            hidden = self.downsample(hidden)
+        if self.squeeze_excite is not None:
+            hidden = self.squeeze_excite(hidden)
+        return self.project(hidden) + self.shortcut(x)
+
+
+def _check(kernel_size: int, stride: int, se_ratio: float) -> None:
+    if (
+        isinstance(kernel_size, bool)
+        or not isinstance(kernel_size, int)
+        or kernel_size < 1
+        or kernel_size % 2 == 0
+    ):
+        raise InputError(
+            f"`kernel_size` (={kernel_size!r}) must be an odd integer >= 1; GhostNet uses 3 and 5."
+        )
+    if stride not in (1, 2):
+        raise InputError(f"`stride` (={stride!r}) must be 1 or 2; stack two bottlenecks for more.")
+    if not 0 <= se_ratio <= 1:
+        raise InputError(f"`se_ratio` (={se_ratio!r}) must be in [0, 1]; use 0 for no squeeze-excite.")
