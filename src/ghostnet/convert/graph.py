@@ -8,7 +8,6 @@ order of the modules. Left out: functional convolutions where fx does not trace;
 from __future__ import annotations
 
 import copy
-import operator
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
+
+from ghostnet.nn.ghost_conv import GhostConv2d
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
 FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
@@ -67,10 +68,6 @@ class _LeafTracer(fx.Tracer):
 
 def is_ghost(module: nn.Module) -> bool:
     """Tell whether `module` is a Ghost convolution already."""
-    try:
-        from ghostnet.nn.ghost_conv import GhostConv2d
-    except ImportError:
-        return False
     return isinstance(module, GhostConv2d)
 
 
@@ -235,12 +232,9 @@ def _activation_after(node: fx.Node, model: nn.Module, calls: Counter) -> tuple[
 
 def _units_without_graph(model: nn.Module, example_input: Tensor | None) -> list[ConvUnit]:
     """Find the units by a forward pass with hooks, or by module order where that is impossible."""
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    leaves = [(name, module) for name, module in model.named_modules() if is_ghost(module)] + leaves
+    leaves = [(name, module) for name, module in model.named_modules() if _is_whole(module)]
     runs = _recorded_runs(model, example_input)
     if runs is None:
-        order = [name for name, _ in model.named_modules()]
-        leaves.sort(key=lambda pair: order.index(pair[0]))
         return [
             _unit_in_line(model, [follower for follower, _ in leaves[index : index + 3]])
             for index, (name, module) in enumerate(leaves)
@@ -250,15 +244,20 @@ def _units_without_graph(model: nn.Module, example_input: Tensor | None) -> list
     units = {}
     for name, _, output in runs:
         if name not in units and _is_convolution(model.get_submodule(name)):
-            line = [name]
-            while len(line) < 3 and output is not None:
-                readers = [(reader, result) for reader, source, result in runs if source == output]
-                if len(readers) != 1 or counts[readers[0][0]] != 1:
+            line, last = [name], output
+            while len(line) < 3:
+                readers = [(reader, result) for reader, source, result in runs if source == last]
+                # an activation in place returns its input, so that what follows seems to read twice
+                if not readers or (len(readers) > 1 and readers[0][1] != last) or counts[readers[0][0]] != 1:
                     break
                 line.append(readers[0][0])
-                output = readers[0][1] if readers[0][1] != output else None
+                last = readers[0][1]
             units[name] = replace(_unit_in_line(model, line), calls=counts[name])
     return list(units.values())
+
+
+def _is_whole(module: nn.Module) -> bool:
+    return _is_convolution(module) or not list(module.children())
 
 
 def _unit_in_line(model: nn.Module, line: list[str]) -> ConvUnit:
@@ -280,7 +279,7 @@ def _recorded_runs(model: nn.Module, example_input: Tensor | None) -> list[tuple
     runs: list[tuple[str, int, int]] = []
     alive: list[object] = []  # ids are only unique while the tensors live
     for name, module in copied.named_modules():
-        if is_ghost(module) or not list(module.children()):
+        if _is_whole(module):
 
             def record(_: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
                 alive.extend((inputs, output))
@@ -347,8 +346,3 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
         if unit.calls != 1:
             return "it never runs" if unit.calls == 0 else f"one forward pass calls it {unit.calls} times"
         return None
-
-
-def is_getitem(node: fx.Node) -> bool:
-    """Tell whether a node picks an element (`x[0]`), which fx shows as a function."""
-    return node.op == "call_function" and node.target is operator.getitem

@@ -1,0 +1,87 @@
+"""Checks the calibration images that `ghostify` is given and turns them into a list of batches.
+
+Left out: labels; conversion needs none, so the labels of `(images, labels)` pairs are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.errors import InputError
+
+
+def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tensor] | None:
+    """Return the batches of `calibration`, checked.
+
+    Args:
+        calibration: `(N, C, H, W)` images, an iterable of such or of `(images, labels)`; None stays None.
+
+    Raises:
+        InputError: there is none, one is not `(N, C, H, W)` of floats, or one holds NaN or infinity.
+
+    Example:
+        >>> [tuple(batch.shape) for batch in calibration_batches(torch.zeros(2, 3, 8, 8))]
+        [(2, 3, 8, 8)]
+    """
+    if calibration is None:
+        return None
+    if isinstance(calibration, Tensor):
+        items: list[Any] = [calibration]
+    elif isinstance(calibration, Iterable):
+        items = list(calibration)
+    else:
+        kind = type(calibration).__name__
+        raise InputError(f"`calibration` (a {kind}) must be a tensor (N, C, H, W) or an iterable of such")
+    batches = [_checked(item[0] if isinstance(item, (tuple, list)) and item else item) for item in items]
+    if not sum(len(batch) for batch in batches):
+        raise InputError("`calibration` holds no image; give at least one, or None to convert without images")
+    return [batch for batch in batches if len(batch)]
+
+
+def _checked(batch: object) -> Tensor:
+    if not isinstance(batch, Tensor) or batch.dim() != 4:
+        given = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+        raise InputError(
+            f"`calibration` ({given}) must be images of shape (N, C, H, W); add the batch dimension"
+        )
+    if not batch.is_floating_point():
+        raise InputError(
+            f"`calibration` ({batch.dtype}) must be floating point, normalised as the network was trained"
+        )
+    bad = ~torch.isfinite(batch).flatten(1).all(dim=1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise InputError(
+            f"`calibration` has NaN or infinite values in {int(bad.sum())} of {len(batch)} images "
+            f"(the first is image {first}); remove them"
+        )
+    return batch.detach()
+
+
+def check_images_fit(model: nn.Module, images: Tensor, *, name: str) -> None:
+    """Raise unless the model runs on images like these.
+
+    Args:
+        model: the network; its modes and statistics are left alone.
+        images: `(N, C, H, W)`.
+        name: which argument they are, for the message.
+
+    Raises:
+        InputError: the forward pass fails, for a wrong number of channels for instance.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(images[:1])
+    except RuntimeError as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the model does not run on `{name}` of shape {tuple(images.shape)}: {text}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,249 @@
+"""A network in, its Ghost network out: `ghostify`, which puts the pieces of this room together.
+
+Checks the arguments, finds and selects the convolutions, replaces them, initialises the new layers (from the
+dense weights or at random), absorbs channel orders, and reports. Left out: any training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ghostnet.convert.calibration import calibration_batches, check_images_fit
+from ghostnet.convert.graph import ConvUnit, copy_model, find_units
+from ghostnet.convert.order import absorb_channel_orders_
+from ghostnet.convert.report import ConversionReport, LayerReport
+from ghostnet.convert.select import LayerSelection, check_cheap_kernel_size, check_ratio, select_layers
+from ghostnet.convert.surgery import check_form, replace_convolutions, reset_parameters_
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.measure import profile
+
+_IMAGENET_SIZE = (3, 224, 224)  # tried when nobody says what the network takes
+
+
+@dataclass(frozen=True)
+class RandomInit:
+    """PyTorch's default initialisation of the new layers.
+
+    Args:
+        seed: of the draw.
+    """
+
+    seed: int = 0
+
+
+def ghostify(
+    model: nn.Module,
+    *,
+    ratio: int = 2,
+    cheap_kernel_size: int = 3,
+    layers: LayerSelection = None,
+    init: str | RandomInit = "dense",
+    calibration: Tensor | Iterable[Any] | None = None,
+    example_input: Tensor | None = None,
+    form: str = "linear",
+) -> tuple[nn.Module, ConversionReport]:
+    """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
+
+    Args:
+        model: any module with `nn.Conv2d` layers; it is not changed.
+        ratio: s, an integer of at least 1; 1 keeps plain convolutions.
+        cheap_kernel_size: d, odd.
+        layers: None (all but the first and depthwise ones), "all", names or patterns, a predicate
+            `(name, convolution) -> bool`, or a `Layers`.
+        init: "dense" fits the new layers to the old ones in closed form; "random" (or `RandomInit(seed)`)
+            draws them.
+        calibration: unlabelled images `(N, C, H, W)`, normalised as the network expects, or batches of them.
+            With "dense" they make the fit better (256 to 2,048 are enough), with "random" they set the
+            batch norms.
+        example_input: `(N, C, H, W)`, for the MACs and for networks that `torch.fx` cannot trace.
+        form: "linear" (the layer's own norm and activation stay behind it) or "ghostnet" (both inside, as in
+            the paper; needs `init="random"`).
+
+    Returns:
+        The new network, in the mode and on the device of the old one, and a `ConversionReport`.
+
+    Raises:
+        InputError: an argument that cannot be used, or a model without any convolution.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+        >>> ghost_model, report = ghostify(model, init="random")
+        >>> report.converted
+        ['2']
+    """
+    started = time.perf_counter()
+    ratio, cheap_kernel_size = check_ratio(ratio), check_cheap_kernel_size(cheap_kernel_size)
+    init_name = _check_init(init, check_form(form))
+    batches = calibration_batches(calibration)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"ghostify needs a torch.nn.Module, not {type(model).__name__}; build the model first"
+        )
+    example = _example(model, example_input, batches)
+    units = _units(model, example)
+    _check_input(model, units, batches, example_input)
+    kept = select_layers(model, units, layers, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
+    chosen = [unit for unit in units if kept[unit.name] is None]
+    ghost_model, remarks = replace_convolutions(
+        model, chosen, ratio=ratio, cheap_kernel_size=cheap_kernel_size, form=form
+    )
+    errors: dict[str, float] = {}
+    if chosen:
+        errors = _initialise_(model, ghost_model, chosen, init, batches)
+    settings = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
+    notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
+    input_size = None if example is None else tuple(example.shape[1:])
+    rows = _Rows(model, ghost_model, chosen, _input_size(model, input_size))
+    return ghost_model, rows.report(notes, errors, settings, started)
+
+
+def _check_init(init: object, form: str) -> str:
+    if isinstance(init, RandomInit):
+        return "random"
+    if init not in ("dense", "random"):
+        raise unknown_name("init", init, ["dense", "random"])
+    if init == "dense" and form != "linear":
+        raise InputError(f"`init` 'dense' needs form 'linear', not {form!r}; use init='random' and train")
+    return str(init)
+
+
+def _example(model: nn.Module, example_input: Tensor | None, batches: list[Tensor] | None) -> Tensor | None:
+    """Return one input on the model's device, from whatever was given."""
+    if example_input is not None and not (isinstance(example_input, Tensor) and example_input.dim() == 4):
+        raise InputError("`example_input` must be a tensor of shape (N, C, H, W)")
+    given = example_input if example_input is not None else (batches[0] if batches else None)
+    parameter = next(model.parameters(), None)
+    if given is None or parameter is None:
+        return given
+    return given[:1].to(device=parameter.device, dtype=parameter.dtype)
+
+
+def _units(model: nn.Module, example: Tensor | None) -> list[ConvUnit]:
+    units = find_units(model, example)
+    if not units:
+        raise InputError(f"found no convolution in this {type(model).__name__}; ghostify replaces nn.Conv2d")
+    return units
+
+
+def _check_input(
+    model: nn.Module, units: list[ConvUnit], batches: list[Tensor] | None, example_input: Tensor | None
+) -> None:
+    """Try one image of each argument on a copy of the model, and name the channels when they are the fault."""
+    given = {"calibration": batches[0] if batches else None, "example_input": example_input}
+    first = units[0] if units[0].calls and not units[0].name.endswith("()") else None
+    for name, images in given.items():
+        if images is None:
+            continue
+        example = _example(model, images, None)
+        try:
+            check_images_fit(copy_model(model, share_parameters=True), example, name=name)  # type: ignore[arg-type]
+        except InputError as error:
+            expected = getattr(model.get_submodule(first.name), "in_channels", None) if first else None
+            if first is None or expected in (None, images.shape[1]):
+                raise
+            raise InputError(
+                f"`{name}` has {images.shape[1]} channels, but the first convolution ({first.name}) takes "
+                f"{expected}"
+            ) from error
+
+
+def _initialise_(
+    model: nn.Module,
+    ghost_model: nn.Module,
+    units: list[ConvUnit],
+    init: str | RandomInit,
+    batches: list[Tensor] | None,
+) -> dict[str, float]:
+    """Give the new layers their weights; return the relative reconstruction error of each, if it is known."""
+    placed = None if batches is None else _on_device_of(model, batches)
+    if init == "dense":
+        from ghostnet.convert.sequential import initialise_from_dense_
+
+        errors = initialise_from_dense_(model, ghost_model, units, placed)
+        absorb_channel_orders_(ghost_model)
+        return dict(errors)
+    from ghostnet.convert.batch_norm import reestimate_batch_norm_
+
+    seed = init.seed if isinstance(init, RandomInit) else 0
+    reset_parameters_([ghost_model.get_submodule(unit.name) for unit in units], seed=seed)
+    if placed is not None:
+        reestimate_batch_norm_(ghost_model, placed)
+    return {}
+
+
+def _on_device_of(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+    parameter = next(model.parameters())
+    return [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches]
+
+
+def _input_size(model: nn.Module, known: Sequence[int] | None) -> tuple[int, ...]:
+    if known is not None:
+        return tuple(known)
+    origin = getattr(model, "ghostnet_origin", None)
+    size = origin.get("input_size") if isinstance(origin, dict) else None
+    return tuple(size) if size else _IMAGENET_SIZE
+
+
+class _Rows:
+    """Counts parameters and MACs of both networks and lays them out by convolution."""
+
+    def __init__(
+        self, model: nn.Module, ghost_model: nn.Module, chosen: list[ConvUnit], input_size: tuple[int, ...]
+    ) -> None:
+        self.model, self.ghost_model = model, ghost_model
+        self.chosen = {unit.name for unit in chosen}
+        self.input_size: tuple[int, ...] | None = input_size
+        try:
+            self.before: Any = profile(model, input_size)
+            self.after: Any = profile(ghost_model, input_size)
+        except InputError:  # the size was a guess
+            self.before = self.after = self.input_size = None
+
+    def report(
+        self,
+        notes: dict[str, str | None],
+        errors: dict[str, float],
+        settings: dict[str, Any],
+        started: float,
+    ) -> ConversionReport:
+        """Build the report; `started` is the clock's reading when the conversion began."""
+        return ConversionReport(
+            layers=tuple(self._row(name, note, errors.get(name)) for name, note in notes.items()),
+            params_before=sum(parameter.numel() for parameter in self.model.parameters()),
+            params_after=sum(parameter.numel() for parameter in self.ghost_model.parameters()),
+            macs_before=None if self.before is None else self.before.macs,
+            macs_after=None if self.after is None else self.after.macs,
+            input_size=self.input_size,
+            seconds=time.perf_counter() - started,
+            settings=settings,
+        )
+
+    def _row(self, name: str, note: str | None, error: float | None) -> LayerReport:
+        if name.endswith("()"):  # a functional convolution owns nothing that could be counted here
+            return LayerReport(name, "kept", note, 0, 0, None, None, None)
+        return LayerReport(
+            name=name,
+            action="ghost" if name in self.chosen else "kept",
+            reason=note,
+            params_before=_params(self.model, name),
+            params_after=_params(self.ghost_model, name),
+            macs_before=_macs(self.before, name),
+            macs_after=_macs(self.after, name),
+            reconstruction_error=error,
+        )
+
+
+def _params(model: nn.Module, name: str) -> int:
+    return sum(parameter.numel() for parameter in model.get_submodule(name).parameters())
+
+
+def _macs(counted: Any, name: str) -> int | None:
+    if counted is None:
+        return None
+    inside = name + "."
+    return sum(layer.macs for layer in counted.layers if layer.name == name or layer.name.startswith(inside))

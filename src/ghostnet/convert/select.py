@@ -1,0 +1,184 @@
+"""Which convolutions to convert: the `layers` argument of `ghostify`, and why each of the others is kept.
+
+Left out: choosing by measured latency or accuracy; this file knows channels and MACs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ghostnet.convert.graph import ConvUnit
+from ghostnet.errors import InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A selection of convolutions by name and kind.
+
+    Args:
+        include: names or patterns (`layer1.*`) to convert; None means every convolution.
+        exclude: names or patterns to keep, stronger than `include`.
+        first: convert the first convolution too (the paper keeps the stem of ResNet-50).
+        pointwise: convert 1x1 convolutions.
+        depthwise: convert depthwise convolutions, where that saves anything.
+
+    Example:
+        >>> Layers(exclude=["*.downsample.*"], pointwise=False).pointwise
+        False
+    """
+
+    include: Iterable[str] | None = None
+    exclude: Iterable[str] = ()
+    first: bool = False
+    pointwise: bool = True
+    depthwise: bool = False
+
+
+LayerSelection = Layers | str | Iterable[str] | Callable[[str, nn.Module], bool] | None
+
+
+def check_ratio(ratio: object) -> int:
+    """Return `ratio` if it is an integer of at least 1.
+
+    Raises:
+        InputError: it is anything else, a bool or 2.5 for instance.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
+        raise InputError(
+            f"`ratio` (={ratio!r}) must be an integer >= 1; use 1 to keep plain convolutions, 2 as in the paper"
+        )
+    return ratio
+
+
+def check_cheap_kernel_size(cheap_kernel_size: object) -> int:
+    """Return `cheap_kernel_size` if it is an odd integer of at least 1.
+
+    Raises:
+        InputError: it is anything else; an even kernel cannot keep the maps where they are.
+    """
+    size = cheap_kernel_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
+        raise InputError(
+            f"`cheap_kernel_size` (={size!r}) must be an odd integer >= 1; the paper uses 1, 3, 5 or 7"
+        )
+    return size
+
+
+def select_layers(
+    model: nn.Module, units: list[ConvUnit], layers: LayerSelection, *, ratio: int, cheap_kernel_size: int
+) -> dict[str, str | None]:
+    """Decide for every unit whether it is converted.
+
+    Args:
+        model: the network that `units` came from.
+        units: from `convert.graph.find_units`.
+        layers: None (the default `Layers()`), "all" (the first convolution and depthwise ones too), a list of names
+            or patterns, a predicate `(name, convolution) -> bool`, or a `Layers`.
+        ratio: s of Eq. 2.
+        cheap_kernel_size: d of section 3.1.
+
+    Returns:
+        For each unit's name None if it is converted, else the reason why it is kept.
+
+    Raises:
+        InputError: a name or pattern matches nothing, or `ratio` exceeds the channels of all that were selected.
+    """
+    asked = _asked_for(model, units, layers)
+    reasons: dict[str, str | None] = {}
+    too_few: list[int] = []
+    fits = 0
+    for unit in units:
+        reason = unit.reason or asked(unit)
+        if reason is None:
+            convolution = model.get_submodule(unit.name)
+            out_channels = int(getattr(convolution, "out_channels", 0))
+            if out_channels < ratio:
+                too_few.append(out_channels)
+            else:
+                fits += 1
+            reason = _reason_of_size(convolution, ratio, cheap_kernel_size)
+        reasons[unit.name] = reason
+    if too_few and not fits:
+        raise InputError(
+            f"`ratio` (={ratio}) is larger than the channels of every selected layer (at most {max(too_few)}); "
+            f"use a ratio of at most {max(too_few)}"
+        )
+    return reasons
+
+
+def _asked_for(
+    model: nn.Module, units: list[ConvUnit], layers: LayerSelection
+) -> Callable[[ConvUnit], str | None]:
+    """Turn any form of `layers` into a function that gives the reason for not selecting a unit."""
+    if layers is None:
+        layers = Layers()
+    if isinstance(layers, str):
+        layers = Layers(first=True, depthwise=True) if layers == "all" else [layers]
+    if isinstance(layers, Layers):
+        return _by_kind(layers, [unit.name for unit in units])
+    if callable(layers):
+        predicate = layers
+        return lambda unit: (
+            None if predicate(unit.name, model.get_submodule(unit.name)) else "the predicate says no"
+        )
+    try:
+        patterns = list(layers)
+    except TypeError:
+        raise InputError(
+            f"`layers` (={layers!r}) must be None, 'all', names or patterns, a predicate or a Layers"
+        ) from None
+    # whoever names a layer means it, the first or a depthwise one included
+    return _by_kind(Layers(include=patterns, first=True, depthwise=True), [unit.name for unit in units])
+
+
+def _by_kind(layers: Layers, names: list[str]) -> Callable[[ConvUnit], str | None]:
+    included = None if layers.include is None else _expand(layers.include, names)
+    excluded = _expand(layers.exclude, names)
+
+    def reason(unit: ConvUnit) -> str | None:
+        if unit.name in excluded:
+            return "excluded"
+        if included is not None and unit.name not in included:
+            return "not among the selected layers"
+        if unit.first and not layers.first:
+            return "the first convolution (Layers(first=True) converts it)"
+        if unit.pointwise and not layers.pointwise:
+            return "a 1x1 convolution, deselected"
+        if unit.depthwise and not layers.depthwise:
+            return "a depthwise convolution (Layers(depthwise=True) converts it where that saves)"
+        return None
+
+    return reason
+
+
+def _expand(patterns: Iterable[str], names: list[str]) -> set[str]:
+    """Return the names that any pattern matches; a pattern without a match is an error."""
+    matched: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        hits = [name for name in names if name == pattern or fnmatchcase(name, str(pattern))]
+        if not hits:
+            raise unknown_name("layer", pattern, names)
+        matched.update(hits)
+    return matched
+
+
+def _reason_of_size(convolution: nn.Module, ratio: int, cheap_kernel_size: int) -> str | None:
+    if not isinstance(convolution, nn.Conv2d):
+        return f"a {type(convolution).__name__}, not a plain nn.Conv2d"
+    if ratio == 1:
+        return "ratio 1 keeps the plain convolution"
+    channels, groups = convolution.out_channels, convolution.groups
+    if channels == 1 or channels < ratio:
+        return f"{channels} output channel(s) cannot be divided by ratio {ratio}"
+    # each group needs the same number of filters, so the primary convolution is rounded up to whole groups
+    intrinsic = -(-(-(-channels // ratio)) // groups) * groups
+    filter_size = convolution.weight[0].numel()
+    before = channels * filter_size
+    after = intrinsic * filter_size + max(0, channels - intrinsic) * cheap_kernel_size**2
+    if intrinsic >= channels or after >= before:
+        return f"would not save multiply-accumulates: {before} a position before, {after} after"
+    return None

@@ -1,0 +1,147 @@
+"""Puts Ghost convolutions in the place of convolutions, in the linear or the GhostNet form, and records the edits.
+
+*Linear*: primary convolution and depthwise filter; the converted layer's own batch norm and activation stay after
+it. *GhostNet* (paper, section 3.2): norm and activation follow the primary convolution and the cheap operation
+alike, inside the Ghost convolution, so the norm and a dedicated activation behind it become identities and
+nothing is doubled. Left out: weights; new layers have PyTorch's default initialisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghostnet.convert.graph import ConvUnit, copy_model
+from ghostnet.errors import InputError
+from ghostnet.nn.edits import replace_module_
+from ghostnet.nn.ghost_conv import GhostConv2d
+
+FORMS = ("linear", "ghostnet")
+_IDEMPOTENT = {"relu": "relu", "ReLU": "relu", "relu6": "relu6", "ReLU6": "relu6"}
+_REMOVABLE = {**_IDEMPOTENT, "SiLU": "silu", "Hardswish": "hardswish"}
+
+
+def check_form(form: object) -> str:
+    """Return `form` if there is such a form.
+
+    Raises:
+        InputError: it is neither "linear" nor "ghostnet".
+    """
+    if form not in FORMS:
+        raise InputError(
+            f"`form` (={form!r}) must be 'linear' or 'ghostnet'; 'linear' keeps the layer's own norm"
+        )
+    return str(form)
+
+
+def replace_convolutions(
+    model: nn.Module, units: list[ConvUnit], *, ratio: int, cheap_kernel_size: int, form: str = "linear"
+) -> tuple[nn.Module, dict[str, str]]:
+    """Copy a model with a Ghost convolution in the place of each unit.
+
+    Args:
+        model: any module; it is not changed.
+        units: the convolutions to replace, chosen among `find_units(model)`.
+        ratio: s of Eq. 2.
+        cheap_kernel_size: d of section 3.1.
+        form: "linear" or "ghostnet".
+
+    Returns:
+        The new model, with `ghostnet_edits` on it, and a remark for each unit whose form is not the one asked for.
+
+    Raises:
+        InputError: `form` is unknown.
+    """
+    check_form(form)
+    copied = copy_model(model)
+    edits: list[dict[str, Any]] = [dict(edit) for edit in getattr(model, "ghostnet_edits", [])]
+    remarks: dict[str, str] = {}
+    for unit in units:
+        inner: dict[str, Any] = {}
+        if form == "ghostnet":
+            inner, remark = _inner_layers(unit, copied)
+            if remark:
+                remarks[unit.name] = remark
+        convolution = copied.get_submodule(unit.name)
+        settings: dict[str, Any] = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, **inner}
+        ghost = ghost_like(convolution, settings)  # type: ignore[arg-type]
+        replace_module_(copied, unit.name, ghost)
+        edits.append({"path": unit.name, "kind": "ghost_conv2d", "config": ghost.config()})
+        if inner:
+            edits.extend(_remove_followers_(copied, unit))
+    copied.ghostnet_edits = edits  # type: ignore[assignment]
+    if hasattr(model, "ghostnet_origin"):
+        copied.ghostnet_origin = model.ghostnet_origin
+    return copied, remarks
+
+
+def ghost_like(convolution: nn.Conv2d, settings: dict[str, Any]) -> GhostConv2d:
+    """Build a Ghost convolution with a convolution's geometry, device, dtype, mode and `requires_grad`.
+
+    Args:
+        convolution: the one to stand in for.
+        settings: `ratio`, `cheap_kernel_size` and, in GhostNet form, `norm` and `activation`.
+    """
+    ghost = GhostConv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        convolution.dilation,  # type: ignore[arg-type]
+        convolution.groups,
+        # a norm inside takes the bias away anyway
+        convolution.bias is not None and settings.get("norm") is None,
+        convolution.padding_mode,
+        **settings,
+    )
+    ghost.to(device=convolution.weight.device, dtype=convolution.weight.dtype)
+    ghost.train(convolution.training)
+    if not convolution.weight.requires_grad:
+        ghost.requires_grad_(False)
+    return ghost
+
+
+def _inner_layers(unit: ConvUnit, model: nn.Module) -> tuple[dict[str, Any], str | None]:
+    """Choose the norm and activation inside a Ghost convolution, or say why it stays linear."""
+    if unit.norm is None:
+        return {}, "linear form: no batch norm follows it alone"
+    if unit.activation is None:
+        return {"norm": "batch"}, None
+    kind = unit.activation
+    if unit.activation in dict(model.named_modules()):
+        kind = type(model.get_submodule(unit.activation)).__name__
+    # one that is shared or functional stays behind, which only an idempotent activation allows
+    known = _REMOVABLE if unit.activation_dedicated else _IDEMPOTENT
+    if kind not in known:
+        return {}, f"linear form: {kind} after it cannot move into the Ghost convolution"
+    return {"norm": "batch", "activation": known[kind]}, None
+
+
+def _remove_followers_(model: nn.Module, unit: ConvUnit) -> list[dict[str, Any]]:
+    paths = [unit.norm, unit.activation if unit.activation_dedicated else None]
+    edits = []
+    for path in paths:
+        if path is not None:
+            identity = nn.Identity().train(model.get_submodule(path).training)
+            replace_module_(model, path, identity)
+            edits.append({"path": path, "kind": "identity"})
+    return edits
+
+
+def reset_parameters_(modules: list[nn.Module], *, seed: int) -> None:
+    """Draw the parameters of modules anew with PyTorch's defaults, leaving its global random state alone.
+
+    Args:
+        modules: Ghost convolutions.
+        seed: of the draw; the same seed gives the same weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the GPUs' state
+        for module in modules:
+            for child in module.modules():
+                reset = getattr(child, "reset_parameters", None)
+                if callable(reset):
+                    reset()
