@@ -1,1 +1,18 @@
-"""Room `report`: see docs/architecture.md."""
+"""Results to tables and pages: reads files only, needs no torch."""
+
+from ghostnet.report.chart import line_chart
+from ghostnet.report.page import demo_page, render_demo_page
+from ghostnet.report.results import read_result, read_results
+from ghostnet.report.tables import demo_table, readme_section, replace_section, text_table
+
+__all__ = [
+    "demo_page",
+    "demo_table",
+    "line_chart",
+    "read_result",
+    "read_results",
+    "readme_section",
+    "render_demo_page",
+    "replace_section",
+    "text_table",
+]

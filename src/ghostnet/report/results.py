@@ -1,0 +1,70 @@
+"""Reading of result files: JSON records that `recipes` wrote, checked for what the tables need.
+
+Left out: the meaning of single metrics; `tables` and `page` know those.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ghostnet.errors import InputError
+
+SCHEMA = 1
+_DEMO_KEYS = ("rows", "seed", "environment", "command", "model")
+_ROW_KEYS = ("name", "top1", "top5", "params", "macs")
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read one result file.
+
+    Args:
+        path: a JSON file of `ghostnet train` or `ghostnet demo`.
+
+    Raises:
+        InputError: missing, not JSON, of another schema, or without what its exhibit promises.
+    """
+    place = Path(path)
+    try:
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no result file {place}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{place} is not JSON ({error}); run its command again") from error
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA or "exhibit" not in value:
+        raise InputError(
+            f"{place} is not a result of schema {SCHEMA}; run its command again with this version"
+        )
+    if value["exhibit"] == "demo":
+        check_demo(value, str(place))
+    return value
+
+
+def check_demo(result: dict[str, Any], source: str) -> None:
+    """Raise unless a demo's result has what its table and page show.
+
+    Raises:
+        InputError: the first key that is missing, and where.
+    """
+    for key in _DEMO_KEYS:
+        if key not in result:
+            raise InputError(f"{source} lacks {key!r}; run `ghostnet demo` again")
+    for number, row in enumerate(result["rows"]):
+        for key in _ROW_KEYS:
+            if key not in row:
+                raise InputError(f"{source} lacks {key!r} in row {number}; run `ghostnet demo` again")
+
+
+def read_results(folder: str | os.PathLike[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """Read every `<exhibit>/<name>.json` below a folder, sorted by path.
+
+    Returns:
+        Pairs of the path relative to the folder, and the record.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    root = Path(folder)
+    return [(path.relative_to(root), read_result(path)) for path in sorted(root.glob("*/*.json"))]

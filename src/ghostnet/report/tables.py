@@ -1,0 +1,152 @@
+"""Tables from results: plain text for the terminal, Markdown for the README.
+
+The README's section between the two markers is generated, never typed; `ghostnet report --check` fails when
+it is stale. A gap is shown: what was not run says "not run".
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ghostnet.errors import InputError
+
+BEGIN = "<!-- results:begin -->"
+END = "<!-- results:end -->"
+_DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned table; every column but the first is flush right.
+
+    Example:
+        >>> print(text_table(("name", "n"), [("a", "10")]))
+        name   n
+        --------
+        a     10
+    """
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells)
+        )
+        for cells in ([*zip(row, widths, strict=True)] for row in [header, *rows])
+    ]
+    lines = [line.rstrip() for line in lines]
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    return "\n".join(lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a GitHub table; every column but the first is flush right."""
+    marks = [":--", *["--:"] * (len(header) - 1)]
+    lines = [header, marks, *[[cell.replace("|", "\\|") for cell in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def demo_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the cells of a demo's table, one tuple a network, in the order of `_DEMO_HEADER`."""
+    return [
+        (
+            str(row["name"]),
+            _number(row["top1"], 2),
+            _number(row["top5"], 2),
+            f"{row['params']:,}",
+            f"{row['macs']:,}",
+            _number(row.get("latency_ms"), 3),
+            _number(row.get("latency_ratio"), 3),
+        )
+        for row in result["rows"]
+    ]
+
+
+def demo_table(result: Mapping[str, Any]) -> str:
+    """Return a demo's table and its two speed-ups as plain text.
+
+    Args:
+        result: the record in `demo.json`.
+    """
+    lines = [text_table(_DEMO_HEADER, demo_rows(result)), ""]
+    return "\n".join([*lines, speedup_line(result)])
+
+
+def speedup_line(result: Mapping[str, Any]) -> str:
+    """Return one sentence: what the MACs promise and what the clock says."""
+    theory, measured = (_number(result.get(f"{kind}_speedup"), 2) for kind in ("theoretical", "measured"))
+    return f"Speed-up: {theory} x in MACs, {measured} x measured (ONNX Runtime, one thread, batch 1)"
+
+
+def readme_section(results: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str = "results") -> str:
+    """Return the Markdown that stands between the README's markers.
+
+    Args:
+        results: from `read_results`.
+        link_root: folder of the results as seen from the README.
+    """
+    demos = [(path, result) for path, result in results if result["exhibit"] == "demo"]
+    runs = [(path, result) for path, result in results if "top1" in result.get("metrics", {})]
+    parts = [_demo_part(path, result, link_root) for path, result in demos]
+    if not demos:
+        parts.append("The demo: not run.")
+    if runs:
+        parts.append(_runs_part(runs, link_root))
+    return "\n\n".join(parts)
+
+
+def _demo_part(path: Path, result: Mapping[str, Any], link_root: str) -> str:
+    place = result["environment"]
+    device = f"{place.get('cpu', 'unknown processor')}, {place.get('cores', '?')} cores"
+    runtime = f"ONNX Runtime {place.get('onnxruntime', '?')}"
+    title = f"`{result['command']}`: {result['model']} on CIFAR-10's 10,000 test images, n = 1"
+    title += f" (seed {result['seed']}), {device}, {runtime}; [record]({link_root}/{path.as_posix()}):"
+    return "\n\n".join([title, markdown_table(_DEMO_HEADER, demo_rows(result)), speedup_line(result) + "."])
+
+
+def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -> str:
+    groups: dict[str, list[tuple[Path, Mapping[str, Any]]]] = {}
+    for path, result in runs:
+        groups.setdefault(_recipe_name(path, result), []).append((path, result))
+    rows = []
+    for name, members in groups.items():
+        accuracies = [float(result["metrics"]["top1"]) for _, result in members]
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+        links = " ".join(f"[{result['seed']}]({link_root}/{path.as_posix()})" for path, result in members)
+        metrics = members[0][1]["metrics"]
+        counts = [f"{metrics[key]:,}" if key in metrics else "?" for key in ("params", "macs")]
+        seconds = statistics.mean(float(result["seconds"]) for _, result in members)
+        row = (
+            name,
+            f"{statistics.mean(accuracies):.2f}{spread}",
+            str(len(members)),
+            *counts,
+            f"{seconds:,.0f}",
+            links,
+        )
+        rows.append(row)
+    header = ("recipe", "top-1 %", "n", "params", "MACs", "seconds", "record (seed)")
+    return markdown_table(header, rows)
+
+
+def _recipe_name(path: Path, result: Mapping[str, Any]) -> str:
+    recipe = result.get("recipe")
+    name = recipe.get("name") if isinstance(recipe, Mapping) else recipe
+    return str(name or path.stem.rpartition("-seed")[0] or path.stem)
+
+
+def replace_section(text: str, section: str) -> str:
+    """Return a document with what stands between its markers replaced.
+
+    Raises:
+        InputError: the markers are missing, doubled or in the wrong order.
+    """
+    before, opened, rest = text.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not opened or not closed or BEGIN in rest or END in after:
+        raise InputError(f"the document must hold {BEGIN} and {END} once each, in this order")
+    return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
