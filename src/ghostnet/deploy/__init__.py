@@ -1,1 +1,5 @@
-"""Room `deploy`: see docs/architecture.md."""
+"""Room `deploy`: exact rewrites for inference, export, sessions, benchmark; see docs/architecture.md."""
+
+from ghostnet.deploy.optimize import optimize
+
+__all__ = ["optimize"]

@@ -1,0 +1,160 @@
+"""Every rewrite is exact: folded against original on random input with random batch-norm statistics."""
+
+import copy
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ghostnet.deploy import optimize
+from ghostnet.deploy.fold import DeployedGhostConv2d
+from ghostnet.errors import InputError
+from ghostnet.nn import GhostConv2d
+
+
+def randomise_(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            size = module.num_features
+            module.running_mean.copy_(torch.randn(size, generator=generator))
+            module.running_var.copy_(torch.rand(size, generator=generator) + 0.3)
+            if module.affine:
+                module.weight.data = torch.randn(size, generator=generator)
+                module.bias.data = torch.randn(size, generator=generator)
+    return model
+
+
+def error_of(model: nn.Module, other: nn.Module) -> float:
+    images = torch.randn(2, 3, 12, 12)
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()(images)
+        return ((expected - other(images)).abs().max() / expected.abs().max()).item()
+
+
+def norms_in(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def ghost(*, order: bool = False, **arguments: object) -> GhostConv2d:
+    layer = GhostConv2d(3, 10, 3, padding=1, **arguments)  # type: ignore[arg-type]
+    if order:
+        layer.set_channel_order_(torch.randperm(10))
+    return layer
+
+
+class Residual(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.norm, self.drop = layer, nn.BatchNorm2d(10), nn.Dropout(0.5)
+        self.mix, self.mix_norm = (
+            nn.Conv2d(10, 10, 3, padding=1, bias=False),
+            nn.BatchNorm2d(10, affine=False),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = F.relu(self.norm(self.layer(images)))
+        return maps + self.mix_norm(self.mix(self.drop(maps)))
+
+
+class Untraceable(Residual):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer)
+        self.stem = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.sum() > 1e9:
+            return images
+        return super().forward(self.stem(images))
+
+
+LAYERS = [
+    *(
+        dict(order=order, ratio=ratio, bias=bias)
+        for order in (False, True)
+        for ratio in (2, 3)
+        for bias in (False, True)
+    ),
+    {"ratio": 1},
+    {"ratio": 1, "order": True},
+    {"cheap_kernel_size": 1},
+    {"cheap_operation": "wavelet"},
+    {"cheap_operation": "affine"},
+]
+
+
+@pytest.mark.parametrize("arguments", LAYERS)
+def test_a_norm_behind_a_linear_ghost_convolution_folds_exactly(arguments: dict[str, object]) -> None:
+    model = randomise_(Residual(ghost(**arguments)))
+    result = optimize(model, input_size=(3, 12, 12))
+    assert error_of(model, result) < 1e-5
+    assert norms_in(result) == (arguments == {"ratio": 1, "order": True})
+    assert not any(isinstance(module, (nn.Dropout, GhostConv2d)) for module in result.modules())
+
+
+@pytest.mark.parametrize("order", [False, True])
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_the_norm_form_folds_exactly(order: bool, ratio: int) -> None:
+    layer = ghost(order=order, ratio=ratio, norm="batch", activation="relu")
+    model = randomise_(nn.Sequential(layer, nn.ReLU(), nn.Conv2d(10, 4, 1), nn.BatchNorm2d(4)))
+    result = optimize(model, input_size=(3, 12, 12))
+    assert error_of(model, result) < 1e-5
+    assert norms_in(result) == 0
+
+
+def test_a_norm_behind_the_norm_form_stays() -> None:
+    model = randomise_(nn.Sequential(ghost(norm="batch", activation="relu"), nn.BatchNorm2d(10)))
+    result = optimize(model)
+    assert (norms_in(result), error_of(model, result) < 1e-5) == (1, True)
+
+
+def test_the_activation_moves_before_the_concatenation() -> None:
+    model = randomise_(nn.Sequential(ghost(), nn.BatchNorm2d(10), nn.ReLU(inplace=True)))
+    result = optimize(model)
+    (fused,) = (module for module in result.modules() if isinstance(module, DeployedGhostConv2d))
+    assert isinstance(fused.activation, nn.ReLU)
+    assert not fused.activation.inplace
+    assert error_of(model, result) < 1e-5
+
+
+def test_what_does_not_trace_folds_inside_sequential() -> None:
+    model = randomise_(Untraceable(ghost()))
+    result = optimize(model, input_size=(3, 12, 12))
+    assert norms_in(model) - norms_in(result) == 1
+    assert error_of(model, result) < 1e-5
+
+
+def test_a_convolution_that_is_called_twice_or_read_twice_is_left_alone() -> None:
+    shared = nn.Conv2d(3, 3, 1)
+    model = randomise_(nn.Sequential(shared, nn.BatchNorm2d(3), shared, nn.BatchNorm2d(3)))
+    result = optimize(model, input_size=(3, 12, 12))
+    assert norms_in(result) == 2
+    assert error_of(model, result) < 1e-5
+
+
+def test_norms_without_statistics_and_weight_norm_stay() -> None:
+    parts = OrderedDict(
+        free=nn.Conv2d(3, 4, 1),
+        batch=nn.BatchNorm2d(4, track_running_stats=False),
+        bound=nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+        norm=nn.BatchNorm2d(4),
+    )
+    model = nn.Sequential(parts)
+    result = optimize(model, input_size=(3, 12, 12))
+    assert norms_in(result) == 2
+
+
+def test_the_original_is_untouched() -> None:
+    model = randomise_(Residual(ghost())).train()
+    state = copy.deepcopy(model.state_dict())
+    result = optimize(model, input_size=(3, 12, 12))
+    assert model.training
+    assert not result.training
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optimize needs a torch\.nn\.Module, not str"):
+        optimize("model")  # type: ignore[arg-type]
