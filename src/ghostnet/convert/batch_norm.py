@@ -1,0 +1,52 @@
+"""Batch-norm statistics of a network measured afresh: `reestimate_batch_norm_`. Left out: any other parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ghostnet.errors import InputError
+
+
+@torch.no_grad()
+def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Replace all running means and variances by their exact averages over the batches, in place.
+
+    Args:
+        model: any module; its modes and momenta are as before afterwards, and dropout stays off.
+        batches: `(N, C, H, W)` inputs; every batch counts the same.
+
+    Returns:
+        The same model.
+
+    Raises:
+        InputError: there is no batch.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(1)
+        >>> round(float(reestimate_batch_norm_(norm, [torch.full((2, 1, 2, 2), 3.0)]).running_mean), 3)
+        3.0
+    """
+    inputs = list(batches)
+    if not inputs:
+        raise InputError("no batches to re-estimate batch norm from; give at least one (N, C, H, W) tensor.")
+    modes = [(module, module.training) for module in model.modules()]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for batch in inputs:
+            model(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+    return model

@@ -1,0 +1,370 @@
+"""Least squares for one converted convolution, in the moments of its input patches (paper section 3.1, linear form).
+
+A ghost map is `k * (x * f)`: linear in the primary filter `f` for a fixed cheap filter `k`, and the other way round.
+`Moments` holds, for each pair of taps of `k`, the second moments of the input patches there, zero borders included,
+so that images are read once. Left out: which map serves which (matching.py), where data come from (sequential.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_MULTIPLY_BUDGET = 1.2e11  # rows x columns^2 of one layer's Gram matrix: a few seconds on one core
+_DOUBLE_BUDGET = 2e10  # below it the product is formed in float64
+_CHUNK = 2**24  # elements of one unfolded piece
+
+
+@dataclass
+class Moments:
+    """Second moments of one layer, divided by the number of positions (centred when an offset is free).
+
+    Args:
+        gram: `(T, T, D, D)`, patches (D = C k k) seen by tap t against those seen by tap u.
+        cross: `(T, D, n)`, patches seen by tap t against the n targets.
+        mean: `(T, D)` mean patch seen by each tap; `target_mean`, `target_power`: `(n,)`.
+        dense: `(n, D)` the dense filters.
+        inside: `(T,)` the share of positions whose tap stays inside the map.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    mean: Tensor
+    target_mean: Tensor
+    target_power: Tensor
+    dense: Tensor
+    inside: Tensor
+
+    @property
+    def centre(self) -> int:
+        """Index of the middle tap, which sees the map itself."""
+        return self.gram.shape[0] // 2
+
+    def map_means(self, filters: Tensor) -> Tensor:
+        """Mean of each map as each tap sees it: `(m, D) -> (m, T)`."""
+        return filters @ self.mean.T
+
+    def windows(self, filters: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments of the d x d windows of maps: `(m, D) -> (m, T, T)` Grams and `(m, T, n)` against targets."""
+        taps = self.gram.shape[0]
+        grams = filters.new_zeros(len(filters), taps, taps)
+        for one in range(taps):
+            for two in range(one, taps):
+                value = ((filters @ self.gram[one, two]) * filters).sum(1)
+                grams[:, one, two] = grams[:, two, one] = value
+        return grams, torch.einsum("md,tdn->mtn", filters, self.cross)
+
+
+@dataclass
+class MapMoments:
+    """Moments of the d x d windows of given maps, for layers whose patch Gram is too large.
+
+    Args:
+        windows: `(m, T, T)`; against: `(m, T, n)`; mean: `(m, T)` of the windows.
+        target_mean, target_power: `(n,)`; inside: `(T,)` as in `Moments`.
+    """
+
+    windows: Tensor
+    against: Tensor
+    mean: Tensor
+    target_mean: Tensor
+    target_power: Tensor
+    inside: Tensor
+
+    def map_means(self, filters: Tensor) -> Tensor:
+        """Mean of each map as each tap sees it; `filters` must be those of the maps."""
+        return self.mean[: len(filters)]
+
+    def only(self, maps: Tensor) -> MapMoments:
+        """The same for a choice of the maps."""
+        return replace(self, windows=self.windows[maps], against=self.against[maps], mean=self.mean[maps])
+
+
+@dataclass
+class Groups:
+    """Which target each slot stands for.
+
+    Args:
+        heads: `(m,)` target of each primary map; ghosts: `(g,)` target of each ghost map.
+        sources: `(g,)` primary map of each ghost; weights: `(n,)` importance of each target.
+    """
+
+    heads: Tensor
+    ghosts: Tensor
+    sources: Tensor
+    weights: Tensor
+
+
+def patch_moments(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    convolution: nn.Conv2d,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+    positions: int,
+) -> Moments:
+    """Accumulate the moments of a layer from inputs and wanted outputs.
+
+    Args:
+        pairs: batches of `(N, C, H, W)` inputs and `(N, n, H', W')` targets.
+        convolution: the dense convolution (groups 1).
+        cheap_kernel_size: d of the cheap operation, odd.
+        centred: an offset for each channel is free (batch norm or bias).
+        positions: how many output positions all pairs have together; more than the budget are thinned out.
+    """
+    size, margin = _patch_size(convolution, cheap_kernel_size)
+    weight = convolution.weight.detach()
+    columns = weight.shape[1] * size[0] * size[1]
+    rows = min(positions, int(_MULTIPLY_BUDGET / columns**2), 2**17)
+    dtype = torch.float64 if rows * columns**2 < _DOUBLE_BUDGET else torch.float32
+    share = rows / max(1, positions)
+    generator = torch.Generator().manual_seed(0)
+    sums: dict[tuple[bool, ...], list[Tensor]] = {}
+    total, target_sum, target_square = 0, torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
+    for inputs, target in pairs:
+        step = max(1, _CHUNK // (columns * target[0, 0].numel()))
+        for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
+            valid = _valid_taps(wanted.shape[-2:], cheap_kernel_size)
+            chosen = _thin(len(valid), share, generator)
+            residual = (wanted - convolution_output(convolution, part)).flatten(2)[:, :, chosen]
+            patches = F.unfold(F.pad(part, margin), size, stride=_stride(convolution))[:, :, chosen]
+            kept = wanted.flatten(2)[:, :, chosen].transpose(0, 1).flatten(1).double()
+            total += kept.shape[1]
+            target_sum += kept.sum(1)
+            target_square += kept.square().sum(1)
+            _add_by_border(sums, valid[chosen], patches.to(dtype), residual.to(dtype))
+    return _assemble(
+        sums, convolution, cheap_kernel_size, centred=centred, total=(total, target_sum, target_square)
+    )
+
+
+def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
+    """Return the moments for white inputs: what is left to assume when there are no images."""
+    size, _ = _patch_size(convolution, cheap_kernel_size)
+    weight = convolution.weight.detach().double()
+    columns = weight.shape[1] * size[0] * size[1]
+    key = (True,) * cheap_kernel_size**2
+    sums = {key: [torch.eye(columns).double(), torch.zeros(columns).double()]}
+    sums[key] += [torch.zeros(columns, len(weight)).double(), torch.tensor(1.0).double()]
+    power = weight.flatten(1).square().sum(1)
+    total = (1, torch.zeros(len(weight)).double(), power)
+    return _assemble(sums, convolution, cheap_kernel_size, centred=False, total=total)
+
+
+def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:
+    """Return how many inputs one d x d window of the convolution's outputs sees: the size of the Gram matrix."""
+    height, width = _patch_size(convolution, cheap_kernel_size)[0]
+    return convolution.in_channels * height * width
+
+
+def convolution_output(convolution: nn.Conv2d, inputs: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Apply the convolution (or another `weight` of its shape) with zero padding and without its bias."""
+    padded = F.pad(inputs, _padding(convolution))
+    weight = convolution.weight if weight is None else weight
+    return F.conv2d(padded, weight, None, convolution.stride, 0, convolution.dilation, convolution.groups)
+
+
+def refit(moments: Moments, ridge: float) -> Tensor:
+    """Refit the whole filter bank to the targets, drawn to the dense filters: `(n, D)`."""
+    centre = moments.centre
+    gram = moments.gram[centre, centre]
+    missing = moments.cross[centre] - gram @ moments.dense.T
+    return moments.dense + solve(gram, missing, ridge).T
+
+
+def solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """Solve the ridge equations; the ridge is relative to the mean power, and dead inputs give zeros."""
+    power = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
+    return torch.linalg.solve(gram + (ridge * power + 1e-30 + (power <= 1e-20)) * eye, right)
+
+
+def cheap_filters(windows: Tensor, against: Tensor) -> Tensor:
+    """Best cheap filters in closed form: `(m, T, T), (m, T, n) -> (m, T, n)`."""
+    return solve(windows, against, 1e-9)
+
+
+def fit_errors(target_power: Tensor, windows: Tensor, against: Tensor) -> Tensor:
+    """Squared error of each target from each map by its best cheap filter: `(m, n)`."""
+    explained = (cheap_filters(windows, against) * against).sum(1)
+    return (target_power - explained).clamp_min(0.0)
+
+
+def map_windows(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    convolution: nn.Conv2d,
+    filters: Tensor,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+) -> MapMoments:
+    """Accumulate the moments of the windows of the maps that `filters` `(n, D)` make in place of the dense ones."""
+    maps, taps = len(filters), cheap_kernel_size**2
+    weight = filters.view_as(convolution.weight).to(convolution.weight.dtype)
+    grams, cross = torch.zeros(maps, taps, taps).double(), torch.zeros(maps, taps, maps).double()
+    mean, inside = torch.zeros(maps, taps).double(), torch.zeros(taps).double()
+    target_mean, power, count = torch.zeros(maps).double(), torch.zeros(maps).double(), 0
+    for inputs, target in pairs:
+        step = max(1, _CHUNK // (maps * taps * target[0, 0].numel()))
+        for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
+            output = convolution_output(convolution, part, weight)
+            flat = wanted.transpose(0, 1).flatten(1)
+            seen = F.unfold(output, cheap_kernel_size, padding=cheap_kernel_size // 2)
+            seen = seen.view(len(output), maps, taps, -1).permute(1, 2, 0, 3).flatten(2)
+            grams += seen @ seen.transpose(1, 2)
+            cross += (seen.flatten(0, 1) @ flat.T).view(maps, taps, maps)
+            mean += seen.sum(2)
+            target_mean += flat.sum(1)
+            power += flat.square().sum(1)
+            count += flat.shape[1]
+            inside += _valid_taps(wanted.shape[-2:], cheap_kernel_size).double().mean(0) * flat.shape[1]
+    totals = [value / count for value in (grams, cross, mean, target_mean, power, inside)]
+    grams, cross, mean, target_mean, power, inside = totals
+    if centred:
+        grams = grams - mean[:, :, None] * mean[:, None, :]
+        cross = cross - mean[:, :, None] * target_mean
+        power = (power - target_mean.square()).clamp_min(0.0)
+    return MapMoments(grams, cross, mean, target_mean, power, inside)
+
+
+def best_cheap(moments: Moments, primary: Tensor, sources: Tensor, ghosts: Tensor) -> Tensor:
+    """Best cheap filter of each ghost for fixed primary filters: `(m, D) -> (g, T)`."""
+    windows, against = moments.windows(primary)
+    return solve(windows[sources], against[sources, :, ghosts][..., None], 1e-9)[..., 0]
+
+
+def best_primary(moments: Moments, primary: Tensor, cheap: Tensor, groups: Groups, ridge: float) -> Tensor:
+    """Best primary filters for fixed cheap filters, each serving its own target and those of its ghosts.
+
+    Args:
+        moments: of the layer.
+        primary: `(m, D)` present filters, to which the ridge draws.
+        cheap: `(g, T)` cheap filter of each ghost.
+        groups: which target each slot stands for.
+        ridge: relative to the mean power.
+    """
+    heads, ghosts, sources, weights = groups.heads, groups.ghosts, groups.sources, groups.weights
+    taps, columns = len(moments.gram), moments.gram.shape[-1]
+    pairs = torch.zeros(len(primary), taps, taps, dtype=primary.dtype)
+    pairs[:, moments.centre, moments.centre] = weights[heads]
+    outer = weights[ghosts, None, None] * cheap[:, :, None] * cheap[:, None, :]
+    pairs.index_add_(0, sources, outer)
+    right = weights[heads, None] * moments.cross[moments.centre][:, heads].T
+    seen = torch.einsum("gt,tdg->gd", cheap, moments.cross[:, :, ghosts])
+    right.index_add_(0, sources, weights[ghosts, None] * seen)
+    flat = moments.gram.reshape(taps * taps, columns * columns)
+    step = max(1, 2**23 // columns**2)
+    parts = []
+    for first in range(0, len(primary), step):
+        part = slice(first, first + step)
+        gram = (pairs[part].flatten(1) @ flat).view(-1, columns, columns)
+        missing = right[part, :, None] - gram @ primary[part, :, None]
+        parts.append(primary[part] + solve(gram, missing, ridge)[..., 0])
+    return torch.cat(parts)
+
+
+def _patch_size(convolution: nn.Conv2d, cheap_kernel_size: int) -> tuple[tuple[int, int], list[int]]:
+    """Height and width of the patch under one window of outputs, and the padding (as F.pad wants it) for it."""
+    size = [
+        (kernel - 1) * dilation + 1 + (cheap_kernel_size - 1) * stride
+        for kernel, dilation, stride in zip(
+            convolution.kernel_size, convolution.dilation, convolution.stride, strict=True
+        )
+    ]
+    reach = cheap_kernel_size // 2
+    left, right, top, bottom = _padding(convolution)
+    rows, columns = convolution.stride[0] * reach, convolution.stride[1] * reach
+    return (size[0], size[1]), [left + columns, right + columns, top + rows, bottom + rows]
+
+
+def _padding(convolution: nn.Conv2d) -> list[int]:
+    """Padding as F.pad wants it: left, right, top, bottom."""
+    reversed_padding: list[int] = convolution._reversed_padding_repeated_twice
+    return list(reversed_padding)
+
+
+def _stride(convolution: nn.Conv2d) -> tuple[int, int]:
+    return convolution.stride[0], convolution.stride[1]
+
+
+def _valid_taps(size: torch.Size, cheap_kernel_size: int) -> Tensor:
+    """For each output position, which taps of the cheap filter stay inside the map: `(H W, T)` booleans."""
+    reach = cheap_kernel_size // 2
+    inside = F.pad(torch.ones(1, 1, *size), [reach] * 4)
+    return F.unfold(inside, cheap_kernel_size)[0].T > 0.5
+
+
+def _thin(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Choose a share of `count` positions at random (at least one)."""
+    if share >= 1:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[: max(1, round(count * share))]
+
+
+def _add_by_border(sums: dict, valid: Tensor, patches: Tensor, residual: Tensor) -> None:
+    """Add Gram, sum and cross moments of the patches, separately for each kind of border position."""
+    kinds, member = torch.unique(valid, dim=0, return_inverse=True)
+    for index, kind in enumerate(kinds.tolist()):
+        chosen = (member == index).nonzero()[:, 0]
+        rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
+        left = residual[:, :, chosen].transpose(1, 2).flatten(0, 1)
+        new = [rows.T @ rows, rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
+        held = sums.setdefault(tuple(kind), [torch.zeros_like(value) for value in new])
+        for old, value in zip(held, new, strict=True):
+            old += value
+
+
+def _assemble(
+    sums: dict,
+    convolution: nn.Conv2d,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+    total: tuple[int, Tensor, Tensor],
+) -> Moments:
+    """Turn sums by kind of border into the moments for each pair of taps."""
+    rows = _rows_of_taps(convolution, cheap_kernel_size)
+    taps, columns = rows.shape
+    dense = convolution.weight.detach().flatten(1).double()
+    gram = torch.zeros(taps, taps, columns, columns, dtype=torch.float64)
+    mean = torch.zeros(taps, columns, dtype=torch.float64)
+    cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
+    inside = torch.zeros(taps, dtype=torch.float64)
+    for kind, (second, first, against, share) in sums.items():
+        for one in (tap for tap in range(taps) if kind[tap]):
+            inside[one] += share / total[0]
+            mean[one] += first[rows[one]]
+            cross[one] += against[rows[one]]
+            for two in (tap for tap in range(one, taps) if kind[tap]):
+                gram[one, two] += second[rows[one]][:, rows[two]]
+    count, target_sum, target_square = total
+    for one in range(taps):
+        for two in range(one):
+            gram[one, two] = gram[two, one].T
+    gram, mean, cross = gram.div_(count), mean / count, cross / count
+    target_mean, power = target_sum / count, target_square / count
+    for tap in range(taps):
+        cross[tap] += gram[tap, taps // 2] @ dense.T
+    if centred:
+        cross -= mean[:, :, None] * target_mean
+        gram -= mean[:, None, :, None] * mean[None, :, None, :]
+        power = power - target_mean.square()
+    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside)
+
+
+def _rows_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> Tensor:
+    """Which entries of the large patch the convolution reads when it stands at each tap: `(T, C k k)`."""
+    (height, width), _ = _patch_size(convolution, cheap_kernel_size)
+    index = torch.arange(convolution.in_channels * height * width).view(-1, height, width)
+    reach = [(k - 1) * d + 1 for k, d in zip(convolution.kernel_size, convolution.dilation, strict=True)]
+    rows = []
+    for top in range(cheap_kernel_size):
+        for left in range(cheap_kernel_size):
+            y, x = top * convolution.stride[0], left * convolution.stride[1]
+            part = index[:, y : y + reach[0], x : x + reach[1]]
+            rows.append(part[:, :: convolution.dilation[0], :: convolution.dilation[1]].flatten())
+    return torch.stack(rows)

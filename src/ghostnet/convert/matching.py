@@ -1,0 +1,131 @@
+"""Which filters stay primary and which of them serves which ghost map (paper section 3.1, fig. 3).
+
+The cost of a pair is the error of its best cheap filter, which ranks pairs well where correlation does not.
+Left out: the fits themselves (fit.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ghostnet.errors import InputError
+
+
+def match(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose targets for every primary and every ghost slot so that the summed error is small.
+
+    For ratio 2 a minimum-weight pairing by greedy choice and exchanges; else heads by greedy choice and exchanges,
+    ghosts by optimal assignment.
+
+    Args:
+        errors: `(n, n)`, entry (i, j) the error of target j as a ghost of target i's map.
+        own: `(n,)` error of each target as a primary map.
+        sources: `(g,)` primary slot that serves each ghost slot; there are n - g primary slots.
+
+    Returns:
+        heads `(n - g,)` and ghosts `(g,)`: the target of each slot; together each target once.
+
+    Example:
+        >>> heads, ghosts = match(torch.zeros(4, 4), torch.zeros(4), torch.tensor([0, 1]))
+        >>> sorted([*heads.tolist(), *ghosts.tolist()])
+        [0, 1, 2, 3]
+
+    Raises:
+        InputError: the shapes do not belong together.
+    """
+    count = len(own)
+    if errors.shape != (count, count) or len(sources) >= max(count, 1):
+        raise InputError(
+            f"errors {tuple(errors.shape)}, own {tuple(own.shape)} and {len(sources)} ghosts do not belong"
+            " together; give (n, n), (n,) and fewer than n ghosts."
+        )
+    errors, own = torch.nan_to_num(errors.double(), 1e9, 1e9), torch.nan_to_num(own.double(), 1e9, 1e9)
+    capacity = torch.bincount(sources, minlength=count - len(sources))
+    if bool((capacity == 1).all()):
+        pairs = _pair(errors + own[:, None])
+        heads, serving = pairs[:, 0], pairs[:, 1]
+        return heads, serving[sources]
+    return _group(errors, own, sources)
+
+
+def _pair(costs: Tensor) -> Tensor:
+    """Pair all nodes at small total cost; `costs[i, j]` is i serving j: `(n / 2, 2)` rows (server, served)."""
+    both = torch.minimum(costs, costs.T).clone()
+    both.fill_diagonal_(float("inf"))
+    pairs, work = [], both.clone()
+    for _ in range(len(costs) // 2):
+        one, two = divmod(int(work.argmin()), len(costs))
+        pairs.append((one, two))
+        for node in (one, two):
+            work[node] = float("inf")
+            work[:, node] = float("inf")
+    paired = _exchange(both, torch.tensor(pairs))
+    swap = costs[paired[:, 0], paired[:, 1]] > costs[paired[:, 1], paired[:, 0]]
+    paired[swap] = paired[swap].flip(1)
+    return paired
+
+
+def _exchange(both: Tensor, pairs: Tensor) -> Tensor:
+    """Exchange partners between two pairs as long as that helps."""
+    for _ in range(20 * len(pairs)):
+        one, two = pairs.T
+        present = both[one, two]
+        before = present[:, None] + present[None]
+        cross = both[one][:, one] + both[two][:, two]
+        turned = both[one][:, two] + both[two][:, one]
+        gain = before - torch.minimum(cross, turned)
+        gain.fill_diagonal_(0.0)
+        first, second = divmod(int(gain.argmax()), len(pairs))
+        if gain[first, second] <= 1e-12 * before[first, second]:
+            break
+        a, b, c, d = *pairs[first].tolist(), *pairs[second].tolist()
+        new = [[a, c], [b, d]] if cross[first, second] <= turned[first, second] else [[a, d], [b, c]]
+        pairs[first], pairs[second] = torch.tensor(new[0]), torch.tensor(new[1])
+    return pairs
+
+
+def _group(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose heads greedily, exchange heads with their ghosts, assign ghosts optimally."""
+    heads = _greedy_heads(errors, own, len(own) - len(sources))
+    best = _assign(errors, own, heads, sources)
+    for _ in range(10):
+        cost, heads, ghosts = best
+        better = heads.clone()
+        for slot in range(len(heads)):
+            members = torch.cat([heads[slot : slot + 1], ghosts[sources == slot]])
+            inside = errors[members][:, members].clone()
+            inside.fill_diagonal_(0.0)
+            better[slot] = members[int((inside.sum(1) + own[members]).argmin())]
+        found = _assign(errors, own, better, sources)
+        if found[0] >= cost * (1 - 1e-9):
+            break
+        best = found
+    return best[1], best[2]
+
+
+def _greedy_heads(errors: Tensor, own: Tensor, count: int) -> Tensor:
+    """Add the head that lowers the total error most, `count` times."""
+    serve = errors.clone()
+    serve[range(len(own)), range(len(own))] = own
+    reached = torch.full_like(own, float(serve.max()) + 1.0)
+    heads: list[int] = []
+    for _ in range(count):
+        totals = torch.minimum(serve, reached).sum(1)
+        totals[heads] = float("inf")
+        heads.append(int(totals.argmin()))
+        reached = torch.minimum(reached, serve[heads[-1]])
+    return torch.tensor(heads)
+
+
+def _assign(errors: Tensor, own: Tensor, heads: Tensor, sources: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Assign the targets that are no heads to the ghost slots at the least total error."""
+    rest = torch.ones(len(own), dtype=torch.bool)
+    rest[heads] = False
+    targets = rest.nonzero()[:, 0]
+    costs = errors[heads[sources]][:, targets]
+    slots, chosen = linear_sum_assignment(costs.numpy())
+    ghosts = torch.empty(len(sources), dtype=torch.long)
+    ghosts[torch.as_tensor(slots)] = targets[torch.as_tensor(chosen)]
+    return float(costs[slots, chosen].sum() + own[heads].sum()), heads, ghosts
