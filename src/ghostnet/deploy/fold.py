@@ -82,10 +82,9 @@ def _scaled_operation(operation: nn.Module, scale: torch.Tensor, shift: torch.Te
         reference = next(operation.parameters())
         return nn.Sequential(copy.deepcopy(operation), _per_channel(scale, shift, like=reference))
     fused = copy.deepcopy(operation)
-    boundary = fused.conv.out_channels
-    fused.conv = scaled_convolution(fused.conv, scale[:boundary], shift[:boundary])  # type: ignore[assignment]
-    if fused.rest is not None:
-        fused.rest = scaled_convolution(fused.rest, scale[boundary:], shift[boundary:])  # type: ignore[assignment]
+    made, kept = fused.conv.out_channels, fused.out_channels
+    padded = torch.cat([scale, scale.new_ones(made - kept)]), torch.cat([shift, shift.new_zeros(made - kept)])
+    fused.conv = scaled_convolution(fused.conv, *padded)  # type: ignore[assignment]
     return fused
 
 
