@@ -16,11 +16,11 @@ def _depthwise_norm(channels: int, kernel_size: int, stride: int) -> list[nn.Mod
 
 
 class GhostBottleneck(nn.Module):
-    """Expand by a Ghost module, shrink the map where the stride says so, squeeze-excite, project, add the shortcut.
+    """Expand by a Ghost module, stride, squeeze-excite, project by a Ghost module, add the shortcut.
 
-    `(N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))`. No activation follows the projection or the
-    sum. The shortcut is the identity at stride 1 with equal channels, else a depthwise convolution and a 1x1, each
-    with batch norm.
+    `(N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))`. No activation follows the projection
+    or the sum. The shortcut is the identity at stride 1 with equal channels, else a depthwise convolution and
+    a 1x1, each with batch norm.
 
     Args:
         in_channels: input channels.

@@ -1,9 +1,9 @@
 """Cheap operations: linear maps that make each ghost map from ONE intrinsic map (§3.1, eq. 3).
 
 `depthwise` is the paper's choice; `affine` and `wavelet` are the alternatives it names. All build only the
-ghost maps that are kept (no map is made to be cut off), intrinsic map by intrinsic map like the authors' code;
-where they do not divide evenly, the first intrinsic maps serve one more. Stride and dilation stay with the
-primary convolution.
+ghost maps that are kept (no map is made to be cut off), intrinsic map by intrinsic map like the authors'
+code; where they do not divide evenly, the first intrinsic maps serve one more. Stride and dilation stay with
+the primary convolution.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def source_maps(in_channels: int, out_channels: int) -> list[int]:
         >>> source_maps(2, 5)
         [0, 0, 0, 1, 1]
     """
-    each, extra = divmod(out_channels, in_channels)
-    return [index for index in range(in_channels) for _ in range(each + (index < extra))]
+    each = -(-out_channels // in_channels)
+    return [index // each for index in range(out_channels)]
 
 
 def _check_channels(in_channels: int, out_channels: int) -> None:
@@ -53,9 +53,8 @@ def _check_channels(in_channels: int, out_channels: int) -> None:
 class DepthwiseOperation(nn.Module):
     """A depthwise convolution with stride 1: each ghost map filters one intrinsic map by a d x d kernel.
 
-    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. The kernels are in `conv`, and where
-    `out_channels` is no multiple of `in_channels`, those of the later intrinsic maps, which serve one ghost map
-    fewer each, are in `rest`.
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. `conv` makes ceil(out / in) maps of each intrinsic map, of
+    which the first `out_channels` are kept.
 
     Args:
         in_channels: intrinsic maps, >= 1.
@@ -76,31 +75,19 @@ class DepthwiseOperation(nn.Module):
         _check_channels(in_channels, out_channels)
         check_cheap_kernel_size(kernel_size)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        each, extra = divmod(out_channels, in_channels)
-        self.rest: nn.Conv2d | None = None
-        if extra == 0:
-            self.first_channels = in_channels
-            self.conv = _depthwise(in_channels, each, kernel_size, bias)
-            return
-        self.first_channels = extra
-        self.conv = _depthwise(extra, each + 1, kernel_size, bias)
-        if each:  # otherwise the later intrinsic maps have no ghost map at all
-            self.rest = _depthwise(in_channels - extra, each, kernel_size, bias)
+        made = in_channels * -(-out_channels // in_channels)
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, made, kernel_size, padding=padding, groups=in_channels, bias=bias)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the ghost maps `(N, out_channels, H, W)` of `maps` `(N, in_channels, H, W)`."""
-        if self.first_channels == self.in_channels:
-            return self.conv(maps)
-        first = self.conv(maps[:, : self.first_channels])
-        if self.rest is None:
-            return first
-        return torch.cat([first, self.rest(maps[:, self.first_channels :])], dim=1)
+        ghosts = self.conv(maps)
+        return ghosts if self.conv.out_channels == self.out_channels else ghosts[:, : self.out_channels]
 
     @torch.no_grad()
     def kernels(self) -> Tensor:
         """Return a copy of all kernels `(out_channels, 1, d, d)`, in the order of the ghost maps."""
-        parts = [self.conv.weight] + ([self.rest.weight] if self.rest is not None else [])
-        return torch.cat(parts)
+        return self.conv.weight[: self.out_channels].clone()
 
     @torch.no_grad()
     def set_kernels_(self, kernels: Tensor, bias: Tensor | None = None) -> None:
@@ -119,19 +106,9 @@ class DepthwiseOperation(nn.Module):
                 f"a bias of shape {tuple(bias.shape)} does not fit; "
                 f"give ({self.out_channels},) and build with bias=True."
             )
-        boundary = self.conv.out_channels
-        for conv, part in ((self.conv, slice(0, boundary)), (self.rest, slice(boundary, None))):
-            if conv is None:
-                continue
-            conv.weight.copy_(kernels[part])
-            if bias is not None and conv.bias is not None:
-                conv.bias.copy_(bias[part])
-
-
-def _depthwise(channels: int, each: int, kernel_size: int, bias: bool) -> nn.Conv2d:
-    return nn.Conv2d(
-        channels, channels * each, kernel_size, padding=kernel_size // 2, groups=channels, bias=bias
-    )
+        self.conv.weight[: self.out_channels] = kernels
+        if bias is not None and self.conv.bias is not None:
+            self.conv.bias[: self.out_channels] = bias
 
 
 class _PerGhostMap(nn.Module):
@@ -192,7 +169,7 @@ _HAAR = ((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, -0.5, -0.5), (0.5, -0.5, 0.5, -0.5), (
 
 
 class WaveletOperation(_PerGhostMap):
-    """Each ghost map is its intrinsic map after fixed Haar analysis, a learned gain a sub-band, and synthesis.
+    """Each ghost map is its intrinsic map after Haar analysis, a learned gain a sub-band, and synthesis.
 
     `(N, in_channels, H, W) -> (N, out_channels, H, W)` for even and odd sizes (the last row and column are
     repeated for the analysis and cut after the synthesis). Gains start near 1, which is the identity.

@@ -63,7 +63,7 @@ class _ConcatChannels(torch.autograd.Function):
         ctx.boundary = inputs[0].shape[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         first = second = None
         if ctx.needs_input_grad[0]:
             first = _dense(gradient[:, : ctx.boundary], gradient)

@@ -1,8 +1,8 @@
 """The record of replaced modules, and its replay on a fresh network (docs/architecture.md).
 
-A converted network is its origin plus a JSON-able list of edits. Replaying rebuilds the structure; the weights
-come from the state dict. Leaves out: recording (`convert` does that), and setting `model.ghostnet_edits` (the
-caller does).
+A converted network is its origin plus a JSON-able list of edits. Replaying rebuilds the structure; the
+weights come from the state dict. Leaves out: recording (`convert` does that), and setting
+`model.ghostnet_edits` (the caller does).
 """
 
 from __future__ import annotations

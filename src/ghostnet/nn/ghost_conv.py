@@ -8,7 +8,7 @@ pads with zeros, whatever `padding_mode` is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ class GhostConv2d(nn.Module):
                 dilation,
                 groups,
                 bias,
-                padding_mode,
+                cast(Any, padding_mode),  # nn.Conv2d itself refuses unknown modes
             )
         except ValueError as error:
             raise InputError(f"nn.Conv2d refuses these arguments: {error}") from error
@@ -227,7 +227,7 @@ class GhostConv2d(nn.Module):
         for key in ("in_channels", "out_channels", "kernel_size"):
             if key not in arguments:
                 raise InputError(f"a ghost_conv2d config needs `{key}`; it has {sorted(arguments)}.")
-        module = GhostConv2d(**arguments)
+        module = GhostConv2d(**cast(Any, arguments))
         if ordered:
             module.set_channel_order_(torch.arange(module.out_channels))
         return module

@@ -1,4 +1,4 @@
-"""Ghost module in the form GhostNet uses: convolution, batch norm, activation, on both branches (§3.1, §3.2)."""
+"""Ghost module as GhostNet uses it: convolution, batch norm, activation, on both branches (§3.1, §3.2)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ghostnet.nn.ghost_conv import GhostConv2d
 
 
 class GhostModule(GhostConv2d):
-    """A Ghost convolution without bias, with batch norm and an activation after primary and cheap alike.
+    """A Ghost convolution without bias, with batch norm and activation after primary and cheap alike.
 
-    `(N, C_in, H, W) -> (N, C_out, H', W')`; padding is `kernel_size // 2`, so odd kernels keep the size at stride 1.
+    `(N, C_in, H, W) -> (N, C_out, H', W')`; padding is `kernel_size // 2`, so odd kernels keep the size at
+    stride 1.
 
     Args:
         in_channels: input channels, >= 1.

@@ -18,8 +18,8 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 def hidden_channel_count(channels: int, *, reduction_ratio: float, divisor: int) -> int:
     """Return the squeezed width: `channels * reduction_ratio` to the nearest multiple of `divisor`.
 
-    A divisor of 1 truncates (the TensorFlow code); otherwise the result is at least `divisor` and never more than
-    10 % below the product (`make_divisible` of the PyTorch code).
+    A divisor of 1 truncates (the TensorFlow code); otherwise the result is at least `divisor` and never more
+    than 10 % below the product (`make_divisible` of the PyTorch code).
 
     Example:
         >>> hidden_channel_count(120, reduction_ratio=0.25, divisor=4)
@@ -40,8 +40,8 @@ class SqueezeExcite(nn.Module):
     Args:
         channels: C, >= 1.
         reduction_ratio: squeezed width over C, in (0, 1].
-        divisor: the squeezed width is a multiple of it; 4 in the PyTorch code, 1 (truncate) in the TensorFlow code.
-        gate: "hard_sigmoid", relu6(x + 3) / 6 (PyTorch code, published weights), or "clip", clip(x, 0, 1).
+        divisor: the squeezed width is a multiple of it; 4 in the PyTorch code, 1 (truncate) in TensorFlow.
+        gate: "hard_sigmoid", relu6(x + 3) / 6 (PyTorch code), or "clip", clip(x, 0, 1) (TensorFlow code).
 
     Raises:
         InputError: an unknown gate or a number outside these rules.

@@ -1,4 +1,4 @@
-"""Every number, table and equation of "GhostNet: More Features from Cheap Operations" (CVPR 2020): data only."""
+"""Every number, table and equation of the paper (GhostNet, CVPR 2020): data only."""
 
 from ghostnet.paper.equations import approximate_ratio, compression_ratio, theoretical_speedup
 from ghostnet.paper.tables import figure7_points, table

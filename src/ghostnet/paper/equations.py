@@ -1,4 +1,4 @@
-"""Equations 4 and 5 of the paper: theoretical speed-up and compression of a Ghost module (§3.1), closed forms only.
+"""Equations 4 and 5: theoretical speed-up and compression of a Ghost module (§3.1), in closed form.
 
 What a network gains is counted by `measure`; these formulas are per layer and assume that `ratio` divides n.
 """

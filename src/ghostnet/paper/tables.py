@@ -1,4 +1,4 @@
-"""Every number that the paper prints, read from the packaged CSV files `tables/*.csv` (Tables 1 to 8, Fig. 7).
+"""Every number that the paper prints, read from `tables/*.csv` (Tables 1 to 8, Fig. 7).
 
 Fig. 6 and the curves of Fig. 7 are drawn, not printed; only the points that the text names are here.
 """
@@ -45,7 +45,7 @@ def table(number: int) -> list[dict[str, Cell]]:
 
 
 def figure7_points() -> list[dict[str, Cell]]:
-    """Return the accuracy and latency points of Fig. 7 that the text names; `latency_ms` on the paper's phone.
+    """Return the accuracy and latency points of Fig. 7 that the text names, on the paper's phone.
 
     Example:
         >>> figure7_points()[0]["latency_ms"]
