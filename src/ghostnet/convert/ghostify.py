@@ -133,7 +133,7 @@ def _units(model: nn.Module, example: Tensor | None) -> list[ConvUnit]:
 def _check_input(
     model: nn.Module, units: list[ConvUnit], batches: list[Tensor] | None, example_input: Tensor | None
 ) -> None:
-    """Try one image of each argument on a copy of the model, and name the channels when they are the fault."""
+    """Try one image of each argument on a copy of the model; name the channels when they are the fault."""
     given = {"calibration": batches[0] if batches else None, "example_input": example_input}
     first = units[0] if units[0].calls and not units[0].name.endswith("()") else None
     for name, images in given.items():

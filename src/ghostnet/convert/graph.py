@@ -126,6 +126,8 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
         ['1']
     """
     paths = {name: module for name, module in model.named_modules() if _is_convolution(module)}
+    inside = tuple(f"{name}." for name, module in paths.items() if is_ghost(module))
+    paths = {name: module for name, module in paths.items() if not name.startswith(inside)}
     graphs = trace_graphs(model) if "" not in paths else []
     found: dict[str, ConvUnit] = {}
     for graph in graphs:

@@ -125,6 +125,7 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str) -> _Readers | None:
     if len(starts) > 1:
         return None
     waiting = [(user, node, False) for node in starts for user in node.users]
+    same_batch = set(starts)
     while waiting:
         node, source, flat = waiting.pop()
         if _reads_shape_only(node):
@@ -132,9 +133,10 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str) -> _Readers | None:
         if node.op == "call_module":
             step = _step_module(model.get_submodule(str(node.target)), str(node.target), flat, readers)
         else:
-            step = _step_call(node, source, flat)
+            step = _step_call(node, source, flat, same_batch)
         if step is None:
             return None
+        same_batch.add(node)
         if step != "end":
             waiting.extend((user, node, step == "flat") for user in node.users)
     return readers if _sizes_fit(model, readers, int(channels)) else None  # type: ignore[arg-type]
@@ -159,7 +161,7 @@ def _step_module(module: nn.Module, path: str, flat: bool, readers: _Readers) ->
     return None
 
 
-def _step_call(node: fx.Node, source: fx.Node, flat: bool) -> str | None:
+def _step_call(node: fx.Node, source: fx.Node, flat: bool, same_batch: set[fx.Node]) -> str | None:
     if not node.args or node.args[0] is not source or source in list(node.args)[1:]:
         return None
     if source in node.kwargs.values():
@@ -172,7 +174,7 @@ def _step_call(node: fx.Node, source: fx.Node, flat: bool) -> str | None:
     named = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if named == "flatten" and not flat and _arguments(node, "start_dim", "end_dim") in ((1, None), (1, -1)):
         return "flat"
-    if named in ("view", "reshape") and not flat and _keeps_batch(node, source):
+    if named in ("view", "reshape") and not flat and _keeps_batch(node, same_batch):
         return "flat"
     if named == "mean" and not flat:
         return _step_mean(node)
@@ -193,7 +195,7 @@ def _step_mean(node: fx.Node) -> str | None:
     return "maps" if keepdim else "flat"
 
 
-def _keeps_batch(node: fx.Node, source: fx.Node) -> bool:
+def _keeps_batch(node: fx.Node, same_batch: set[fx.Node]) -> bool:
     """Tell whether `x.view(batch, -1)` gets the batch size from the maps themselves."""
     shape = node.args[1:]
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
@@ -202,9 +204,11 @@ def _keeps_batch(node: fx.Node, source: fx.Node) -> bool:
         return False
     batch = shape[0]
     if batch.op == "call_method" and batch.target == "size":
-        return tuple(batch.args[1:]) == (0,)
-    picked = batch.op == "call_function" and batch.target is operator.getitem and batch.args[1] == 0
-    return picked and isinstance(batch.args[0], fx.Node) and _reads_shape_only(batch.args[0])
+        return tuple(batch.args[1:]) == (0,) and batch.args[0] in same_batch
+    if batch.op != "call_function" or batch.target is not operator.getitem or batch.args[1] != 0:
+        return False
+    shape_of = batch.args[0]
+    return isinstance(shape_of, fx.Node) and _reads_shape_only(shape_of) and shape_of.args[0] in same_batch
 
 
 def _reads_shape_only(node: fx.Node) -> bool:
@@ -242,8 +246,8 @@ def _permute_(model: nn.Module, readers: _Readers, order: Tensor, channels: int)
                 values.copy_(values[order.to(values.device)])
     for path in readers.convolutions:
         weight = _first_layer(model.get_submodule(path)).weight
-        weight.copy_(weight[:, order.to(weight.device)])  # type: ignore[operator, index, union-attr, arg-type]
+        weight.copy_(weight[:, order.to(weight.device)])  # type: ignore[operator, index, arg-type]
     for path in readers.linears:
         linear = model.get_submodule(path)
         maps = linear.weight.unflatten(1, (channels, -1))  # type: ignore[operator]
-        linear.weight.copy_(maps[:, order.to(maps.device)].flatten(1))  # type: ignore[operator, union-attr]
+        linear.weight.copy_(maps[:, order.to(maps.device)].flatten(1))  # type: ignore[operator]

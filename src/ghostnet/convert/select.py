@@ -5,6 +5,7 @@ Left out: choosing by measured latency or accuracy; this file knows channels and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -48,9 +49,7 @@ def check_ratio(ratio: object) -> int:
         InputError: it is anything else, a bool or 2.5 for instance.
     """
     if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
-        raise InputError(
-            f"`ratio` (={ratio!r}) must be an integer >= 1; use 1 to keep plain convolutions, 2 as in the paper"
-        )
+        raise InputError(f"`ratio` (={ratio!r}) must be an integer >= 1; use 1 to keep plain convolutions")
     return ratio
 
 
@@ -76,8 +75,8 @@ def select_layers(
     Args:
         model: the network that `units` came from.
         units: from `convert.graph.find_units`.
-        layers: None (the default `Layers()`), "all" (the first convolution and depthwise ones too), a list of names
-            or patterns, a predicate `(name, convolution) -> bool`, or a `Layers`.
+        layers: None (the default `Layers()`), "all" (the first convolution and depthwise ones too), a list of
+            names or patterns, a predicate `(name, convolution) -> bool`, or a `Layers`.
         ratio: s of Eq. 2.
         cheap_kernel_size: d of section 3.1.
 
@@ -85,7 +84,7 @@ def select_layers(
         For each unit's name None if it is converted, else the reason why it is kept.
 
     Raises:
-        InputError: a name or pattern matches nothing, or `ratio` exceeds the channels of all that were selected.
+        InputError: a name or pattern matches nothing, or `ratio` exceeds the channels of all selected layers.
     """
     asked = _asked_for(model, units, layers)
     reasons: dict[str, str | None] = {}
@@ -104,8 +103,8 @@ def select_layers(
         reasons[unit.name] = reason
     if too_few and not fits:
         raise InputError(
-            f"`ratio` (={ratio}) is larger than the channels of every selected layer (at most {max(too_few)}); "
-            f"use a ratio of at most {max(too_few)}"
+            f"`ratio` (={ratio}) is larger than the channels of every selected layer "
+            f"(at most {max(too_few)}); use a ratio of at most {max(too_few)}"
         )
     return reasons
 
@@ -175,7 +174,7 @@ def _reason_of_size(convolution: nn.Module, ratio: int, cheap_kernel_size: int) 
     if channels == 1 or channels < ratio:
         return f"{channels} output channel(s) cannot be divided by ratio {ratio}"
     # each group needs the same number of filters, so the primary convolution is rounded up to whole groups
-    intrinsic = -(-(-(-channels // ratio)) // groups) * groups
+    intrinsic = math.ceil(channels / (ratio * groups)) * groups
     filter_size = convolution.weight[0].numel()
     before = channels * filter_size
     after = intrinsic * filter_size + max(0, channels - intrinsic) * cheap_kernel_size**2

@@ -1,9 +1,9 @@
-"""Puts Ghost convolutions in the place of convolutions, in the linear or the GhostNet form, and records the edits.
+"""Puts Ghost convolutions in the place of convolutions, in the linear or the GhostNet form, with a record.
 
-*Linear*: primary convolution and depthwise filter; the converted layer's own batch norm and activation stay after
-it. *GhostNet* (paper, section 3.2): norm and activation follow the primary convolution and the cheap operation
-alike, inside the Ghost convolution, so the norm and a dedicated activation behind it become identities and
-nothing is doubled. Left out: weights; new layers have PyTorch's default initialisation.
+*Linear*: primary convolution and depthwise filter; the converted layer's own batch norm and activation stay
+after it. *GhostNet* (paper, section 3.2): norm and activation follow the primary convolution and the cheap
+operation alike, inside the Ghost convolution, so the norm and a dedicated activation behind it become
+identities and nothing is doubled. Left out: weights; new layers have PyTorch's default initialisation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def replace_convolutions(
         form: "linear" or "ghostnet".
 
     Returns:
-        The new model, with `ghostnet_edits` on it, and a remark for each unit whose form is not the one asked for.
+        The new model, with `ghostnet_edits` on it, and a remark for each unit in another form than asked for.
 
     Raises:
         InputError: `form` is unknown.
@@ -66,7 +66,8 @@ def replace_convolutions(
                 remarks[unit.name] = remark
         convolution = copied.get_submodule(unit.name)
         settings: dict[str, Any] = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, **inner}
-        ghost = ghost_like(convolution, settings)  # type: ignore[arg-type]
+        with torch.random.fork_rng(devices=[]):  # its weights are drawn later, from a seed
+            ghost = ghost_like(convolution, settings)  # type: ignore[arg-type]
         replace_module_(copied, unit.name, ghost)
         edits.append({"path": unit.name, "kind": "ghost_conv2d", "config": ghost.config()})
         if inner:

@@ -1,0 +1,54 @@
+"""The conversion report: its numbers, its table and its JSON form."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import nn
+
+from ghostnet.convert import ghostify
+from ghostnet.measure import profile
+
+
+def convert(**arguments):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, bias=False))
+    return model, *ghostify(model, init="random", **arguments)
+
+
+def test_totals_and_layers_equal_the_profile():
+    model, ghost_model, report = convert(example_input=torch.rand(1, 3, 12, 12))
+    assert report.macs_before == profile(model, (3, 12, 12)).macs
+    assert report.macs_after == profile(ghost_model, (3, 12, 12)).macs
+    kept, ghost = report.layers
+    assert (kept.name, kept.action, ghost.name, ghost.action) == ("0", "kept", "3", "ghost")
+    assert (kept.params_before, kept.params_after) == (224, 224)
+    assert (ghost.params_before, ghost.params_after) == (16 * 8 * 9, 8 * 8 * 9 + 8 * 9)
+    assert (ghost.macs_before, ghost.macs_after) == (64 * 16 * 8 * 9, 64 * (8 * 8 * 9 + 8 * 9))
+    assert report.params_before - report.params_after == ghost.params_before - ghost.params_after
+    assert ghost.reconstruction_error is None
+    assert report.input_size == (3, 12, 12)
+
+
+def test_table_names_layers_reasons_and_totals():
+    _, _, report = convert(example_input=torch.rand(1, 3, 12, 12))
+    text = str(report)
+    assert "the first convolution" in text
+    assert "1 of 2 convolutions converted (ratio 2, cheap_kernel_size 3, init random, form linear)" in text
+    assert f"MACs x {report.macs_after / report.macs_before:.3f}" in text
+
+
+def test_to_dict_is_json():
+    _, _, report = convert()
+    again = json.loads(json.dumps(report.to_dict()))
+    assert again["layers"][1]["action"] == "ghost"
+    assert again["settings"]["ratio"] == 2
+
+
+def test_macs_are_unknown_where_no_size_fits():
+    model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 8, 3))
+    _, report = ghostify(model, init="random")
+    assert report.macs_before is None
+    assert report.macs_ratio is None
+    assert report.layers[1].macs_after is None
+    assert "MACs unknown" in str(report)

@@ -1,0 +1,123 @@
+"""`Layers` and the forms of `layers`; every message for bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ghostnet.convert import Layers, ghostify
+from ghostnet.convert.graph import find_units
+from ghostnet.convert.select import select_layers
+from ghostnet.errors import InputError
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 32, 3)
+    )
+
+
+def chosen(layers=None, ratio=2, cheap_kernel_size=3, model=None) -> list[str]:
+    model = model or network()
+    kept = select_layers(model, find_units(model), layers, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
+    return [name for name, reason in kept.items() if reason is None]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (None, ["2", "3"]),
+        ("all", ["0", "2", "3"]),  # ghosting the 3x3 depthwise one would save nothing
+        (["0", "[23]"], ["0", "2", "3"]),
+        ("3", ["3"]),
+        (lambda _, convolution: convolution.out_channels == 32, ["2", "3"]),
+        (Layers(first=True, pointwise=False), ["0", "3"]),
+        (Layers(exclude=["2"]), ["3"]),
+    ],
+)
+def test_every_form_of_layers(layers, expected):
+    assert chosen(layers) == expected
+
+
+def test_depthwise_is_converted_only_where_it_saves():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 7, groups=8))
+    kept = select_layers(model, find_units(model), "all", ratio=2, cheap_kernel_size=3)
+    assert kept["1"] is None
+    kept = select_layers(network(), find_units(network()), "all", ratio=2, cheap_kernel_size=3)
+    assert "would not save" in str(kept["1"])
+
+
+def test_layers_with_too_few_channels_are_kept_with_the_reason():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 3), nn.Conv2d(2, 16, 3))
+    kept = select_layers(model, find_units(model), None, ratio=4, cheap_kernel_size=1)
+    assert "cannot be divided by ratio 4" in str(kept["1"])
+    assert kept["2"] is None
+
+
+def test_ratio_above_every_selected_layer_is_an_error():
+    with pytest.raises(InputError, match=r"ratio` \(=33\) is larger than the channels .* at most 32"):
+        chosen(ratio=33)
+
+
+def test_unknown_layer_names_the_near_one():
+    model = nn.Sequential()
+    model.add_module("layer1", nn.Conv2d(3, 8, 3))
+    with pytest.raises(InputError, match=r"unknown layer 'layer2'; did you mean 'layer1'"):
+        chosen(["layer2"], model=model)
+    with pytest.raises(InputError, match="unknown layer"):
+        chosen(Layers(exclude=["nothing.*"]))
+    with pytest.raises(InputError, match=r"`layers` .* must be None, 'all', names"):
+        chosen(7)
+
+
+@pytest.mark.parametrize("ratio", [0, -1, 2.5, True, "2", None])
+def test_bad_ratio(ratio):
+    with pytest.raises(InputError, match=r"`ratio` .* must be an integer >= 1"):
+        ghostify(network(), ratio=ratio)
+
+
+@pytest.mark.parametrize("size", [0, 2, 2.5, True, -3])
+def test_bad_cheap_kernel_size(size):
+    with pytest.raises(InputError, match=r"`cheap_kernel_size` .* must be an odd integer"):
+        ghostify(network(), cheap_kernel_size=size)
+
+
+def test_bad_arguments_of_ghostify():
+    with pytest.raises(InputError, match=r"unknown init 'dens'; did you mean 'dense'"):
+        ghostify(network(), init="dens")
+    with pytest.raises(InputError, match=r"`form` .* must be 'linear' or 'ghostnet'"):
+        ghostify(network(), form="other")
+    with pytest.raises(InputError, match="'dense' needs form 'linear'"):
+        ghostify(network(), form="ghostnet")
+    with pytest.raises(InputError, match=r"needs a torch\.nn\.Module, not str"):
+        ghostify("resnet18")
+    with pytest.raises(InputError, match="found no convolution in this Linear"):
+        ghostify(nn.Linear(3, 4))
+    with pytest.raises(InputError, match="`example_input` must be a tensor"):
+        ghostify(network(), example_input=torch.rand(3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        (
+            torch.full((2, 3, 12, 12), float("nan")),
+            "`calibration` has NaN or infinite values in 2 of 2 images",
+        ),
+        (
+            [torch.rand(2, 3, 12, 12), torch.full((1, 3, 12, 12), float("inf"))],
+            "NaN or infinite values in 1 of 1",
+        ),
+        (torch.rand(2, 1, 12, 12), r"`calibration` has 1 channels, but the first convolution \(0\) takes 3"),
+        (torch.rand(3, 12, 12), r"must be images of shape \(N, C, H, W\)"),
+        (torch.zeros(2, 3, 12, 12, dtype=torch.uint8), "must be floating point"),
+        (torch.rand(0, 3, 12, 12), "holds no image"),
+        ([], "holds no image"),
+        (3, r"`calibration` \(a int\) must be a tensor"),
+        (torch.rand(2, 3, 2, 2), "the model does not run on `calibration`"),
+    ],
+)
+def test_bad_calibration(calibration, message):
+    with pytest.raises(InputError, match=message):
+        ghostify(network(), init="random", calibration=calibration)

@@ -1,0 +1,142 @@
+"""`ghostify` on torchvision's classification zoo: shapes, MACs, gradients, doubled layers, save and load."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torchvision.models
+from torch import Tensor, nn
+
+from ghostnet.convert import ghostify
+from ghostnet.nn import GhostConv2d
+
+SMALL = (
+    *("alexnet", "googlenet", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5"),
+    *("squeezenet1_1", "mnasnet0_5", "regnet_y_400mf", "efficientnet_b0"),
+)
+# too large for one core, or without a convolution that is neither the first nor depthwise
+LARGE = ("regnet_y_128gf", "regnet_y_32gf", "regnet_x_32gf", "convnext_large", "convnext_base", "vgg16_bn")
+LARGE += ("vgg19", "vgg19_bn", "wide_resnet101_2", "resnext101_64x4d", "efficientnet_v2_l", "regnet_y_16gf")
+LARGE += (
+    "vgg16",
+    "vgg13_bn",
+    "vgg11_bn",
+    "resnext101_32x8d",
+    "efficientnet_b7",
+    "efficientnet_b6",
+    "regnet_x_16gf",
+)
+SIZES = {"inception_v3": 96, "alexnet": 80}
+ARGUMENTS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+
+
+def zoo() -> list[str]:
+    """Every architecture with a dense convolution besides the first; transformers have only the first."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if not name.startswith(("vit_", "swin_", "maxvit", *LARGE))]
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments = {"num_classes": 10, **ARGUMENTS.get(name, {})}
+        model = torchvision.models.get_model(name, weights=None, **arguments)
+    size = SIZES.get(name, 64)
+    return model, torch.randn(2, 3, size, size)
+
+
+def total(outputs: object) -> Tensor:
+    """Sum whatever a network gives in train mode, auxiliary heads included."""
+    tensors = [outputs] if isinstance(outputs, Tensor) else [item for item in outputs if item is not None]  # type: ignore[attr-defined]
+    return sum((tensor.square().sum() for tensor in tensors), torch.zeros(()))
+
+
+def assert_nothing_doubled(model: nn.Module) -> None:
+    """A Ghost convolution with its own norm has no norm or dedicated activation left behind it."""
+    children = [list(module.children()) for module in model.modules() if isinstance(module, nn.Sequential)]
+    for line in children:
+        for one, other in zip(line, line[1:], strict=False):
+            if isinstance(one, GhostConv2d) and one.norm_name:
+                assert not isinstance(other, nn.BatchNorm2d)
+            if isinstance(one, GhostConv2d) and one.activation_name:
+                assert not isinstance(other, (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish))
+            assert not (isinstance(one, nn.BatchNorm2d) and isinstance(other, nn.BatchNorm2d))
+
+
+def norms_on_the_way(model: nn.Module, image: Tensor) -> int:
+    """Count batch-normalised maps in one forward pass."""
+    counted = [0]
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+
+            def count(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+                counted[0] += output.shape[1]
+
+            handles.append(module.register_forward_hook(count))
+    with torch.no_grad():
+        model(image)
+    for handle in handles:
+        handle.remove()
+    return counted[0]
+
+
+def check(name: str, form: str, folder) -> None:
+    model, images = build(name)
+    model.eval()
+    shape = model(images[:1]).shape
+    channels = norms_on_the_way(model, images[:1])
+    ghost_model, report = ghostify(model, init="random", form=form, example_input=images)
+    assert report.converted, name
+    assert report.macs_after < report.macs_before
+    assert ghost_model(images[:1]).shape == shape
+    # as many normalised channels as before: none is normalised twice and none is left out
+    assert norms_on_the_way(ghost_model, images[:1]) == channels
+    assert_nothing_doubled(ghost_model)
+    check_gradients(ghost_model, images)
+    check_round_trip(ghost_model, name, images, folder)
+
+
+def check_gradients(ghost_model: nn.Module, images: Tensor) -> None:
+    ghost_model.train()
+    for module in ghost_model.modules():
+        if type(module).__name__ == "StochasticDepth":
+            module.p = 0.0  # a dropped branch has no gradient in this one step
+    total(ghost_model(images)).backward()
+    without = [name for name, parameter in ghost_model.named_parameters() if parameter.grad is None]
+    assert without == []
+    ghost_model.eval()
+
+
+def check_round_trip(ghost_model: nn.Module, name: str, images: Tensor, folder) -> None:
+    import ghostnet
+
+    arguments = {"num_classes": 10, **ARGUMENTS.get(name, {})}
+    ghost_model.ghostnet_origin = {"library": "torchvision", "name": name, "args": arguments}
+    ghostnet.save(ghost_model, folder / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = ghostnet.load(folder / "model.safetensors").eval()
+    with torch.no_grad():
+        assert torch.equal(again(images), ghost_model(images))
+    ours, theirs = again.state_dict(), ghost_model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.parametrize("form", ["linear", "ghostnet"])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_architectures(name, form, tmp_path):
+    check(name, form, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_whole_zoo(tmp_path):
+    names = zoo()
+    assert len(names) >= 30
+    for name in names:
+        check(name, "linear", tmp_path / name)
+        check(name, "ghostnet", tmp_path / f"{name}-ghostnet")
