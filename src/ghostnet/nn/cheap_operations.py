@@ -53,8 +53,8 @@ def _check_channels(in_channels: int, out_channels: int) -> None:
 class DepthwiseOperation(nn.Module):
     """A depthwise convolution with stride 1: each ghost map filters one intrinsic map by a d x d kernel.
 
-    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. `conv` makes ceil(out / in) maps of each intrinsic map, of
-    which the first `out_channels` are kept.
+    `(N, in_channels, H, W) -> (N, out_channels, H, W)`. `conv` makes ceil(out / in) maps of each intrinsic
+    map, of which the first `out_channels` are kept.
 
     Args:
         in_channels: intrinsic maps, >= 1.
