@@ -1,1 +1,5 @@
-"""Room `cli`: see docs/architecture.md."""
+"""The command `ghostnet`: one file a verb, the answer on stdout, progress on stderr, exit 0, 1 or 2."""
+
+from ghostnet.cli.app import main, run
+
+__all__ = ["main", "run"]

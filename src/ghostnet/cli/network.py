@@ -1,0 +1,80 @@
+"""From what the user types to a network (a name of the zoo or a file), its weights and its input size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ghostnet.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IMAGENET_SIZE = (3, 224, 224)
+SIZE_HELP = "Channels, height, width of one image; default: what the network was made for."
+
+
+def open_network(name_or_file: str, weights: str | None = None, *, trained: bool = False) -> nn.Module:
+    """Return the network in evaluation mode.
+
+    Args:
+        name_or_file: name of the zoo, or a file that `ghostnet.save` wrote.
+        weights: packaged tag or file for a name; None takes the packaged weights if there are any.
+        trained: refuse a network without weights.
+
+    Raises:
+        InputError: unknown name, missing file, weights for a file, or no weights where they are needed.
+    """
+    from ghostnet import models
+
+    is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()
+    if is_file and weights is not None:
+        raise InputError(f"{name_or_file} holds its weights already; leave out --weights")
+    if is_file:
+        return models.load(name_or_file)
+    info = models.model_info(name_or_file)
+    chosen = weights if weights is not None else next(iter(info.weights), None)
+    if chosen is None and trained:
+        raise InputError(f"{name_or_file} has no packaged weights; give --weights FILE or a saved network")
+    return models.create_model(name_or_file, weights=chosen).eval()
+
+
+def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:
+    """Return the given input size, or the one that the network was made for.
+
+    Args:
+        model: from `open_network`.
+        given: "3,224,224" or None.
+
+    Raises:
+        InputError: not three integers of at least 1.
+    """
+    if given is not None:
+        return parse_size(given)
+    origin = getattr(model, "ghostnet_origin", None)
+    known = origin.get("input_size") if isinstance(origin, dict) else None
+    if known is None and isinstance(origin, dict) and origin.get("library") == "ghostnet":
+        from ghostnet import models
+
+        known = models.model_info(origin["name"]).input_size
+    channels, height, width = known or IMAGENET_SIZE
+    return int(channels), int(height), int(width)
+
+
+def parse_size(given: str) -> tuple[int, int, int]:
+    """Return "3,224,224" as three integers.
+
+    Raises:
+        InputError: anything else.
+
+    Example:
+        >>> parse_size("3,32,32")
+        (3, 32, 32)
+    """
+    parts = given.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) >= 1 for part in parts):
+        raise InputError(
+            f"--input-size (={given}) must be three integers >= 1: channels,height,width, e.g. 3,224,224"
+        )
+    channels, height, width = (int(part) for part in parts)
+    return channels, height, width
