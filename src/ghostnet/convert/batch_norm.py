@@ -1,4 +1,5 @@
-"""Batch-norm statistics of a network measured afresh: `reestimate_batch_norm_`. Left out: any other parameter."""
+"""Batch-norm statistics of a network measured afresh: `reestimate_batch_norm_`. Left out: any other
+parameter."""
 
 from __future__ import annotations
 

@@ -1,9 +1,13 @@
 """Initialise a converted network from the dense one, layer by layer: `initialise_from_dense_`.
 
-In execution order each layer's filter bank is refitted, on the inputs that the already converted network gives, to
-the dense network's outputs; then filters are matched, primary and cheap filters alternate in closed form, and the
-layer's batch norm takes the fitted maps' statistics. Where a batch norm feeds an addition, the layer also makes up
-for the error that the other summand carries. No labels, no gradients. Left out: choosing layers, replacing modules.
+In execution order each layer's filter bank is refitted, on the inputs that the already converted network
+gives, to
+the dense network's outputs; then filters are matched, primary and cheap filters alternate in closed form,
+and the
+layer's batch norm takes the fitted maps' statistics. Where a batch norm feeds an addition, the layer also
+makes up
+for the error that the other summand carries. No labels, no gradients. Left out: choosing layers,
+replacing modules.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a layer is fitted: rounds of alternation, relative ridge, largest Gram matrix (columns), its refit's."""
+    """How a layer is fitted: rounds of alternation, relative ridge, largest Gram matrix (columns), its
+    refit's.
+    """
 
     rounds: int = 3
     ridge: float = 1e-4
@@ -170,7 +176,9 @@ class _LayerFit:
         return weights + 1e-6 * weights.mean() + 1e-30
 
     def _on_maps(self) -> float:
-        """Fit a layer whose patch Gram is too large: refit where that is affordable, then windows of maps."""
+        """Fit a layer whose patch Gram is too large: refit where that is affordable, then windows of
+        maps.
+        """
         count, outputs = self.convolution.weight[0].numel(), self.convolution.out_channels
         if self.pairs is None:
             return self._grouped()
@@ -215,16 +223,22 @@ class _LayerFit:
 
     def _write_weights(self, primary: Tensor, cheap: Tensor, heads: Tensor, ghosts: Tensor) -> None:
         self.ghost.primary_conv.weight.copy_(primary.view_as(self.ghost.primary_conv.weight))
-        self.cheap.weight.copy_(cheap.view_as(self.cheap.weight))
+        self.cheap.weight.zero_()  # it may make more maps than are kept
+        self.cheap.weight[: len(ghosts)] = cheap.view(-1, *self.cheap.weight.shape[1:]).to(
+            self.cheap.weight.dtype
+        )
         order = torch.empty(len(heads) + len(ghosts), dtype=torch.long)
         order[torch.cat([heads, ghosts])] = torch.arange(len(order))
         self.ghost.set_channel_order_(order)
-        if self.ghost.primary_conv.bias is not None:
-            self.ghost.primary_conv.bias.zero_()
-            if self.convolution.bias is not None:
-                self.ghost.primary_conv.bias.copy_(self.convolution.bias[heads])
-        if self.cheap.bias is not None:
-            self.cheap.bias.zero_()
+        first, second = self.ghost.primary_conv.bias, self.cheap.bias
+        bias = None if self.norm is not None and self.pairs is not None else self.convolution.bias
+        if first is not None:
+            first.copy_(torch.zeros_like(first) if bias is None else bias[heads])
+        if second is not None:
+            second.zero_()
+            if bias is not None:
+                carried = cheap.sum(1) * bias[heads[self.sources]]
+                second[: len(ghosts)] = (bias[ghosts] - carried).to(second.dtype)
 
     def _write(
         self,
@@ -254,7 +268,9 @@ class _LayerFit:
         return float((error.sum() / (moments.target_power * groups.weights).sum().clamp_min(1e-30)).sqrt())
 
     def _set_norm(self, norm: nn.BatchNorm2d, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:
-        """Give the norm the fitted maps' own statistics, its scale kept and its offset moved by the targets' mean."""
+        """Give the norm the fitted maps' own statistics, its scale kept and its offset moved by the
+        targets' mean.
+        """
         if norm.running_mean is None or norm.running_var is None:
             return
         if norm.weight is None or norm.bias is None:
@@ -277,7 +293,8 @@ class _LayerFit:
             self.ghost.primary_conv.bias.copy_(primary)
         if self.cheap.bias is not None:
             carried = (cheap * moments.inside).sum(1) * primary[self.sources]
-            self.cheap.bias.copy_(offset[groups.ghosts] - carried)
+            offset = offset[groups.ghosts] - carried
+            self.cheap.bias[: len(offset)] = offset.to(self.cheap.bias.dtype)
 
 
 def cheap_convolution(ghost: GhostConv2d) -> nn.Conv2d:
@@ -317,7 +334,9 @@ class _Tracer(fx.Tracer):
 
 
 class _Walk:
-    """One network evaluated node by node on all batches, so that each layer runs once in the whole conversion."""
+    """One network evaluated node by node on all batches, so that each layer runs once in the whole
+    conversion.
+    """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, batches: Sequence[Tensor]) -> None:
         self.model, self.nodes, self.position = model, list(graph.nodes), 0
@@ -380,7 +399,9 @@ class _Traced:
         return pairs
 
     def _missing(self, unit: ConvUnit, dense: Tensor, ghost: Tensor, target: Tensor) -> Tensor | float:
-        """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot make up."""
+        """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot
+        make up.
+        """
         norm = self.dense_model.get_submodule(str(unit.norm))
         if dense.shape != target.shape or norm.weight is None or norm.running_var is None:
             return 0.0
@@ -403,7 +424,9 @@ def _shortcut(node: fx.Node, unit: ConvUnit) -> fx.Node | None:
 
 
 class _Hooks:
-    """Inputs and targets of each layer of a network that cannot be traced: whole forward passes with hooks."""
+    """Inputs and targets of each layer of a network that cannot be traced: whole forward passes with
+    hooks.
+    """
 
     def __init__(self, dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Tensor]) -> None:
         self.models, self.batches = (dense_model, ghost_model), batches

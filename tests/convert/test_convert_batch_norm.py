@@ -1,0 +1,26 @@
+import pytest
+import torch
+from torch import nn
+
+from ghostnet.convert.batch_norm import reestimate_batch_norm_
+from ghostnet.errors import InputError
+
+
+def test_statistics_are_the_exact_average_and_modes_return() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.5)).train()
+    model[1].eval()
+    batches = [torch.randn(4, 3, 5, 5) * 2 + 1 for _ in range(3)]
+    reestimate_batch_norm_(model, batches)
+    torch.testing.assert_close(
+        model[0].running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0)
+    )
+    torch.testing.assert_close(model[0].running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0))
+    assert model[0].momentum == 0.3
+    assert model[0].training
+    assert not model[1].training
+
+
+def test_no_batches_is_an_error() -> None:
+    with pytest.raises(InputError, match="no batches"):
+        reestimate_batch_norm_(nn.BatchNorm2d(1), [])

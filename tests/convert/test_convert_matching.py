@@ -1,0 +1,46 @@
+import itertools
+
+import pytest
+import torch
+
+from ghostnet.convert.matching import match
+from ghostnet.errors import InputError
+
+
+def _total(
+    errors: torch.Tensor, own: torch.Tensor, heads: torch.Tensor, ghosts: torch.Tensor, sources
+) -> float:
+    return float(own[heads].sum() + errors[heads[sources], ghosts].sum())
+
+
+@pytest.mark.parametrize(("count", "sources"), [(6, [0, 1, 2]), (7, [0, 0, 1, 1, 2 - 1]), (5, [0, 1])])
+def test_each_target_is_used_once(count: int, sources: list[int]) -> None:
+    torch.manual_seed(0)
+    heads, ghosts = match(torch.rand(count, count), torch.rand(count), torch.tensor(sources))
+    assert sorted([*heads.tolist(), *ghosts.tolist()]) == list(range(count))
+
+
+def test_pairing_is_close_to_the_best_of_all_pairings() -> None:
+    torch.manual_seed(1)
+    sources = torch.arange(3)
+    for _ in range(5):
+        errors, own = torch.rand(6, 6), torch.rand(6)
+        best = min(
+            _total(errors, own, torch.tensor(order[:3]), torch.tensor(order[3:]), sources)
+            for order in itertools.permutations(range(6))
+        )
+        heads, ghosts = match(errors, own, sources)
+        assert _total(errors, own, heads, ghosts, sources) <= 1.25 * best
+
+
+def test_groups_of_copies_are_found_at_ratio_three() -> None:
+    family = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
+    errors = (family[:, None] != family[None]).float()
+    sources = torch.tensor([0, 0, 1, 1, 2, 2])
+    heads, ghosts = match(errors, torch.zeros(9), sources)
+    assert bool((family[heads[sources]] == family[ghosts]).all())
+
+
+def test_shapes_that_do_not_belong_together() -> None:
+    with pytest.raises(InputError, match="do not belong together"):
+        match(torch.zeros(4, 4), torch.zeros(3), torch.tensor([0]))

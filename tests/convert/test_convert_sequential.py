@@ -1,0 +1,118 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostnet.convert.graph import find_units
+from ghostnet.convert.sequential import initialise_from_dense_
+from ghostnet.errors import InputError
+from ghostnet.nn import GhostConv2d
+
+
+def _network(channels: int = 8, *, norm: bool = True, bias: bool = False, groups: int = 1) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for incoming, stride in ((3, 1), (channels, 2), (channels, 1)):
+        layers.append(
+            nn.Conv2d(incoming, channels, 3, stride, 1, groups=1 if incoming == 3 else groups, bias=bias)
+        )
+        if norm:
+            layers.append(nn.BatchNorm2d(channels))
+            nn.init.uniform_(layers[-1].weight, 0.5, 1.5)
+            nn.init.normal_(layers[-1].bias)
+            nn.init.uniform_(layers[-1].running_var, 0.5, 1.5)
+            nn.init.normal_(layers[-1].running_mean)
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers).eval()
+
+
+def _convert(
+    model: nn.Module, batches: list[Tensor] | None, *, ratio: int = 2
+) -> tuple[nn.Module, dict[str, float]]:
+    units = find_units(model, torch.zeros(1, 3, 12, 12))
+    ghost = copy.deepcopy(model)
+    for unit in units:
+        c = model.get_submodule(unit.name)
+        path, _, leaf = unit.name.rpartition(".")
+        with_bias = c.bias is not None
+        new = GhostConv2d(
+            c.in_channels,
+            c.out_channels,
+            3,
+            c.stride,
+            c.padding,
+            c.dilation,
+            c.groups,
+            with_bias,
+            ratio=ratio,
+        )
+        setattr(ghost.get_submodule(path), leaf, new)
+    return ghost, initialise_from_dense_(model, ghost, units, batches)
+
+
+BATCHES = [torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("data", [True, False])
+def test_a_ghost_network_in_disguise_is_reproduced(norm: bool, bias: bool, data: bool) -> None:
+    model = _network(norm=norm, bias=bias)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                scale = torch.tensor([0.5, -2.0, 1.5, 0.7])
+                module.weight[4:] = module.weight[:4].flip(0) * scale[:, None, None, None]
+                if module.bias is not None and not norm:
+                    module.bias[4:] = module.bias[:4].flip(0) * scale
+    ghost, errors = _convert(model, BATCHES if data else None)
+    x = torch.randn(4, 3, 12, 12)
+    if norm or data or not bias:
+        torch.testing.assert_close(ghost(x), model(x), atol=1e-4, rtol=1e-4)
+    assert max(errors.values()) < 1e-2
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [8, 7])
+def test_uneven_channels_and_ratios_stay_finite(ratio: int, channels: int) -> None:
+    model = _network(channels, bias=True)
+    ghost, errors = _convert(model, BATCHES, ratio=ratio)
+    x = torch.randn(4, 3, 12, 12)
+    assert bool(torch.isfinite(ghost(x)).all())
+    assert all(0 <= error < 1.1 for error in errors.values())
+    if ratio == 1:
+        torch.testing.assert_close(ghost(x), model(x))
+
+
+def test_groups_and_dead_maps_stay_finite() -> None:
+    model = _network(groups=2)
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+    ghost, _ = _convert(model, [torch.ones(2, 3, 12, 12)])
+    assert bool(torch.isfinite(ghost(torch.randn(2, 3, 12, 12))).all())
+
+
+def test_data_help_and_large_layers_fall_back() -> None:
+    model = _network()
+    x = torch.randn(16, 3, 12, 12)
+    fitted, blind = _convert(model, BATCHES)[0], _convert(model, None)[0]
+    wanted = model(x)
+    assert (fitted(x) - wanted).square().mean() < (blind(x) - wanted).square().mean()
+    units = find_units(model, x[:1])
+    errors = initialise_from_dense_(model, fitted, units, BATCHES, max_gram=10)
+    assert max(errors.values()) < 1
+    assert bool(torch.isfinite(fitted(x)).all())
+
+
+def test_modes_return_and_bad_arguments_are_errors() -> None:
+    model = _network().train()
+    ghost, _ = _convert(model, BATCHES)
+    assert model.training
+    assert ghost.training
+    with pytest.raises(InputError, match="must not be negative"):
+        initialise_from_dense_(model, ghost, [], BATCHES, rounds=-1)
+    with pytest.raises(InputError, match="is empty"):
+        initialise_from_dense_(model, ghost, [], [])
+    with pytest.raises(InputError, match="no converted convolution"):
+        initialise_from_dense_(model, model, find_units(model, torch.zeros(1, 3, 12, 12)), BATCHES)
