@@ -12,6 +12,7 @@ from ghostnet.deploy import optimize
 from ghostnet.deploy.fold import DeployedGhostConv2d
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
+from ghostnet.nn.ghost_module import GhostModule
 
 
 def randomise_(model: nn.Module) -> nn.Module:
@@ -72,7 +73,7 @@ class Untraceable(Residual):
 
 LAYERS = [
     *(
-        dict(order=order, ratio=ratio, bias=bias)
+        {"order": order, "ratio": ratio, "bias": bias}
         for order in (False, True)
         for ratio in (2, 3)
         for bias in (False, True)
@@ -101,6 +102,14 @@ def test_the_norm_form_folds_exactly(order: bool, ratio: int) -> None:
     model = randomise_(nn.Sequential(layer, nn.ReLU(), nn.Conv2d(10, 4, 1), nn.BatchNorm2d(4)))
     result = optimize(model, input_size=(3, 12, 12))
     assert error_of(model, result) < 1e-5
+    assert norms_in(result) == 0
+
+
+def test_a_ghost_module_folds_exactly() -> None:
+    model = randomise_(nn.Sequential(GhostModule(3, 10), GhostModule(10, 6)))
+    result = optimize(model, input_size=(3, 12, 12))
+    assert error_of(model, result) < 1e-5
+    assert norms_in(model) == 4
     assert norms_in(result) == 0
 
 

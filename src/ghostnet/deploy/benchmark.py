@@ -16,7 +16,7 @@ from ghostnet.measure import environment, time_interleaved
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkRow:
-    """One network: milliseconds of one call, file size in bytes, and its time over the first network's time."""
+    """One network: milliseconds of a call, file size in bytes, and its time over the first network's."""
 
     name: str
     median_ms: float
@@ -48,11 +48,13 @@ class BenchmarkResult:
         for row in self.rows:
             spread = f"{row.p10_ms:.2f}-{row.p90_ms:.2f}"
             lines.append(
-                f"{row.name:<{width}}  {row.median_ms:9.3f}  {spread:<11}  {row.bytes / 1e6:7.2f}  {row.ratio:10.3f}"
+                f"{row.name:<{width}}  {row.median_ms:9.3f}  {spread:<11}  "
+                f"{row.bytes / 1e6:7.2f}  {row.ratio:10.3f}"
             )
         found = self.environment
         lines.append(
-            f"batch {self.batch}, {self.threads} thread(s), float32, onnxruntime {found.get('onnxruntime')}, {found['cpu']}"
+            f"batch {self.batch}, {self.threads} thread(s), float32, "
+            f"onnxruntime {found.get('onnxruntime')}, {found['cpu']}"
         )
         return "\n".join(lines)
 
@@ -78,7 +80,7 @@ def benchmark(
         InputError: no network, a bad count, or a file or input size that does not fit.
 
     Example:
-        >>> print(benchmark({"dense": "dense.onnx", "ghost": "ghost.onnx"}, input_size=(3, 32, 32)))  # doctest: +SKIP
+        >>> print(benchmark({"dense": "a.onnx", "ghost": "b.onnx"}, input_size=(3, 32, 32)))  # doctest: +SKIP
     """
     if not networks:
         raise InputError("there is nothing to benchmark; give at least one exported file")

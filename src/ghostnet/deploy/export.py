@@ -1,6 +1,6 @@
 """Writing a network for a runtime, with proof that the file computes the same.
 
-Targets are entries of `TARGETS`; today there is "onnx" (opset 18, one file, dynamic batch, checked in ONNX Runtime).
+Targets are entries of `TARGETS`; today "onnx" (opset 18, one file, dynamic batch, checked in ONNX Runtime).
 A file whose parity is above the tolerance is never left on disk.
 """
 
@@ -137,7 +137,7 @@ def export(
         An `ExportReport` with the error that was measured.
 
     Raises:
-        InputError: unknown target, missing extra, existing file, a model that does not run or cannot be exported.
+        InputError: unknown target, missing extra, existing file, or a model that cannot run or be exported.
         RuntimeError: the error is above `tolerance`; nothing is written then.
 
     Example:
@@ -166,7 +166,8 @@ def export(
         error_found = _parity(eager, temporary, sizes)
         if not error_found <= tolerance:
             raise RuntimeError(
-                f"the {target} file differs from PyTorch by {error_found:.1e} (tolerance {tolerance:.1e}); nothing kept"
+                f"the {target} file differs from PyTorch by {error_found:.1e} "
+                f"(tolerance {tolerance:.1e}); nothing is kept"
             )
         size = temporary.stat().st_size
     return ExportReport(os.fspath(path), target, size, error_found, sizes, operators)

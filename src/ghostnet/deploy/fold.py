@@ -1,11 +1,11 @@
 """Folding batch norm into what comes before it, exactly: plain convolutions and Ghost convolutions.
 
-A batch norm in eval mode is `scale * x + shift` per channel. After a convolution both go into its weights. After a
-Ghost convolution `cat(y, g)`, the part over the ghost maps g goes into the cheap operation; the part over the
-intrinsic maps y cannot go into the primary convolution, since g is made from y (a shifted y would also be padded
-with the wrong border). It becomes a 1x1 depthwise convolution beside the cheap operation. Measured in ONNX Runtime
-1.32 (one thread, 32x32, 32 to 256 channels): 0.98 of the time of a batch norm after the concatenation, where an
-addition takes 1.04 and no shift at all 0.97.
+A batch norm in eval mode is `scale * x + shift` per channel. After a convolution both go into its weights. After
+a Ghost convolution `cat(y, g)`, the part over the ghost maps g goes into the cheap operation; the part over the
+intrinsic maps y cannot go into the primary convolution, since g is made from y (a shifted y would also be
+padded with the wrong border). It becomes a 1x1 depthwise convolution beside the cheap operation. Measured in
+ONNX Runtime 1.32 (one thread, 32x32, 32 to 256 channels): 0.98 of the time of a batch norm after the
+concatenation, where an addition takes 1.04 and no shift at all 0.97.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+def is_ghost(module: nn.Module) -> bool:
+    """Tell whether a module computes what `GhostConv2d` does (subclasses with a forward of their own may not)."""
+    return isinstance(module, GhostConv2d) and type(module).forward is GhostConv2d.forward
+
+
 def is_foldable(module: nn.Module, norm: nn.Module) -> bool:
     """Tell whether `norm` (right after `module`, which nothing else reads) can be folded away."""
-    exact = type(module) in (*CONVOLUTIONS, GhostConv2d, DeployedGhostConv2d)
+    exact = type(module) in (*CONVOLUTIONS, DeployedGhostConv2d) or is_ghost(module)
     plain = not any(hasattr(part, "parametrizations") for part in module.modules())
     hooked = any(part._forward_pre_hooks or part._forward_hooks for part in (*module.modules(), norm))
     return exact and plain and not hooked and _scalable(module) and _has_statistics(norm)
@@ -60,11 +65,12 @@ def scaled_convolution(conv: nn.Module, scale: torch.Tensor, shift: torch.Tensor
     """Return a new convolution that computes `scale * conv(x) + shift`."""
     fused = copy.deepcopy(conv)
     weight, bias = fused.weight, fused.bias
-    kind = {"device": weight.device, "dtype": weight.dtype}
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"{type(conv).__name__} has no weight to scale")
     shaped = scale.view(-1, *[1] * (weight.dim() - 1))
-    fused.weight = nn.Parameter((weight.double() * shaped).to(**kind), requires_grad=False)
-    offset = shift if bias is None else bias.double() * scale + shift
-    fused.bias = nn.Parameter(offset.to(**kind), requires_grad=False)
+    offset = bias.double() * scale + shift if isinstance(bias, torch.Tensor) else shift
+    fused.weight = nn.Parameter((weight.double() * shaped).to(weight), requires_grad=False)
+    fused.bias = nn.Parameter(offset.to(weight), requires_grad=False)
     return fused
 
 
@@ -89,9 +95,9 @@ def _scaled_operation(operation: nn.Module, scale: torch.Tensor, shift: torch.Te
 
 
 class DeployedGhostConv2d(nn.Module):
-    """A Ghost convolution for inference, with norms folded: `activation(cat(intrinsic(y), cheap_operation(y)))`.
+    """A Ghost convolution with its norms folded: `activation(cat(intrinsic(y), cheap_operation(y)))`.
 
-    The activation acts on both halves before the concatenation, so that runtimes fuse it with the convolutions.
+    The activation acts on both halves before the concatenation: runtimes then fuse it with the convolutions.
 
     Args:
         primary: makes y, with the inner norm folded and the inner activation behind it.
@@ -145,7 +151,7 @@ def deployed_ghost(ghost: GhostConv2d) -> nn.Module:
 
 
 class _Reorder(nn.Module):
-    """Puts channels into a fixed order; only for ratio 1 with a channel order, which conversion never makes."""
+    """Puts channels into a fixed order; only needed for ratio 1 with a channel order."""
 
     order: torch.Tensor
 

@@ -1,13 +1,14 @@
 """Exact rewrites of a trained network for inference: a new network, the same function.
 
-Batch norms are folded (`fold.py`), an activation behind a Ghost convolution moves into it, Identity and Dropout go.
-Where `torch.fx` traces the model, the data flow decides what follows what; where it does not, only neighbours inside
-`nn.Sequential` are touched. With an input size the result is compared with the original.
+Batch norms are folded (`fold.py`), an activation behind a Ghost convolution moves into it, Identity and Dropout
+go. Where `torch.fx` traces the model, the data flow decides what follows what; where it does not, only neighbours
+inside `nn.Sequential` are touched. With an input size the result is compared with the original.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ghostnet.deploy.fold import DeployedGhostConv2d, deployed_ghost, folded, is_foldable
+from ghostnet.deploy.fold import DeployedGhostConv2d, deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
@@ -29,7 +30,7 @@ def optimize(model: nn.Module, *, input_size: Sequence[int] | None = None) -> nn
 
     Args:
         model: any module.
-        input_size: shape of one input without the batch; when given, both networks are compared on random input.
+        input_size: shape of one input without the batch; when given, both are compared on random input.
 
     Returns:
         A new network in eval mode (a `torch.fx.GraphModule` where the model traces).
@@ -49,10 +50,7 @@ def optimize(model: nn.Module, *, input_size: Sequence[int] | None = None) -> nn
         )
     working = copy.deepcopy(model).eval()
     graph = _traced(working)
-    if graph is None:
-        result = _optimized_by_order(working)
-    else:
-        result = _optimized_by_graph(graph)
+    result = _optimized_by_order(working) if graph is None else _optimized_by_graph(graph)
     result = _with_deployed_ghosts(result).eval()
     if input_size is not None:
         _check_equal(model, result, tuple(input_size))
@@ -142,7 +140,7 @@ def _takes_activation(module: nn.Module, activation: nn.Module) -> bool:
 def _set_activation_(module: nn.Module, activation: nn.Module) -> None:
     fresh = copy.deepcopy(activation)
     if hasattr(fresh, "inplace"):
-        fresh.inplace = False  # type: ignore[assignment]  # the cheap operation still reads what it would overwrite
+        fresh.inplace = False  # the cheap operation still reads y
     module.activation = fresh
 
 
@@ -152,7 +150,7 @@ def _optimized_by_order(model: nn.Module) -> nn.Module:
         if type(parent) is not nn.Sequential:
             continue
         names = list(parent._modules)
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in itertools.pairwise(names):
             before, after = parent._modules[first], parent._modules[second]
             if before is None or after is None or uses[id(before)] > 1 or uses[id(after)] > 1:
                 continue
@@ -162,13 +160,15 @@ def _optimized_by_order(model: nn.Module) -> nn.Module:
 
 
 def _with_deployed_ghosts(model: nn.Module) -> nn.Module:
-    if isinstance(model, GhostConv2d):
+    if is_ghost(model) and isinstance(model, GhostConv2d):
         return deployed_ghost(model)
     replaced: dict[int, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if type(child) is GhostConv2d:
-                parent._modules[name] = replaced.setdefault(id(child), deployed_ghost(child))
+            if is_ghost(child) and isinstance(child, GhostConv2d):
+                if id(child) not in replaced:
+                    replaced[id(child)] = deployed_ghost(child)
+                parent._modules[name] = replaced[id(child)]
     return model
 
 

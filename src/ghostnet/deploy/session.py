@@ -1,4 +1,4 @@
-"""Running an exported file: arrays in, arrays out, no torch needed by the runtime (ONNX Runtime on the CPU)."""
+"""Running an exported file: arrays in, arrays out, no torch in between (ONNX Runtime on the CPU)."""
 
 from __future__ import annotations
 
