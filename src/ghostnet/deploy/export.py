@@ -56,7 +56,8 @@ class ExportReport:
     def __str__(self) -> str:
         """Return one line for people."""
         return (
-            f"{self.path}: {self.target}, {self.bytes / 1e6:.2f} MB, {sum(self.operators.values())} operators, "
+            f"{self.path}: {self.target}, {self.bytes / 1e6:.2f} MB, "
+            f"{sum(self.operators.values())} operators, "
             f"relative error against PyTorch {self.relative_error:.1e}"
         )
 

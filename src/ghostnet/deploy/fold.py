@@ -1,11 +1,11 @@
 """Folding batch norm into what comes before it, exactly: plain convolutions and Ghost convolutions.
 
-A batch norm in eval mode is `scale * x + shift` per channel. After a convolution both go into its weights. After
-a Ghost convolution `cat(y, g)`, the part over the ghost maps g goes into the cheap operation; the part over the
-intrinsic maps y cannot go into the primary convolution, since g is made from y (a shifted y would also be
-padded with the wrong border). It becomes a 1x1 depthwise convolution beside the cheap operation. Measured in
-ONNX Runtime 1.32 (one thread, 32x32, 32 to 256 channels): 0.98 of the time of a batch norm after the
-concatenation, where an addition takes 1.04 and no shift at all 0.97.
+A batch norm in eval mode is `scale * x + shift` per channel. After a convolution both go into its weights.
+After a Ghost convolution `cat(y, g)`, the part over the ghost maps g goes into the cheap operation; the
+part over the intrinsic maps y cannot go into the primary convolution, since g is made from y (a shifted y
+would also be padded with the wrong border). It becomes a 1x1 depthwise convolution beside the cheap
+operation. Measured in ONNX Runtime 1.32 (one thread, 32x32, 32 to 256 channels): 0.98 of the time of a
+batch norm after the concatenation, where an addition takes 1.04 and no shift at all 0.97.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def is_ghost(module: nn.Module) -> bool:
-    """Tell whether a module computes what `GhostConv2d` does (subclasses with a forward of their own may not)."""
+    """Tell whether a module computes what `GhostConv2d` does; a subclass with its own forward may not."""
     return isinstance(module, GhostConv2d) and type(module).forward is GhostConv2d.forward
 
 

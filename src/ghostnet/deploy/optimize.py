@@ -1,8 +1,9 @@
 """Exact rewrites of a trained network for inference: a new network, the same function.
 
-Batch norms are folded (`fold.py`), an activation behind a Ghost convolution moves into it, Identity and Dropout
-go. Where `torch.fx` traces the model, the data flow decides what follows what; where it does not, only neighbours
-inside `nn.Sequential` are touched. With an input size the result is compared with the original.
+Batch norms are folded (`fold.py`), an activation behind a Ghost convolution moves into it, Identity and
+Dropout go. Where `torch.fx` traces the model, the data flow decides what follows what; where it does not,
+only neighbours inside `nn.Sequential` are touched. With an input size the result is compared with the
+original.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _takes_activation(module: nn.Module, activation: nn.Module) -> bool:
 def _set_activation_(module: nn.Module, activation: nn.Module) -> None:
     fresh = copy.deepcopy(activation)
     if hasattr(fresh, "inplace"):
-        fresh.inplace = False  # the cheap operation still reads y
+        fresh.inplace = False  # type: ignore[assignment]  # the cheap operation still reads y
     module.activation = fresh
 
 
@@ -160,12 +161,12 @@ def _optimized_by_order(model: nn.Module) -> nn.Module:
 
 
 def _with_deployed_ghosts(model: nn.Module) -> nn.Module:
-    if is_ghost(model) and isinstance(model, GhostConv2d):
+    if isinstance(model, GhostConv2d) and is_ghost(model):
         return deployed_ghost(model)
     replaced: dict[int, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if is_ghost(child) and isinstance(child, GhostConv2d):
+            if isinstance(child, GhostConv2d) and is_ghost(child):
                 if id(child) not in replaced:
                     replaced[id(child)] = deployed_ghost(child)
                 parent._modules[name] = replaced[id(child)]
