@@ -15,6 +15,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -61,7 +62,7 @@ def initialise_from_dense_(
         calibration_batches: unlabelled `(N, C, H, W)` inputs, or None for a fit that assumes white inputs.
         rounds: of alternation between primary and cheap filters.
         ridge: relative to the mean power of the inputs; draws refitted filters to the dense ones.
-        max_gram: largest Gram matrix (columns); larger layers are fitted on their output maps, without alternation.
+        max_gram: largest Gram matrix (columns); larger layers are fitted on their output maps only.
 
     Returns:
         For each unit the relative error of its outputs (0 is exact), weighted as batch norm weights them.
@@ -303,7 +304,8 @@ def cheap_convolution(ghost: GhostConv2d) -> nn.Conv2d:
     Raises:
         InputError: its cheap operation is another one.
     """
-    found = [m for m in ghost.cheap_operation.modules() if isinstance(m, nn.Conv2d)]
+    operation = ghost.cheap_operation or nn.Identity()
+    found = [m for m in operation.modules() if isinstance(m, nn.Conv2d)]
     if len(found) != 1 or found[0].weight.shape[1] != 1:
         raise InputError("the cheap operation is no depthwise convolution; use init='random' or depthwise.")
     return found[0]
@@ -319,7 +321,8 @@ def ghost_sources(ghost: GhostConv2d) -> Tensor:
         cheap.bias.zero_()
     probe = cheap.weight.new_zeros(1, maps, size, size)
     probe[0, :, size // 2, size // 2] = torch.arange(1, maps + 1)
-    answer = ghost.cheap_operation(probe)[0, :, size // 2, size // 2]
+    operation = ghost.cheap_operation or nn.Identity()
+    answer = operation(probe)[0, :, size // 2, size // 2]
     cheap.weight.copy_(kept[0])
     if cheap.bias is not None and kept[1] is not None:
         cheap.bias.copy_(kept[1])
@@ -340,7 +343,7 @@ class _Walk:
 
     def __init__(self, model: nn.Module, graph: fx.Graph, batches: Sequence[Tensor]) -> None:
         self.model, self.nodes, self.position = model, list(graph.nodes), 0
-        self.values: list[dict[fx.Node, object]] = [{} for _ in batches]
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
         self.batches = batches
         order = {node: place for place, node in enumerate(self.nodes)}
         self.last = {
@@ -357,7 +360,7 @@ class _Walk:
                     values.pop(value, None)
             self.position += 1
 
-    def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> object:
+    def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
         """Evaluate one node."""
         if node.op == "placeholder":
             return batch if node is self.nodes[0] else (node.args[0] if node.args else None)
@@ -403,7 +406,9 @@ class _Traced:
         make up.
         """
         norm = self.dense_model.get_submodule(str(unit.norm))
-        if dense.shape != target.shape or norm.weight is None or norm.running_var is None:
+        if not isinstance(norm, nn.BatchNorm2d) or dense.shape != target.shape:
+            return 0.0
+        if norm.weight is None or norm.running_var is None:
             return 0.0
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         usable = scale.abs() > 1e-2 * scale.abs().max()
