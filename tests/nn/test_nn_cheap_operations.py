@@ -47,7 +47,8 @@ def test_each_ghost_map_sees_one_intrinsic_map_in_order(name, channels, ghosts):
     assert sources == sorted(sources)
     counts = [sources.count(index) for index in range(channels)]
     assert sum(counts) == ghosts
-    assert max(counts) - min(counts) <= 1
+    assert max(counts) == -(-ghosts // channels)
+    assert counts == sorted(counts, reverse=True)  # whole sets first, what is cut off is at the end
     for index in range(channels):
         maps = torch.zeros(1, channels, 6, 6)
         maps[:, index] = torch.rand(6, 6) + 0.5
@@ -68,9 +69,11 @@ def test_every_parameter_gets_a_gradient(name, ghosts):
 
 
 @pytest.mark.parametrize(("channels", "ghosts"), [(4, 4), (4, 8), (4, 7), (4, 3), (4, 1)])
-def test_depthwise_builds_only_the_kept_kernels(channels, ghosts):
+def test_depthwise_builds_whole_sets_and_nothing_spare_where_they_divide(channels, ghosts):
     operation = DepthwiseOperation(channels, ghosts, 3)
-    assert sum(parameter.numel() for parameter in operation.parameters()) == ghosts * 9
+    made = channels * -(-ghosts // channels)
+    assert sum(parameter.numel() for parameter in operation.parameters()) == made * 9
+    assert (made == ghosts) == (ghosts % channels == 0)
     assert operation.kernels().shape == (ghosts, 1, 3, 3)
 
 

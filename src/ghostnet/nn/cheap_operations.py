@@ -1,9 +1,9 @@
 """Cheap operations: linear maps that make each ghost map from ONE intrinsic map (§3.1, eq. 3).
 
-`depthwise` is the paper's choice; `affine` and `wavelet` are the alternatives it names. All build only the
-ghost maps that are kept (no map is made to be cut off), intrinsic map by intrinsic map like the authors'
-code; where they do not divide evenly, the first intrinsic maps serve one more. Stride and dilation stay with
-the primary convolution.
+`depthwise` is the paper's choice; `affine` and `wavelet` are the alternatives it names. Ghost maps
+are in the order of their intrinsic maps, like the authors' code. Where they do not divide evenly, `depthwise`
+makes whole sets of maps and keeps the first ones, as the paper does and as the counts of Tables 3 and 4 need.
+Stride and dilation stay with the primary convolution.
 """
 
 from __future__ import annotations
