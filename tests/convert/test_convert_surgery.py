@@ -140,3 +140,21 @@ def test_a_network_that_fx_cannot_trace_is_converted():
     assert type(ghost_model.one[1]) is nn.Identity
     assert type(ghost_model.one[2]) is nn.ReLU  # without a graph it may be shared, and ReLU twice is ReLU
     assert ghost_model(IMAGES).shape == Net()(IMAGES).shape
+
+
+def test_dense_init_records_the_orders_that_stay():
+    class Residual(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.four(self.norm3(self.three(x + self.norm2(self.two(self.one(x))))))
+
+    torch.manual_seed(0)
+    ghost_model, report = ghostify(
+        Residual().eval(), calibration=torch.randn(8, 3, 8, 8), cheap_kernel_size=1
+    )
+    assert all(layer.reconstruction_error is not None for layer in report.layers if layer.action == "ghost")
+    assert ghost_model.two.channel_order is not None  # it ends in the addition
+    assert ghost_model.three.channel_order is None
+    again = apply_edits_(Residual(), ghost_model.ghostnet_edits).eval()
+    again.load_state_dict(ghost_model.state_dict())
+    assert torch.equal(again(IMAGES), ghost_model(IMAGES))

@@ -18,7 +18,7 @@ from ghostnet.convert.graph import ConvUnit, copy_model, find_units
 from ghostnet.convert.order import absorb_channel_orders_
 from ghostnet.convert.report import ConversionReport, LayerReport
 from ghostnet.convert.select import LayerSelection, check_cheap_kernel_size, check_ratio, select_layers
-from ghostnet.convert.surgery import check_form, replace_convolutions, reset_parameters_
+from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolutions, reset_parameters_
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import profile
 
@@ -166,6 +166,7 @@ def _initialise_(
 
         errors = initialise_from_dense_(model, ghost_model, units, placed)
         absorb_channel_orders_(ghost_model)
+        refresh_edits_(ghost_model)
         return dict(errors)
     from ghostnet.convert.batch_norm import reestimate_batch_norm_
 

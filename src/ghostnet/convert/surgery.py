@@ -132,6 +132,15 @@ def _remove_followers_(model: nn.Module, unit: ConvUnit) -> list[dict[str, Any]]
     return edits
 
 
+def refresh_edits_(model: nn.Module) -> None:
+    """Record the Ghost convolutions as they are now, because matching may have given them a channel order."""
+    for edit in getattr(model, "ghostnet_edits", []):
+        if edit["kind"] == "ghost_conv2d":
+            module = model.get_submodule(edit["path"])
+            if isinstance(module, GhostConv2d):
+                edit["config"] = module.config()
+
+
 def reset_parameters_(modules: list[nn.Module], *, seed: int) -> None:
     """Draw the parameters of modules anew with PyTorch's defaults, leaving its global random state alone.
 
