@@ -132,12 +132,12 @@ def patch_moments(
     sums: dict[tuple[bool, ...], list[Tensor]] = {}
     total, target_sum, target_square = 0, torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
     for inputs, target in pairs:
-        step = max(1, _CHUNK // (columns * target[0, 0].numel()))
+        step = max(1, int(_CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
             valid = _valid_taps(wanted.shape[-2:], cheap_kernel_size)
             chosen = _thin(len(valid), share, generator)
             residual = (wanted - convolution_output(convolution, part)).flatten(2)[:, :, chosen]
-            patches = F.unfold(F.pad(part, margin), size, stride=_stride(convolution))[:, :, chosen]
+            patches = _patches(F.pad(part, margin), size, _stride(convolution), chosen, wanted.shape[-1])
             kept = wanted.flatten(2)[:, :, chosen].transpose(0, 1).flatten(1).double()
             total += kept.shape[1]
             target_sum += kept.sum(1)
@@ -301,6 +301,17 @@ def _padding(convolution: nn.Conv2d) -> list[int]:
 
 def _stride(convolution: nn.Conv2d) -> tuple[int, int]:
     return convolution.stride[0], convolution.stride[1]
+
+
+def _patches(
+    padded: Tensor, size: tuple[int, int], stride: tuple[int, int], chosen: Tensor, width: int
+) -> Tensor:
+    """Patches at the chosen output positions only, in unfold's order: `(N, C h w, L)`."""
+    top, left = chosen // width * stride[0], chosen % width * stride[1]
+    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])[None]
+    inside = (rows * padded.shape[-1] + columns).flatten()
+    index = inside[:, None] + (top * padded.shape[-1] + left)
+    return padded.flatten(2)[:, :, index.flatten()].view(len(padded), -1, len(chosen))
 
 
 def _valid_taps(size: torch.Size, cheap_kernel_size: int) -> Tensor:

@@ -360,6 +360,14 @@ class _Walk:
                     values.pop(value, None)
             self.position += 1
 
+    def value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """Evaluate a node ahead of its turn, with all that it needs; nothing is kept."""
+        if node in values:
+            return values[node]
+        return self.run(
+            node, values | {source: self.value(source, values) for source in node.all_input_nodes}
+        )
+
     def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
         """Evaluate one node."""
         if node.op == "placeholder":
@@ -396,10 +404,20 @@ class _Traced:
         pairs = []
         for dense, ghost in zip(self.dense.values, self.ghost.values, strict=True):
             target = self.dense.run(node, dense)
-            if shortcut in dense and shortcut in ghost:
-                target = target + self._missing(unit, dense[shortcut], ghost[shortcut], target)
+            if shortcut is not None and self._known(shortcut, ghost):
+                carried = self.dense.value(shortcut, dense), self.ghost.value(shortcut, ghost)
+                target = target + self._missing(unit, *carried, target)
             pairs.append((fx.node.map_arg(node.args[0], ghost.__getitem__), target))
         return pairs
+
+    def _known(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+        """Whether `node` follows from what has been computed without a convolution that is still to be fitted."""
+        if node in values:
+            return True
+        if node.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(node.target))):
+            return False
+        inplace = node.op == "call_method" and str(node.target).endswith("_")
+        return not inplace and all(self._known(source, values) for source in node.all_input_nodes)
 
     def _missing(self, unit: ConvUnit, dense: Tensor, ghost: Tensor, target: Tensor) -> Tensor | float:
         """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot
