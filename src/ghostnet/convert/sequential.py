@@ -411,7 +411,7 @@ class _Traced:
         return pairs
 
     def _known(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-        """Whether `node` follows from what has been computed without a convolution that is still to be fitted."""
+        """Whether `node` follows from computed values without a layer that is still to be fitted."""
         if node in values:
             return True
         if node.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(node.target))):
