@@ -23,7 +23,9 @@ class Progress:
         ...     bar.update(1, "loss 0.3")
     """
 
-    def __init__(self, description: str, *, total: int | None, unit: str = "it", enabled: bool = True) -> None:
+    def __init__(
+        self, description: str, *, total: int | None, unit: str = "it", enabled: bool = True
+    ) -> None:
         self.description = description
         self.total = total
         self.unit = unit

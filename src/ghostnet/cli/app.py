@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -26,7 +26,7 @@ from ghostnet.cli.report import report
 from ghostnet.cli.train import train
 from ghostnet.errors import InputError, unknown_name
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "models": models,
     "profile": profile,
     "convert": convert,
@@ -39,6 +39,7 @@ VERBS = {
     "report": report,
 }
 # Newer releases of typer carry their own copy of click, so its error class is reached through typer's own.
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 
@@ -93,9 +94,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _refuse_unknown_verb(given)
         code = make_app()(args=given, prog_name="ghostnet", standalone_mode=False)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail("interrupted; continue with the same command", 1)
-    except typer.Abort:
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; continue with the same command", 1)
     except typer.Exit as stop:
         return stop.exit_code

@@ -1,6 +1,6 @@
 """CIFAR-10 as batches for the verbs that measure or calibrate on it.
 
-The normalisation is the data room's; a network trained with another one is evaluated through a recipe.
+How pixels are normalised is the network's: what its file says, or a named set of means and deviations.
 """
 
 from __future__ import annotations
@@ -10,11 +10,38 @@ from typing import TYPE_CHECKING
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ghostnet.data import TensorBatches
 
 _BATCH = 256
+_IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of the networks trained by torchvision's examples
+NORMALISATION_HELP = "cifar10 or imagenet: how the network's training normalised pixels. Default: cifar10."
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def normalisation_of(model: nn.Module, given: str | None) -> Normalisation:
+    """Return per-channel means and deviations for a network.
+
+    Args:
+        model: its file may state `mean` and `std`.
+        given: "cifar10", "imagenet" or None.
+
+    Raises:
+        InputError: another name.
+    """
+    from ghostnet import data
+
+    known = {"cifar10": (data.CIFAR10_MEAN, data.CIFAR10_STD), "imagenet": _IMAGENET}
+    if given is not None and given not in known:
+        raise unknown_name("normalisation", given, known)
+    info = getattr(model, "ghostnet_info", None) or {}
+    if given is None and "mean" in info and "std" in info:
+        return tuple(info["mean"]), tuple(info["std"])
+    return known[given or "cifar10"]
 
 
 def check_data_name(name: str) -> None:
@@ -27,21 +54,21 @@ def check_data_name(name: str) -> None:
         raise unknown_name("data set", name, ["cifar10"])
 
 
-def test_batches(root: str | None) -> TensorBatches:
+def test_batches(root: str | None, normalisation: Normalisation) -> TensorBatches:
     """Return all 10,000 test images, in order.
 
     Args:
         root: folder or archive; None takes the cache, and downloads where that is empty.
+        normalisation: from `normalisation_of`.
     """
     from ghostnet import data
 
     dataset = data.load_cifar10(root, progress=True)
-    return data.TensorBatches(
-        dataset.test_images, dataset.test_labels, _BATCH, mean=data.CIFAR10_MEAN, std=data.CIFAR10_STD
-    )
+    mean, std = normalisation
+    return data.TensorBatches(dataset.test_images, dataset.test_labels, _BATCH, mean=mean, std=std)
 
 
-def calibration_images(root: str | None, count: int) -> list[Tensor]:
+def calibration_images(root: str | None, count: int, normalisation: Normalisation) -> list[Tensor]:
     """Return batches of the first `count` training images, without their labels.
 
     Raises:
@@ -52,11 +79,7 @@ def calibration_images(root: str | None, count: int) -> list[Tensor]:
     if not 1 <= count <= 50_000:
         raise InputError(f"--images (={count}) must be between 1 and 50000; 256 to 2048 are enough")
     dataset = data.load_cifar10(root, progress=True)
-    batches = data.TensorBatches(
-        dataset.train_images[:count],
-        dataset.train_labels[:count],
-        _BATCH,
-        mean=data.CIFAR10_MEAN,
-        std=data.CIFAR10_STD,
-    )
+    mean, std = normalisation
+    images, labels = dataset.train_images[:count], dataset.train_labels[:count]
+    batches = data.TensorBatches(images, labels, _BATCH, mean=mean, std=std)
     return [images for images, _ in batches]

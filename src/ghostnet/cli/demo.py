@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer
 
 _QUICK = ("epochs=0.1", "calibration_images=256")
@@ -16,7 +17,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the networks, the result and the page.")] = Path(
         "runs/demo"
     ),
-    seed: Annotated[int, typer.Option(help="Of the random initialisation and the order of the images.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=integer,
+            metavar="INTEGER",
+            help="Of the random initialisation and the order of the images.",
+        ),
+    ] = 0,
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Much shorter fine-tunes; the accuracy is not the real one.")

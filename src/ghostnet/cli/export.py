@@ -35,6 +35,5 @@ def export(
 
     model = open_network(network, weights)
     size = input_size_of(model, input_size)
-    deploy.export(model, target, out, input_size=size, force=force)
-    value = {"out": str(out), "target": target, "input_size": list(size), "bytes": out.stat().st_size}
-    answer(value, as_json=as_json, text=lambda: f"{out}: {value['bytes']:,} bytes, outputs checked")
+    report = deploy.export(model, target, out, input_size=size, force=force)
+    answer(report.to_dict(), as_json=as_json, text=lambda: str(report))

@@ -43,7 +43,7 @@ def train(
         raise InputError("no recipe given; `ghostnet train --list` shows them")
     chosen = recipes.load_recipe(recipe, overrides or ())
     stem = out / f"{chosen.name}-seed{chosen.seed}"
-    if resume and not stem.with_suffix(".checkpoint").is_file():
+    if resume and not Path(f"{stem}.checkpoint").is_file():
         raise InputError(f"there is no checkpoint {stem}.checkpoint to resume; leave out --resume to start")
     result = recipes.run_recipe(chosen, out, data_root=data_dir, progress=True, force=force)
     note(f"wrote {stem}.safetensors and {stem}.json")

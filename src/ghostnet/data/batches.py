@@ -55,7 +55,9 @@ class TensorBatches:
                 f"images must be uint8 of shape (count, H, W, C), not {images.dtype} of shape {images.shape}"
             )
         if labels.shape != (len(images),):
-            raise InputError(f"{len(images)} images need as many labels, not an array of shape {labels.shape}")
+            raise InputError(
+                f"{len(images)} images need as many labels, not an array of shape {labels.shape}"
+            )
         if batch_size < 1 or (augmentation is not None and batch_size > len(images)):
             raise InputError(f"`batch_size` (={batch_size}) must be between 1 and the {len(images)} images")
         self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

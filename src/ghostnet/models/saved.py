@@ -112,9 +112,13 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
             metadata = stream.metadata() or {}
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError, struct.error) as error:
-        raise InputError(f"{place} is not a whole safetensors file ({error}); fetch or save it again") from error
+        raise InputError(
+            f"{place} is not a whole safetensors file ({error}); fetch or save it again"
+        ) from error
     if "ghostnet" not in metadata:
-        raise InputError(f"{place} was not written by ghostnet.save: its header does not say how to build the network")
+        raise InputError(
+            f"{place} was not written by ghostnet.save: its header does not say how to build the network"
+        )
     record = json.loads(metadata["ghostnet"])
     if record.get("schema") != _SCHEMA:
         raise InputError(f"{place} has schema {record.get('schema')}; this ghostnet reads schema {_SCHEMA}")
@@ -128,6 +132,8 @@ def load_state_(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
         InputError: names or shapes do not fit; the first difference is named.
     """
     expected = model.state_dict()
+    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    tensors = {**counters, **tensors}  # networks trained before PyTorch 0.4.1 have none, and need none
     for name in sorted({*expected, *tensors}):
         if name not in tensors:
             raise InputError(f"{source} lacks {name}, which the network has; it holds another network")
@@ -137,13 +143,16 @@ def load_state_(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
             raise InputError(
                 f"{name} is {tuple(tensors[name].shape)} in {source} and {tuple(expected[name].shape)} in the network"
             )
-    model.load_state_dict({name: tensors[name].to(expected[name].dtype) for name in expected})
+    state = type(expected)((name, tensors[name].to(expected[name].dtype)) for name in expected)
+    state._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]  # some modules check their version
+    model.load_state_dict(state)
 
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as stream:
-        start = stream.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = stream.read(9)
+    # a safetensors file starts with the length of its header, which may look like a pickle's first byte
+    if start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise InputError(f"{path} is a pickle, which could run code; ghostnet reads safetensors files only")
 
 
@@ -155,17 +164,25 @@ def _origin(model: nn.Module) -> dict[str, Any] | None:
         return _torchvision_origin(model)
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture") if _is_timm(model) else None
     if architecture:
-        return {"library": "timm", "name": architecture, "args": {"num_classes": getattr(model, "num_classes", 1000)}}
+        return {
+            "library": "timm",
+            "name": architecture,
+            "args": {"num_classes": getattr(model, "num_classes", 1000)},
+        }
     return None
 
 
 def _is_timm(model: nn.Module) -> bool:
-    return type(model).__module__.startswith("timm.") and isinstance(getattr(model, "pretrained_cfg", None), dict)
+    return type(model).__module__.startswith("timm.") and isinstance(
+        getattr(model, "pretrained_cfg", None), dict
+    )
 
 
 def _rebuild(origin: dict[str, Any] | None, path: str) -> nn.Module:
     if origin is None:
-        raise InputError(f"{path} holds a network of your own class; pass a fresh one: ghostnet.load(path, model=…)")
+        raise InputError(
+            f"{path} holds a network of your own class; pass a fresh one: ghostnet.load(path, model=…)"
+        )
     library, name, args = origin["library"], origin["name"], dict(origin["args"])
     if library == "ghostnet":
         return create_model(name, **args)
@@ -183,7 +200,10 @@ def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
 
     if name not in models.list_models(module=models):
         raise InputError(f"torchvision has no model {name!r}; update torchvision")
-    if "init_weights" in inspect.signature(models.get_model_builder(name)).parameters or name in _INIT_WEIGHTS:
+    if (
+        "init_weights" in inspect.signature(models.get_model_builder(name)).parameters
+        or name in _INIT_WEIGHTS
+    ):
         args = {**args, "init_weights": False}  # saves half a minute; the weights are loaded anyway
     return models.get_model(name, weights=None, **args)
 
@@ -197,7 +217,9 @@ def _torchvision_origin(model: nn.Module) -> dict[str, Any] | None:
 
     replaced = tuple(edit["path"] + "." for edit in getattr(model, "ghostnet_edits", []))
     wanted = _shapes(model, replaced)
-    classes = next((s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000)
+    classes = next(
+        (s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000
+    )
     home = type(model).__module__
     for name in models.list_models(module=models):
         builder = models.get_model_builder(name)
@@ -216,5 +238,7 @@ def _torchvision_origin(model: nn.Module) -> dict[str, Any] | None:
 
 def _shapes(model: nn.Module, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return {
-        name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(left_out or "\0")
+        name: tuple(value.shape)
+        for name, value in model.state_dict().items()
+        if not name.startswith(left_out or "\0")
     }

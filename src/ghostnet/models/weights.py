@@ -31,7 +31,9 @@ def packaged_path(name: str, tag: str) -> Path:
     tags = packaged_tags(name)
     if tag not in tags:
         if not tags:
-            raise InputError(f"model {name!r} has no packaged weights; `weights` (={tag!r}) may be a file's path")
+            raise InputError(
+                f"model {name!r} has no packaged weights; `weights` (={tag!r}) may be a file's path"
+            )
         raise unknown_name(f"weights of {name!r}", tag, tags)
     return _FOLDER / f"{name}.{tag}.safetensors"
 

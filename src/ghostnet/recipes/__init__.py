@@ -5,4 +5,12 @@ from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
 from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
 from ghostnet.recipes.train import run_recipe
 
-__all__ = ["Recipe", "draw_feature_maps", "layer_output", "list_recipes", "load_recipe", "run_demo", "run_recipe"]
+__all__ = [
+    "Recipe",
+    "draw_feature_maps",
+    "layer_output",
+    "list_recipes",
+    "load_recipe",
+    "run_demo",
+    "run_recipe",
+]

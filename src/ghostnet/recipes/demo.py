@@ -102,7 +102,10 @@ def _first_ghost_layer(ghost: nn.Module) -> str:
 
 
 def _summary(
-    runs: Mapping[str, dict[str, Any]], networks: Mapping[str, nn.Module], latency: Mapping[str, float], model: str
+    runs: Mapping[str, dict[str, Any]],
+    networks: Mapping[str, nn.Module],
+    latency: Mapping[str, float],
+    model: str,
 ) -> dict[str, Any]:
     counts = {name: profile(network, _INPUT_SIZE) for name, network in networks.items()}
     stages = runs["dense init"]["metrics"]["stages"]
@@ -135,4 +138,3 @@ def _summary(
         "stages_seconds": {key: run["seconds"] for key, run in runs.items()},
         "feature_maps": {"dense": "dense.png", "ghost": "ghost.png"},
     }
-

@@ -14,7 +14,9 @@ from ghostnet.measure import environment
 SCHEMA = 1
 
 
-def make_result(exhibit: str, *, metrics: dict[str, Any], seconds: float, seed: int, recipe: Any) -> dict[str, Any]:
+def make_result(
+    exhibit: str, *, metrics: dict[str, Any], seconds: float, seed: int, recipe: Any
+) -> dict[str, Any]:
     """Return a result record.
 
     Args:

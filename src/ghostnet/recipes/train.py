@@ -61,7 +61,8 @@ def build(recipe: Recipe) -> nn.Module:
         return models.load(recipe.start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return models.create_model(recipe.model, weights=recipe.weights or None, **recipe.model_args)
+        args: dict[str, Any] = dict(recipe.model_args)
+        return models.create_model(recipe.model, weights=recipe.weights or None, **args)
 
 
 def _converted(
@@ -70,7 +71,7 @@ def _converted(
     """Convert `dense`, or take up the conversion that an interrupted run left at `saved`."""
     if saved.exists():
         model = models.load(saved)
-        return model, model.ghostnet_info
+        return model, getattr(model, "ghostnet_info", {})
     test = batches_of(dataset, recipe, training=False)
     stages = {"dense": evaluate(dense, test, progress=progress).to_dict()}
     model, report = ghostify(
@@ -87,7 +88,12 @@ def _converted(
 
 
 def run_recipe(
-    recipe: Recipe, out_dir: str | Path, *, data_root: str | None = None, progress: bool = True, force: bool = False
+    recipe: Recipe,
+    out_dir: str | Path,
+    *,
+    data_root: str | None = None,
+    progress: bool = True,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train as a recipe says, going on from a checkpoint in `out_dir` if there is one.
 

@@ -5,4 +5,12 @@ from ghostnet.train.loop import TrainResult, TrainSettings, fit
 from ghostnet.train.objective import classification_loss
 from ghostnet.train.schedule import make_schedule
 
-__all__ = ["Evaluation", "TrainResult", "TrainSettings", "classification_loss", "evaluate", "fit", "make_schedule"]
+__all__ = [
+    "Evaluation",
+    "TrainResult",
+    "TrainSettings",
+    "classification_loss",
+    "evaluate",
+    "fit",
+    "make_schedule",
+]

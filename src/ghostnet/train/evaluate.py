@@ -83,7 +83,9 @@ def evaluate(
         model.train(was_training)
     if count == 0:
         raise InputError("there is nothing to evaluate on: no batches were given")
-    return Evaluation(100 * top1 / count, 100 * top5 / count, loss / count, count, time.perf_counter() - started)
+    return Evaluation(
+        100 * top1 / count, 100 * top5 / count, loss / count, count, time.perf_counter() - started
+    )
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
@@ -92,6 +94,8 @@ def _check(logits: Tensor, labels: Tensor) -> None:
             f"a classifier gives (N, classes); {len(labels)} labels met an output of {tuple(logits.shape)}"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-        raise InputError(f"labels up to {int(labels.max())} do not fit a classifier of {logits.shape[1]} classes")
+        raise InputError(
+            f"labels up to {int(labels.max())} do not fit a classifier of {logits.shape[1]} classes"
+        )
     if not torch.isfinite(logits).all():
         raise InputError("the network's output is not finite (NaN or infinity); its weights are broken")

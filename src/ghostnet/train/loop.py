@@ -153,7 +153,7 @@ def fit(
     from accelerate import Accelerator
 
     accelerator = Accelerator()
-    model.to(accelerator.device, memory_format=torch.channels_last).train()
+    model.to(accelerator.device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         _parameter_groups(model, settings.weight_decay),
         lr=settings.learning_rate,
@@ -161,13 +161,11 @@ def fit(
         nesterov=settings.momentum > 0,
     )
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
-    recorded = {**asdict(settings), "batch_size": batches.batch_size, "seed": batches.seed}
-    run = _Run(model, optimizer, average, recorded, TrainResult())
-    if checkpoint is not None and (state := load_checkpoint(checkpoint, _plain(recorded))):
+    run = _Run(model, optimizer, average, _recorded(settings, batches), TrainResult())
+    if checkpoint is not None and (state := load_checkpoint(checkpoint, run.settings)):
         run.restore(state)
-    run.settings = _plain(recorded)
     if teacher is not None:
-        teacher.to(accelerator.device, memory_format=torch.channels_last).eval()
+        teacher.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
     step_fn = _Step(wrapped, wrapped_optimizer, teacher, settings, accelerator)
     _steps(run, step_fn, batches, settings, (checkpoint, after_step, progress, description))
@@ -272,5 +270,10 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def _recorded(settings: TrainSettings, batches: TensorBatches) -> dict[str, Any]:
+    """Return what a resumed run must share with the first one; how often it is saved may change."""
+    values = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()
+    }
+    del values["checkpoint_seconds"]
+    return {**values, "batch_size": batches.batch_size, "seed": batches.seed}

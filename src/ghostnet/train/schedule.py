@@ -35,10 +35,14 @@ def make_schedule(
     if not 0 <= warmup_fraction < 1:
         raise InputError(f"`warmup_fraction` (={warmup_fraction}) must be at least 0 and below 1")
     if any(not 0 < milestone < 1 for milestone in milestones):
-        raise InputError(f"`milestones` (={list(milestones)}) are shares of the run: each above 0 and below 1")
+        raise InputError(
+            f"`milestones` (={list(milestones)}) are shares of the run: each above 0 and below 1"
+        )
 
     def factor(step: int) -> float:
-        done = (step + 0.5) / max(1, total_steps)  # the middle of the step: no step is wasted at a rate of zero
+        done = (step + 0.5) / max(
+            1, total_steps
+        )  # the middle of the step: no step is wasted at a rate of zero
         if done < warmup_fraction:
             return done / warmup_fraction
         left = (1 - done) / (1 - warmup_fraction)

@@ -1,0 +1,140 @@
+"""The command's frame: exit codes, one line for every failure, speed, and streams."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ghostnet import cli
+from ghostnet.cli import app
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ghostnet", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def _line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("ghostnet: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_help_answers_in_half_a_second_and_loads_no_torch() -> None:
+    seconds = []
+    for _ in range(3):  # the machine may be busy; the fastest of three is what the program needs
+        started = time.perf_counter()
+        done = _run("--help")
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+    assert min(seconds) < 0.5
+    code = "import sys, ghostnet.cli as c; c.run(['convert', '--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_version_and_bare_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert cli.run([]) == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", sorted(app.VERBS))
+def test_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([verb, "--help"]) == 0
+    assert f"Example:\n    ghostnet {verb}" in capsys.readouterr().out
+
+
+def test_there_are_ten_verbs() -> None:
+    assert len(app.VERBS) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modelz"], "unknown command 'modelz'; did you mean 'models'"),
+        (["models", "--jason"], "--jason.*--json"),
+        (["profile"], "(?i)missing"),
+        (["profile", "resnet65"], "unknown model 'resnet65'; did you mean 'resnet56'"),
+        (["profile", "nothing.safetensors"], "no file nothing.safetensors"),
+        (["profile", "resnet20", "--input-size", "3,32"], r"--input-size \(=3,32\) must be three integers"),
+        (["models", "zzz*"], r"unknown model 'zzz\*'"),
+        (["convert", "resnet20"], "(?i)missing.*--out"),
+        (
+            ["convert", "resnet20", "-o", "x.safetensors", "--ratio", "2.5"],
+            "--ratio.*'2.5' is not an integer",
+        ),
+        (
+            ["convert", "resnet20", "-o", "x.safetensors", "--init", "desne"],
+            "unknown init 'desne'; .*'dense'",
+        ),
+        (
+            ["convert", "resnet20", "-o", "x.safetensors", "--calibration", "cifar"],
+            "unknown data set 'cifar'",
+        ),
+        (["export", "resnet20", "-o", "x.onnx", "--target", "onxx"], "unknown export target 'onxx'.*'onnx'"),
+        (["eval", "resnet20", "--data", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'"),
+        (["data", "cifar1"], "unknown data set 'cifar1'"),
+        (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),
+        (["bench", "resnet20", "resnet20"], "the same network is given twice"),
+        (["bench", "nothing.onnx"], "there is no file nothing.onnx"),
+        (["report", "--root", "nowhere"], "there is no nowhere/README.md"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    assert re.search(message, _line(capsys))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), "interrupted; continue with the same command"),
+        (OSError(28, "No space left on device", "out.json"), "out.json: No space left on device"),
+        (OSError("the line is dead"), "the line is dead"),
+        (RuntimeError("two\nlines"), "RuntimeError: two lines .*GHOSTNET_DEBUG=1"),
+    ],
+)
+def test_failures_are_one_line_and_exit_1(
+    error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setitem(app.VERBS, "data", fail)
+    assert cli.run(["data"]) == 1
+    assert re.search(message, _line(capsys))
+
+
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GHOSTNET_DEBUG", "1")
+    assert cli.run(["data", "cifar1"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    done = subprocess.run(
+        f"'{sys.executable}' -m ghostnet --help | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -1,0 +1,130 @@
+"""The verbs that need neither images nor training, from the name of a network to a measured file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ghostnet
+from ghostnet import cli
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert cli.run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "dense.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20"), path)
+    return path
+
+
+def test_models_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _json(capsys, "models", "ghost_resnet2*")
+    assert [(info["name"], info["input_size"]) for info in found] == [("ghost_resnet20", [3, 32, 32])]
+    assert cli.run(["models"]) == 0
+    assert "resnet56" in capsys.readouterr().out
+
+
+def test_profile_counts_a_name_and_a_file_alike(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_name, by_file = _json(capsys, "profile", "resnet20"), _json(capsys, "profile", str(saved))
+    assert by_name["macs"] == by_file["macs"] > 40_000_000
+    assert by_name["params"] == by_file["params"]
+    assert "layers" not in by_name
+    layered = _json(capsys, "profile", "resnet20", "--layers", "--input-size", "3,16,16")
+    assert sum(layer["macs"] for layer in layered["layers"]) == layered["macs"] < by_name["macs"]
+
+
+def test_profile_prints_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["profile", "resnet20"]) == 0
+    assert "MACs" in capsys.readouterr().out
+
+
+def test_convert_export_bench(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ghost, exported = tmp_path / "ghost.safetensors", tmp_path / "ghost.onnx"
+    report = _json(capsys, "convert", str(saved), "-o", str(ghost))
+    assert report["macs_after"] < 0.6 * report["macs_before"]
+    assert _json(capsys, "profile", str(ghost))["macs"] == report["macs_after"]
+    size = _json(capsys, "export", str(ghost), "-o", str(exported))["bytes"]
+    assert exported.stat().st_size == size
+    rows = _json(capsys, "bench", str(saved), str(exported))["rows"]
+    assert [row["name"] for row in rows] == [str(saved), str(exported)]
+    assert rows[0]["ratio"] == 1.0
+    assert all(row["median_ms"] > 0 for row in rows)
+
+
+def test_convert_takes_patterns_and_a_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = [str(tmp_path / f"{number}.safetensors") for number in range(3)]
+    for path, seed in zip(out, ("1", "1", "2"), strict=True):
+        options = ("--init", "random", "--layers", "layer1.*", "--seed", seed)
+        report = _json(capsys, "convert", "resnet20", "-o", path, "--weights", _source(tmp_path), *options)
+    converted = [layer["name"] for layer in report["layers"] if layer["action"] == "ghost"]
+    assert converted
+    assert all(name.startswith("layer1.") for name in converted)
+    first, same, other = ([*ghostnet.load(path).state_dict().values()] for path in out)
+    assert all(a.equal(b) for a, b in zip(first, same, strict=True))
+    assert not all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+def _source(folder: Path) -> str:
+    path = folder / "source.safetensors"
+    if not path.exists():
+        ghostnet.save(ghostnet.create_model("resnet20"), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ratio", "0"), "`ratio`"),
+        (("--ratio", "3000"), "ratio"),
+        (("--cheap-kernel-size", "4"), "odd"),
+        (("--layers", "nothing*"), "nothing"),
+        (("--weights", "cifar10"), "holds its weights already"),
+        (("--normalisation", "cifar", "--calibration", "cifar10"), "unknown normalisation 'cifar'"),
+    ],
+)
+def test_convert_refuses_what_cannot_be(
+    saved: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ghost.safetensors"
+    assert cli.run(["convert", str(saved), "-o", str(out), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_untrained_names_are_refused_where_weights_matter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["convert", "vgg16", "-o", str(tmp_path / "x.safetensors")]) == 2
+    assert "no packaged weights; give --weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["convert", "export"])
+def test_nothing_is_overwritten_without_force(
+    verb: str, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "there"
+    out.write_text("precious")
+    assert cli.run([verb, str(saved), "-o", str(out)]) == 2
+    assert "pass --force" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    quick = ["--layers", "layer3.2.conv2", "--init", "random"] if verb == "convert" else []
+    assert cli.run([verb, str(saved), "-o", str(out), "--force", *quick]) == 0
+    assert out.stat().st_size > 1000
+
+
+def test_broken_files_are_bad_input(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truncated, pickled = tmp_path / "short.safetensors", tmp_path / "pickle.safetensors"
+    truncated.write_bytes(saved.read_bytes()[:1000])
+    pickled.write_bytes(b"\x80\x04K*.")
+    for path in (truncated, pickled):
+        assert cli.run(["profile", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert path.name in error
+        assert error.count("\n") == 1

@@ -1,0 +1,53 @@
+"""The registry: names, near matches, arguments."""
+
+import pytest
+import torch
+
+import ghostnet
+from ghostnet.models import model_info
+
+
+def test_every_name_builds_and_classifies():
+    names = ghostnet.list_models()
+    assert len(names) >= 8
+    for name in names:
+        info = model_info(name)
+        model = ghostnet.create_model(name, num_classes=7).eval()
+        with torch.no_grad():
+            assert model(torch.randn(2, *info.input_size)).shape == (2, 7)
+        assert info.summary
+
+
+def test_every_parameter_of_every_model_gets_a_gradient():
+    for name in ghostnet.list_models():
+        model = ghostnet.create_model(name)
+        model(torch.randn(4, *model_info(name).input_size)).square().sum().backward()
+        assert [key for key, value in model.named_parameters() if value.grad is None] == []
+
+
+def test_pattern_selects():
+    assert ghostnet.list_models("ghost_resnet5*") == ["ghost_resnet56"]
+
+
+def test_unknown_model_lists_near_matches():
+    with pytest.raises(ghostnet.InputError, match="unknown model 'resnet65'; did you mean .*'resnet56'"):
+        ghostnet.create_model("resnet65")
+
+
+def test_unknown_argument_lists_near_matches():
+    with pytest.raises(
+        ghostnet.InputError, match="unknown argument .* 'with_mult'; did you mean 'width_mult'"
+    ):
+        ghostnet.create_model("vgg16", with_mult=2)
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.0, True])
+def test_bad_number_of_classes(classes):
+    with pytest.raises(ghostnet.InputError, match="num_classes"):
+        ghostnet.create_model("resnet20", num_classes=classes)
+
+
+@pytest.mark.parametrize("width", [0, -1, float("nan"), "wide"])
+def test_bad_width(width):
+    with pytest.raises(ghostnet.InputError, match="width_mult"):
+        ghostnet.create_model("resnet20", width_mult=width)

@@ -1,0 +1,176 @@
+"""Saved networks: bit-exact round trips, refusal of what is not whole or not ours, nothing lost on failure."""
+
+import errno
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import ghostnet
+from ghostnet.nn import GhostConv2d
+from ghostnet.nn.edits import apply_edits_
+
+
+def randomised(model):
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def assert_same(left, right):
+    first, second = left.state_dict(), right.state_dict()
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_zoo_network_round_trips_bit_exactly(tmp_path):
+    model = randomised(ghostnet.create_model("ghost_resnet20", ratio=3, num_classes=4))
+    ghostnet.save(model, tmp_path / "a.safetensors", info={"top1": 12.5})
+    loaded = ghostnet.load(tmp_path / "a.safetensors")
+    assert_same(model, loaded)
+    assert loaded.ghostnet_info == {"top1": 12.5}
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), loaded(images))
+
+
+def test_half_precision_halves_the_file(tmp_path):
+    model = randomised(ghostnet.create_model("resnet20"))
+    ghostnet.save(model, tmp_path / "full.safetensors")
+    ghostnet.save(model, tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / name).stat().st_size for name in ("full.safetensors", "half.safetensors")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = ghostnet.load(tmp_path / "half.safetensors")
+    assert loaded.linear.weight.dtype == torch.float32
+    assert torch.allclose(loaded.linear.weight, model.linear.weight, rtol=1e-3)
+
+
+def test_edits_are_replayed(tmp_path):
+    model = ghostnet.create_model("resnet20")
+    ghost = GhostConv2d(16, 16, 3, padding=1, bias=False)
+    ghost.set_channel_order_(torch.randperm(16))
+    model.ghostnet_edits = [{"path": "layer1.0.conv1", "kind": "ghost_conv2d", "config": ghost.config()}]
+    apply_edits_(model, model.ghostnet_edits)
+    model.layer1[0].conv1.set_channel_order_(torch.randperm(16))
+    ghostnet.save(randomised(model), tmp_path / "a.safetensors")
+    assert_same(model, ghostnet.load(tmp_path / "a.safetensors"))
+
+
+def test_torchvision_network_is_rebuilt(tmp_path):
+    from torchvision.models import resnet18
+
+    model = randomised(resnet18(num_classes=5))
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    assert_same(model, ghostnet.load(tmp_path / "a.safetensors"))
+
+
+class OwnNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.conv(images).mean((2, 3))
+
+
+def test_own_network_needs_a_fresh_one(tmp_path):
+    model = randomised(OwnNetwork())
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match="pass a fresh one"):
+        ghostnet.load(tmp_path / "a.safetensors")
+    assert_same(model, ghostnet.load(tmp_path / "a.safetensors", model=OwnNetwork()))
+
+
+def test_truncated_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20"), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ghostnet.InputError, match="not a whole safetensors file"):
+        ghostnet.load(path)
+
+
+@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_pickle_is_refused(tmp_path, writer):
+    path = tmp_path / "a.safetensors"
+    writer({"weight": 1}, path)
+    with pytest.raises(ghostnet.InputError, match="is a pickle, which could run code"):
+        ghostnet.load(path)
+
+
+def test_file_of_another_writer(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match="not written by ghostnet.save"):
+        ghostnet.load(tmp_path / "a.safetensors")
+
+
+def test_missing_file_and_name():
+    with pytest.raises(ghostnet.InputError, match="no file nowhere"):
+        ghostnet.load("nowhere")
+
+
+def test_weights_of_another_network(tmp_path):
+    ghostnet.save(ghostnet.create_model("resnet20", num_classes=3), tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match=r"linear.bias is \(3,\)"):
+        ghostnet.create_model("resnet20", weights=tmp_path / "a.safetensors")
+
+
+def test_unknown_tag():
+    with pytest.raises(ghostnet.InputError, match="no packaged weights"):
+        ghostnet.create_model("vgg16", weights="imagenet")
+
+
+def test_broken_weights_are_not_saved(tmp_path):
+    model = ghostnet.create_model("resnet20")
+    model.linear.weight.data[0, 0] = float("nan")
+    with pytest.raises(ghostnet.InputError, match=r"linear.weight holds NaN"):
+        ghostnet.save(model, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20"), path)
+    before = path.read_bytes()
+
+    def full(tensors, place, metadata):
+        place.write_bytes(b"half a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        ghostnet.save(ghostnet.create_model("resnet20"), path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_no_overwrite_unless_asked(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_text("mine")
+    with pytest.raises(ghostnet.InputError, match="pass --force"):
+        ghostnet.save(ghostnet.create_model("resnet20"), path, force=False)
+    assert path.read_text() == "mine"
+
+
+def test_checkpoint_with_prefix_and_without_counters(tmp_path):
+    model = randomised(ghostnet.create_model("resnet20"))
+    state = {f"module.{k}": v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save({"state_dict": state, "best_prec1": 91.7}, tmp_path / "a.th")
+    loaded = ghostnet.create_model("resnet20", weights=tmp_path / "a.th")
+    assert torch.equal(loaded.linear.weight, model.linear.weight)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_checkpoint_with_code_is_refused(tmp_path, capsys):
+    torch.save({"state_dict": Malicious()}, tmp_path / "a.pth")
+    with pytest.raises(ghostnet.InputError, match="cannot be read as plain weights"):
+        ghostnet.create_model("resnet20", weights=tmp_path / "a.pth")
+    assert capsys.readouterr().out == ""

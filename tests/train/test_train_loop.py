@@ -1,0 +1,172 @@
+"""The loop: it learns, refuses what cannot work, and Ctrl-C leaves a checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ghostnet import InputError
+from ghostnet.data import Augmentation, TensorBatches
+from ghostnet.models import create_model
+from ghostnet.train import TrainSettings, classification_loss, evaluate, fit, make_schedule
+
+
+def separable(count=64):
+    """Return images whose mean colour is their label."""
+    labels = np.arange(count) % 4
+    images = np.repeat((labels * 60).astype(np.uint8), 8 * 8 * 3).reshape(count, 8, 8, 3)
+    return images, labels
+
+
+def batches(size=16, **more):
+    images, labels = separable()
+    return TensorBatches(images, labels, size, mean=(0.5,) * 3, std=(0.25,) * 3, **more)
+
+
+def small():
+    torch.manual_seed(0)
+    return create_model("ghost_resnet20", width_mult=0.5, num_classes=4)
+
+
+def test_training_learns_and_the_curve_falls():
+    model = small()
+    result = fit(
+        model,
+        batches(augmentation=Augmentation(crop_padding=1)),
+        TrainSettings(epochs=10, learning_rate=0.1),
+        progress=False,
+    )
+    assert result.steps == 40
+    assert result.curve[-1]["loss"] < 0.5 * result.curve[0]["loss"]
+    assert evaluate(model, batches()).top1 > 90
+
+
+def test_distillation_pulls_towards_the_teacher():
+    teacher, model = small(), small()
+    torch.manual_seed(5)
+    for parameter in teacher.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    images = next(iter(batches()))[0]
+
+    def distance():
+        with torch.no_grad():
+            answers = [(network.eval()(images) / 4).log_softmax(1) for network in (model, teacher)]
+            return float(F.kl_div(*answers, log_target=True, reduction="batchmean"))
+
+    start = distance()
+    fit(
+        model,
+        batches(augmentation=Augmentation(0, False)),
+        TrainSettings(epochs=25, learning_rate=0.02, distillation_weight=1.0, weight_decay=0),
+        teacher=teacher,
+        progress=False,
+    )
+    assert distance() < 0.5 * start
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_diverging_run_says_so():
+    with pytest.raises(InputError, match=r"the loss is nan|the loss is inf"):
+        fit(small(), batches(), TrainSettings(epochs=20, learning_rate=1e30), progress=False)
+
+
+def test_interrupt_leaves_a_checkpoint_that_goes_on(tmp_path):
+    path = tmp_path / "run.checkpoint"
+
+    def interrupt(step):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    settings = TrainSettings(epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(), batches(), settings, checkpoint=path, after_step=interrupt, progress=False)
+    steps = []
+    result = fit(small(), batches(), settings, checkpoint=path, after_step=steps.append, progress=False)
+    assert steps[0] == 4
+    assert result.steps == 8
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    settings = TrainSettings(epochs=1, checkpoint_seconds=1e-9)
+    fit(small(), batches(), settings, checkpoint=path, progress=False)
+    with pytest.raises(InputError, match="belongs to a run with epochs = 1"):
+        fit(small(), batches(), TrainSettings(epochs=2), checkpoint=path, progress=False)
+
+
+def test_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        fit(small(), batches(), TrainSettings(), checkpoint=path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "`epochs` \\(=0\\)"),
+        ({"learning_rate": float("nan")}, "`learning_rate`"),
+        ({"momentum": 1.0}, "`momentum` \\(=1.0\\)"),
+        ({"distillation_weight": 1.5}, "`distillation_weight`"),
+        ({"weight_decay": -1}, "`weight_decay`"),
+    ],
+)
+def test_bad_settings(changed, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**changed)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_schedules_rise_then_fall_to_zero(name):
+    factor = make_schedule(name, 100, warmup_fraction=0.2)
+    values = [factor(step) for step in range(100)]
+    assert values.index(max(values)) in (19, 20)
+    assert values[-1] < 0.02
+    assert all(0 < value <= 1 for value in values)
+
+
+def test_step_schedule_divides_by_ten():
+    factor = make_schedule("step", 10, milestones=(0.5, 0.8))
+    assert [round(factor(step), 3) for step in (0, 4, 5, 7, 8, 9)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_unknown_schedule():
+    with pytest.raises(InputError, match="unknown schedule 'cosin'; did you mean 'cosine'"):
+        make_schedule("cosin", 10)
+
+
+def test_loss_with_teacher_equals_the_formula():
+    torch.manual_seed(0)
+    logits, answers, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    target = (answers / 2).softmax(1)
+    soft = 4 * (target * (target.log() - (logits / 2).log_softmax(1))).sum(1).mean()
+    expected = 0.7 * soft + 0.3 * F.cross_entropy(logits, labels)
+    loss = classification_loss(logits, labels, answers, distillation_weight=0.7, temperature=2.0)
+    assert torch.allclose(loss, expected, atol=1e-6)
+
+
+def test_evaluate_counts_top1_and_top5():
+    logits = torch.eye(8)
+
+    class Fixed(torch.nn.Module):
+        def forward(self, images):
+            return logits[: len(images)] + 0.01 * torch.arange(8)
+
+    labels = torch.tensor([0, 1, 2, 3, 0, 0, 0, 0])
+    result = evaluate(Fixed(), [(torch.zeros(8, 3, 2, 2), labels)])
+    assert (result.top1, result.count) == (50.0, 8)
+    assert result.top5 == 50.0  # class 0 is the last of eight whenever another one leads
+
+
+def test_evaluate_refuses_what_is_not_finite_or_does_not_fit():
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            return torch.full((len(images), 2), float("nan"))
+
+    with pytest.raises(InputError, match="not finite"):
+        evaluate(Broken(), [(torch.zeros(1, 3, 2, 2), torch.tensor([0]))])
+    with pytest.raises(InputError, match="labels up to 7"):
+        evaluate(Broken(), [(torch.zeros(1, 3, 2, 2), torch.tensor([7]))])
+    with pytest.raises(InputError, match="nothing to evaluate on"):
+        evaluate(Broken(), [])
