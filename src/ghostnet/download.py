@@ -1,6 +1,6 @@
-"""Downloads that survive a dropped line: resumed by HTTP Range, checked by size and SHA-256, renamed when whole.
+"""Downloads that survive a dropped line: resumed by HTTP Range, checked by SHA-256, renamed when whole.
 
-Left out: parallel ranges and mirrors. Proxies are those of the environment (`https_proxy` and its kin), by urllib.
+Left out: parallel ranges and mirrors. Proxies are those of the environment (`https_proxy` and its kin).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def download(
             return target
         part.unlink()
     raise DownloadError(
-        f"{url} was fetched twice and neither time has the SHA-256 {sha256[:12]}…; the file there has changed "
-        "or something on the way alters it"
+        f"{url} was fetched twice and neither time has the SHA-256 {sha256}; the file there has changed or "
+        "something on the way alters it"
     )
 
 

