@@ -137,7 +137,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     ghostnet.save(ghostnet.create_model("resnet20"), path)
     before = path.read_bytes()
 
-    def full(tensors, place, metadata):
+    def full(_tensors, place, **_header):
         place.write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -49,6 +49,13 @@ class BasicBlock(nn.Module):
         return self.relu2(out + self.shortcut(images))
 
 
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, layer: ConvLayer) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride, layer)
+    return nn.Sequential(
+        first, *(BasicBlock(out_channels, out_channels, 1, layer) for _ in range(blocks - 1))
+    )
+
+
 class CifarResNet(nn.Module):
     """Three stages of `blocks` basic blocks with 16, 32 and 64 channels: `(N, 3, H, W) -> (N, num_classes)`."""
 
@@ -59,22 +66,18 @@ class CifarResNet(nn.Module):
         self.conv1 = PLAIN(3, channels[0])
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.relu = nn.ReLU(inplace=True)
-        in_channels = channels[0]
-        for stage, out_channels in enumerate(channels):
-            units = []
-            for index in range(blocks):
-                stride = 2 if stage > 0 and index == 0 else 1
-                units.append(BasicBlock(in_channels, out_channels, stride, layer))
-                in_channels = out_channels
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*units))
+        self.layer1 = _stage(channels[0], channels[0], blocks, 1, layer)
+        self.layer2 = _stage(channels[0], channels[1], blocks, 2, layer)
+        self.layer3 = _stage(channels[1], channels[2], blocks, 2, layer)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(in_channels, num_classes)
+        self.linear = nn.Linear(channels[2], num_classes)
         initialise_(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
         out = self.relu(self.bn1(self.conv1(images)))
-        out = self.layer3(self.layer2(self.layer1(out)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            out = stage(out)
         return self.linear(torch.flatten(self.pool(out), 1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ def evaluate(
     device = parameter.device if parameter is not None else torch.device("cpu")
     top1 = top5 = count = 0
     loss = 0.0
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = len(batches) if isinstance(batches, Sized) else None
     model.eval()
     try:
         with Progress("evaluate", total=total, unit="batches", enabled=progress) as bar:
