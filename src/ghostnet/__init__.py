@@ -1,7 +1,7 @@
 """Ghost networks: turn a trained CNN into one that is measurably faster, or start from a light one.
 
-Implements and extends "GhostNet: More Features from Cheap Operations" (CVPR 2020). Importing this package is cheap:
-every name below is loaded on first use, and torch with it.
+Implements and extends "GhostNet: More Features from Cheap Operations" (CVPR 2020). Importing this package is
+cheap: every name below is loaded on first use, and torch with it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,16 @@ __all__ = [  # noqa: RUF022  (names first, then rooms)
     "load",
     "profile",
     "save",
-    *_ROOMS,
+    "convert",
+    "data",
+    "deploy",
+    "measure",
+    "models",
+    "nn",
+    "paper",
+    "recipes",
+    "report",
+    "train",
 ]
 
 

@@ -16,6 +16,7 @@ class Progress:
         description: what is being done.
         total: number of steps, or None when it is not known.
         unit: what one step is ("batch", "MB").
+        start: steps done before, by an interrupted run; they do not count in the rate.
         enabled: False prints nothing at all.
 
     Example:
@@ -24,12 +25,12 @@ class Progress:
     """
 
     def __init__(
-        self, description: str, *, total: int | None, unit: str = "it", enabled: bool = True
+        self, description: str, *, total: int | None, unit: str = "it", start: int = 0, enabled: bool = True
     ) -> None:
         self.description = description
         self.total = total
         self.unit = unit
-        self.done = 0
+        self.start = self.done = start
         self._text = ""
         self._enabled = enabled
         self._terminal = enabled and sys.stderr.isatty()
@@ -58,7 +59,9 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._rich.start()
-            self._task = self._rich.add_task(self.description, total=self.total, text="")
+            self._task = self._rich.add_task(
+                self.description, total=self.total, completed=self.start, text=""
+            )
         return self
 
     def update(self, steps: int = 1, text: str = "") -> None:
@@ -73,7 +76,7 @@ class Progress:
     def _print_line(self) -> None:
         self._printed = time.monotonic()
         seconds = self._printed - self._started
-        rate = self.done / seconds if seconds > 0 else 0.0
+        rate = (self.done - self.start) / seconds if seconds > 0 else 0.0
         line = f"{self.description}: {self.done}"
         if self.total is not None:
             line += f"/{self.total}"

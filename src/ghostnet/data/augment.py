@@ -21,7 +21,7 @@ class Augmentation:
     Attributes:
         crop_padding: pixels of reflected border before a random crop back to size; 0 turns it off.
         mirror: flip left-right with probability 1/2.
-        cutout: side in pixels of a square set to zero at a random place (after normalisation); 0 turns it off.
+        cutout: side in pixels of a square set to zero (the mean) at a random place; 0 turns it off.
     """
 
     crop_padding: int = 4

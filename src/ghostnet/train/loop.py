@@ -228,8 +228,7 @@ def _steps(
     every = max(1, total // 100)
     recent: list[float] = []
     try:
-        with Progress(description, total=total, unit="steps", enabled=progress) as bar:
-            bar.update(result.steps)
+        with Progress(description, total=total, unit="steps", start=result.steps, enabled=progress) as bar:
             while result.steps < total:
                 epoch, start = divmod(result.steps, len(batches))
                 for images, labels in batches.epoch(epoch, start=start):
