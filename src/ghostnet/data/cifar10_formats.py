@@ -92,7 +92,7 @@ def _read_tar(path: Path) -> dict[str, bytes]:
 
 def _decode_npz(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ARRAY_NAMES}
         return {
             name: _small_labels(array) if name.endswith("labels") else array for name, array in arrays.items()

@@ -1,0 +1,141 @@
+"""The floor: files that are whole or not there, errors with a way out, progress that a log can bear."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from ghostnet import progress as progress_module
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.files import atomic_write, refuse_overwrite, sha256_of_file
+from ghostnet.progress import Progress
+
+
+def test_atomic_write_makes_folders_and_a_readable_file(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "file"
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == target.parent  # a rename across file systems would not be atomic
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_atomic_write_replaces_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("half way"), KeyboardInterrupt()])
+def test_a_failing_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with atomic_write(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100_000, hard)
+    )  # the kernel refuses the write, as a full disk does
+    try:
+        with pytest.raises(OSError, match="too large"), atomic_write(target) as temporary:
+            temporary.write_bytes(bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_parent_that_is_a_file_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="file"), atomic_write(tmp_path / "file" / "below"):
+        pytest.fail("the block must not run")
+
+
+def test_sha256_of_file_reads_all_pieces(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than one piece of 1 MiB
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_refuse_overwrite(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    refuse_overwrite(target, force=False)
+    target.write_text("old")
+    refuse_overwrite(target, force=True)
+    with pytest.raises(InputError, match="exists; pass --force to overwrite it or name another output"):
+        refuse_overwrite(target, force=False)
+
+
+def test_unknown_name_lists_near_matches_or_all_or_the_first() -> None:
+    near = unknown_name("model", "resnet65", ["resnet56", "vgg16"])
+    assert isinstance(near, ValueError)
+    assert str(near) == "unknown model 'resnet65'; did you mean 'resnet56'?"
+    assert str(unknown_name("model", "zzz", ["b", "a"])) == "unknown model 'zzz'; known: a, b"
+    many = str(unknown_name("model", "zzz", [f"name{index:02}" for index in range(20)]))
+    assert many.startswith("unknown model 'zzz'; 20 are known, the first ones: name00, ")
+    assert "name08" not in many
+
+
+def test_progress_prints_one_plain_line_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Progress("epoch 1", total=4, unit="batch") as bar:
+        for _ in range(4):
+            bar.update(1, "loss 0.3")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("epoch 1: 4/4 batch, 0 s")
+    assert printed.err.endswith("  loss 0.3\n")
+
+
+def test_progress_prints_now_and_then_without_a_known_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "_PLAIN_INTERVAL_S", 0.0)
+    with Progress("fetch", total=None, unit="MB") as bar:
+        bar.update(2)
+    assert [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()] == ["fetch: 2 MB"] * 2
+
+
+def test_progress_is_silent_when_disabled_and_after_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("epoch 1", total=1, enabled=False) as bar:
+        bar.update()
+    with pytest.raises(RuntimeError), Progress("epoch 1", total=1):
+        raise RuntimeError
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_draws_a_bar_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("epoch 1", total=2) as bar:
+        bar.update(2, "loss 0.3")
+    printed = capsys.readouterr()
+    assert "epoch 1" in printed.err
+    assert "2/2" in printed.err
+    assert printed.out == ""
