@@ -33,6 +33,7 @@ class Moments:
         mean: `(T, D)` mean patch seen by each tap; `target_mean`, `target_power`: `(n,)`.
         dense: `(n, D)` the dense filters.
         inside: `(T,)` the share of positions whose tap stays inside the map.
+        positions: how many output positions were read.
     """
 
     gram: Tensor
@@ -42,11 +43,16 @@ class Moments:
     target_power: Tensor
     dense: Tensor
     inside: Tensor
+    positions: int
 
     @property
     def centre(self) -> int:
         """Index of the middle tap, which sees the map itself."""
         return self.gram.shape[0] // 2
+
+    def scaled_ridge(self, ridge: float) -> float:
+        """Raise the ridge where there are fewer than 100 positions for each unknown of a filter."""
+        return ridge * max(1.0, 100.0 * self.gram.shape[-1] / max(1, self.positions))
 
     def map_means(self, filters: Tensor) -> Tensor:
         """Mean of each map as each tap sees it: `(m, D) -> (m, T)`."""
@@ -158,7 +164,8 @@ def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
     sums[key] += [torch.zeros(columns, len(weight)).double(), torch.tensor(1.0).double()]
     power = weight.flatten(1).square().sum(1)
     total = (1, torch.zeros(len(weight)).double(), power)
-    return _assemble(sums, convolution, cheap_kernel_size, centred=False, total=total)
+    moments = _assemble(sums, convolution, cheap_kernel_size, centred=False, total=total)
+    return replace(moments, positions=10**9)  # exact moments: no ridge for want of images
 
 
 def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:
@@ -376,7 +383,7 @@ def _assemble(
         cross -= mean[:, :, None] * target_mean
         gram -= mean[:, None, :, None] * mean[None, :, None, :]
         power = power - target_mean.square()
-    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside)
+    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside, count)
 
 
 def _rows_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> Tensor:

@@ -36,8 +36,8 @@ class FitOptions:
     refit's.
     """
 
-    rounds: int = 3
-    ridge: float = 1e-4
+    rounds: int = 6
+    ridge: float = 1e-6
     max_gram: int = 1700
     max_refit: int = 4700
 
@@ -49,8 +49,8 @@ def initialise_from_dense_(
     units: Sequence[ConvUnit],
     calibration_batches: Sequence[Tensor] | None,
     *,
-    rounds: int = 3,
-    ridge: float = 1e-4,
+    rounds: int = 6,
+    ridge: float = 1e-6,
     max_gram: int = 1700,
 ) -> dict[str, float]:
     """Set the weights and batch norms of all Ghost convolutions of `ghost_model` from the dense network.
@@ -61,7 +61,8 @@ def initialise_from_dense_(
         units: the converted layers in execution order.
         calibration_batches: unlabelled `(N, C, H, W)` inputs, or None for a fit that assumes white inputs.
         rounds: of alternation between primary and cheap filters.
-        ridge: relative to the mean power of the inputs; draws refitted filters to the dense ones.
+        ridge: relative to the mean power of the inputs, raised where images are few; draws the filters
+            to the dense ones.
         max_gram: largest Gram matrix (columns); larger layers are fitted on their output maps only.
 
     Returns:
@@ -71,7 +72,7 @@ def initialise_from_dense_(
         InputError: `rounds` or `ridge` is negative, or there are no calibration images.
     """
     if rounds < 0 or ridge < 0:
-        raise InputError(f"`rounds` (={rounds}) and `ridge` (={ridge}) must not be negative; use 3 and 1e-4.")
+        raise InputError(f"`rounds` (={rounds}) and `ridge` (={ridge}) must not be negative; use 6 and 1e-6.")
     if calibration_batches is not None and not calibration_batches:
         raise InputError(
             "`calibration_batches` is empty; give at least one batch, or None to convert without data."
@@ -138,7 +139,8 @@ class _LayerFit:
         if fit.patch_columns(self.convolution, self.size) > self.options.max_gram:
             return self._on_maps()
         moments = self._moments(self.size)
-        filters = fit.refit(moments, self.options.ridge)
+        ridge = moments.scaled_ridge(self.options.ridge)
+        filters = fit.refit(moments, ridge)
         windows, against = moments.windows(filters)
         errors = fit.fit_errors(moments.target_power, windows, against)
         weights = self._weights(moments.target_power)
@@ -149,7 +151,7 @@ class _LayerFit:
             cheap = fit.best_cheap(moments, primary, self.sources, ghosts)
             if turn == self.options.rounds:
                 break
-            primary = fit.best_primary(moments, primary, cheap, groups, self.options.ridge)
+            primary = fit.best_primary(moments, primary, cheap, groups, ridge)
         return self._write(moments, primary, cheap, groups, moments.windows(primary))
 
     def _moments(self, size: int) -> fit.Moments:
@@ -185,7 +187,8 @@ class _LayerFit:
             return self._grouped()
         filters = self.convolution.weight.detach().flatten(1).double()
         if count <= self.options.max_refit:
-            filters = fit.refit(self._moments(1), self.options.ridge)
+            moments = self._moments(1)
+            filters = fit.refit(moments, moments.scaled_ridge(self.options.ridge))
         maps = fit.map_windows(self.pairs, self.convolution, filters, self.size, centred=self.centred)
         weights = self._weights(maps.target_power)
         errors = fit.fit_errors(maps.target_power, maps.windows, maps.against)
