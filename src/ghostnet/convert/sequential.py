@@ -27,6 +27,8 @@ from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
 Pairs = list[tuple[Tensor, Tensor]]
+_MOST_PARTNERS = 10  # candidates for each map whose pair is tried with alternation
+_PAIR_BUDGET = 8e10  # multiplications of all these trials in one layer
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -144,7 +146,9 @@ class _LayerFit:
         windows, against = moments.windows(filters)
         errors = fit.fit_errors(moments.target_power, windows, against)
         weights = self._weights(moments.target_power)
-        heads, ghosts = match(errors * weights, self._own(moments, filters) * weights, self.sources)
+        own = self._own(moments, filters) * weights
+        costs = self._after_one_round(moments, filters, errors * weights, own, weights)
+        heads, ghosts = match(costs, own, self.sources)
         groups = fit.Groups(heads, ghosts, self.sources, weights)
         primary = filters[heads]
         for turn in range(self.options.rounds + 1):
@@ -161,6 +165,40 @@ class _LayerFit:
         return fit.patch_moments(
             self.pairs, self.convolution, size, centred=self.centred, positions=positions
         )
+
+    def _after_one_round(
+        self, moments: fit.Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Lower the costs of the most promising pairs to what they are after one round of alternation.
+
+        Only for ratio 2, where a pair's cost depends on no third map; a budget limits the pairs.
+        """
+        outputs, columns = filters.shape
+        each = min(outputs - 1, _MOST_PARTNERS, int(_PAIR_BUDGET / (outputs * columns**3)))
+        if self.options.rounds == 0 or each < 1 or len(set(self.sources.tolist())) * 2 != outputs:
+            return costs
+        total = costs + own[:, None]
+        best = torch.minimum(total, total.T).fill_diagonal_(float("inf"))
+        near = best.topk(each, largest=False).indices
+        one, two = torch.arange(outputs).repeat_interleave(each), near.flatten()
+        swap = total[one, two] > total[two, one]
+        pairs = torch.stack([torch.where(swap, two, one), torch.where(swap, one, two)], 1).unique(dim=0)
+        heads, ghosts = pairs.T
+        slots = torch.arange(len(pairs))
+        groups = fit.Groups(heads, ghosts, slots, weights)
+        cheap = fit.best_cheap(moments, filters[heads], slots, ghosts)
+        ridge = moments.scaled_ridge(self.options.ridge)
+        primary = fit.best_primary(moments, filters[heads], cheap, groups, ridge)
+        windows, against = moments.windows(primary)
+        centre = moments.centre
+        reached = windows[:, centre, centre] - 2 * against[slots, centre, heads] + moments.target_power[heads]
+        wanted = against[slots, :, ghosts]
+        kernel = fit.solve(windows, wanted[..., None], 1e-9)[..., 0]
+        served = moments.target_power[ghosts] - (kernel * wanted).sum(1)
+        joint = reached.clamp_min(0.0) * weights[heads] + served.clamp_min(0.0) * weights[ghosts]
+        lowered = costs.clone()
+        lowered[heads, ghosts] = torch.minimum(costs[heads, ghosts], joint - own[heads])
+        return lowered
 
     def _own(self, moments: fit.Moments, filters: Tensor) -> Tensor:
         """Squared error of each target as a primary map."""
