@@ -30,24 +30,24 @@ def test_pattern_selects():
 
 
 def test_unknown_model_lists_near_matches():
-    with pytest.raises(ghostnet.InputError, match="unknown model 'resnet65'; did you mean .*'resnet56'"):
+    with pytest.raises(ghostnet.InputError, match=r"unknown model 'resnet65'; did you mean .*'resnet56'"):
         ghostnet.create_model("resnet65")
 
 
 def test_unknown_argument_lists_near_matches():
     with pytest.raises(
-        ghostnet.InputError, match="unknown argument .* 'with_mult'; did you mean 'width_mult'"
+        ghostnet.InputError, match=r"unknown argument .* 'with_mult'; did you mean 'width_mult'"
     ):
         ghostnet.create_model("vgg16", with_mult=2)
 
 
 @pytest.mark.parametrize("classes", [0, -1, 2.0, True])
 def test_bad_number_of_classes(classes):
-    with pytest.raises(ghostnet.InputError, match="num_classes"):
+    with pytest.raises(ghostnet.InputError, match=r"num_classes"):
         ghostnet.create_model("resnet20", num_classes=classes)
 
 
 @pytest.mark.parametrize("width", [0, -1, float("nan"), "wide"])
 def test_bad_width(width):
-    with pytest.raises(ghostnet.InputError, match="width_mult"):
+    with pytest.raises(ghostnet.InputError, match=r"width_mult"):
         ghostnet.create_model("resnet20", width_mult=width)

@@ -79,7 +79,7 @@ class OwnNetwork(nn.Module):
 def test_own_network_needs_a_fresh_one(tmp_path):
     model = randomised(OwnNetwork())
     ghostnet.save(model, tmp_path / "a.safetensors")
-    with pytest.raises(ghostnet.InputError, match="pass a fresh one"):
+    with pytest.raises(ghostnet.InputError, match=r"pass a fresh one"):
         ghostnet.load(tmp_path / "a.safetensors")
     assert_same(model, ghostnet.load(tmp_path / "a.safetensors", model=OwnNetwork()))
 
@@ -88,7 +88,7 @@ def test_truncated_file(tmp_path):
     path = tmp_path / "a.safetensors"
     ghostnet.save(ghostnet.create_model("resnet20"), path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ghostnet.InputError, match="not a whole safetensors file"):
+    with pytest.raises(ghostnet.InputError, match=r"not a whole safetensors file"):
         ghostnet.load(path)
 
 
@@ -96,7 +96,7 @@ def test_truncated_file(tmp_path):
 def test_pickle_is_refused(tmp_path, writer):
     path = tmp_path / "a.safetensors"
     writer({"weight": 1}, path)
-    with pytest.raises(ghostnet.InputError, match="is a pickle, which could run code"):
+    with pytest.raises(ghostnet.InputError, match=r"is a pickle, which could run code"):
         ghostnet.load(path)
 
 
@@ -104,12 +104,12 @@ def test_file_of_another_writer(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(ghostnet.InputError, match="not written by ghostnet.save"):
+    with pytest.raises(ghostnet.InputError, match=r"not written by ghostnet.save"):
         ghostnet.load(tmp_path / "a.safetensors")
 
 
 def test_missing_file_and_name():
-    with pytest.raises(ghostnet.InputError, match="no file nowhere"):
+    with pytest.raises(ghostnet.InputError, match=r"no file nowhere"):
         ghostnet.load("nowhere")
 
 
@@ -120,7 +120,7 @@ def test_weights_of_another_network(tmp_path):
 
 
 def test_unknown_tag():
-    with pytest.raises(ghostnet.InputError, match="no packaged weights"):
+    with pytest.raises(ghostnet.InputError, match=r"no packaged weights"):
         ghostnet.create_model("vgg16", weights="imagenet")
 
 
@@ -142,7 +142,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left"):
         ghostnet.save(ghostnet.create_model("resnet20"), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
@@ -151,7 +151,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
 def test_no_overwrite_unless_asked(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_text("mine")
-    with pytest.raises(ghostnet.InputError, match="pass --force"):
+    with pytest.raises(ghostnet.InputError, match=r"pass --force"):
         ghostnet.save(ghostnet.create_model("resnet20"), path, force=False)
     assert path.read_text() == "mine"
 
@@ -171,6 +171,6 @@ class Malicious:
 
 def test_checkpoint_with_code_is_refused(tmp_path, capsys):
     torch.save({"state_dict": Malicious()}, tmp_path / "a.pth")
-    with pytest.raises(ghostnet.InputError, match="cannot be read as plain weights"):
+    with pytest.raises(ghostnet.InputError, match=r"cannot be read as plain weights"):
         ghostnet.create_model("resnet20", weights=tmp_path / "a.pth")
     assert capsys.readouterr().out == ""

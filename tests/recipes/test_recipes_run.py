@@ -47,17 +47,17 @@ def test_every_recipe_trains(name, tmp_path):
 def test_finished_result_is_not_overwritten(tmp_path):
     recipe = load_recipe("resnet9_050", SMALL)
     run_recipe(recipe, tmp_path, progress=False)
-    with pytest.raises(InputError, match="pass --force"):
+    with pytest.raises(InputError, match=r"pass --force"):
         run_recipe(recipe, tmp_path, progress=False)
 
 
 def test_missing_teacher(tmp_path):
-    with pytest.raises(InputError, match="no file nowhere"):
+    with pytest.raises(InputError, match=r"no file nowhere"):
         run_recipe(load_recipe("resnet9_050", [*SMALL, "teacher=nowhere"]), tmp_path, progress=False)
 
 
 def test_layer_output_names_near_matches():
     model = ghostnet.create_model("resnet20")
     assert layer_output(model, "layer1.0.conv1", torch.zeros(1, 3, 32, 32)).shape == (1, 16, 32, 32)
-    with pytest.raises(InputError, match="unknown layer 'layer1.0.conv'; did you mean"):
+    with pytest.raises(InputError, match=r"unknown layer 'layer1.0.conv'; did you mean"):
         layer_output(model, "layer1.0.conv", torch.zeros(1, 3, 32, 32))

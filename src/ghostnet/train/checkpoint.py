@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on to the identical result: written whole or not at all, never unpickled blindly."""
+"""Checkpoints from which a run goes on to the identical result: written whole or not at all, not unpickled blindly."""
 
 from __future__ import annotations
 
