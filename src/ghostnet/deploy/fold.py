@@ -137,7 +137,7 @@ def deployed_ghost(ghost: GhostConv2d) -> nn.Module:
     if ghost.primary_norm is not None:
         primary = scaled_convolution(primary, *scale_and_shift(ghost.primary_norm))
     if ghost.cheap_norm is not None and cheap is not None:
-        cheap = _scaled_operation(cheap, *scale_and_shift(ghost.cheap_norm))
+        cheap = _kept(_scaled_operation(cheap, *scale_and_shift(ghost.cheap_norm)), ghost.ghost_channels)
     if ghost.activation is not None:
         # not in place: the cheap operation and the output both read y
         primary = nn.Sequential(primary, _out_of_place(ghost.activation))
@@ -148,6 +148,25 @@ def deployed_ghost(ghost: GhostConv2d) -> nn.Module:
     if cheap is None:
         return nn.Sequential(primary, _Reorder(order))
     return DeployedGhostConv2d(primary, cheap, channel_order=order)
+
+
+def _kept(operation: nn.Module, channels: int) -> nn.Module:
+    """Return an operation that gives only the first `channels` of its maps."""
+    if isinstance(operation, DepthwiseOperation):
+        operation.out_channels = channels  # it makes whole sets of maps and keeps that many
+        return operation
+    return nn.Sequential(operation, _First(channels))
+
+
+class _First(nn.Module):
+    """Keeps the first channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps[:, : self.channels]
 
 
 class _Reorder(nn.Module):

@@ -33,11 +33,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, layer: ConvLayer) -> None:
         super().__init__()
-        self.conv1 = layer(in_channels, out_channels, stride)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = layer(out_channels, out_channels)
-        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv1, self.bn1, self.relu1 = layer(in_channels, out_channels, stride)
+        self.conv2, self.bn2, _ = layer(out_channels, out_channels, activation=False)
         same = stride == 1 and in_channels == out_channels
         self.shortcut: nn.Module = nn.Identity() if same else PaddedShortcut(in_channels, out_channels)
         self.relu2 = nn.ReLU(inplace=True)
@@ -63,9 +60,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         width = check_width(width_mult)
         channels = [max(1, round(base * width)) for base in (16, 32, 64)]
-        self.conv1 = PLAIN(3, channels[0])
-        self.bn1 = nn.BatchNorm2d(channels[0])
-        self.relu = nn.ReLU(inplace=True)
+        self.conv1, self.bn1, self.relu = PLAIN(3, channels[0])
         self.layer1 = _stage(channels[0], channels[0], blocks, 1, layer)
         self.layer2 = _stage(channels[0], channels[1], blocks, 2, layer)
         self.layer3 = _stage(channels[1], channels[2], blocks, 2, layer)

@@ -12,10 +12,6 @@ from ghostnet.models.convolution import PLAIN, ConvLayer, initialise_
 from ghostnet.models.registry import check_width, register
 
 
-def _conv_bn_relu(layer: ConvLayer, in_channels: int, out_channels: int) -> list[nn.Module]:
-    return [layer(in_channels, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-
-
 class Residual(nn.Module):
     """`x + body(x)`, shapes kept."""
 
@@ -36,15 +32,15 @@ class ResNet9(nn.Module):
         width = check_width(width_mult)
         narrow, low, middle, wide = (max(1, round(base * width)) for base in (64, 128, 256, 512))
         self.features = nn.Sequential(
-            *_conv_bn_relu(PLAIN, 3, narrow),
-            *_conv_bn_relu(layer, narrow, low),
+            *PLAIN(3, narrow),
+            *layer(narrow, low),
             nn.MaxPool2d(2),
-            Residual(nn.Sequential(*_conv_bn_relu(layer, low, low), *_conv_bn_relu(layer, low, low))),
-            *_conv_bn_relu(layer, low, middle),
+            Residual(nn.Sequential(*layer(low, low), *layer(low, low))),
+            *layer(low, middle),
             nn.MaxPool2d(2),
-            *_conv_bn_relu(layer, middle, wide),
+            *layer(middle, wide),
             nn.MaxPool2d(2),
-            Residual(nn.Sequential(*_conv_bn_relu(layer, wide, wide), *_conv_bn_relu(layer, wide, wide))),
+            Residual(nn.Sequential(*layer(wide, wide), *layer(wide, wide))),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
         )

@@ -26,8 +26,7 @@ class CifarVGG(nn.Module):
         for stage in _STAGES:
             for base in stage:
                 out_channels = max(1, round(base * width))
-                conv = layer(in_channels, out_channels)
-                layers += [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+                layers += layer(in_channels, out_channels)
                 in_channels = out_channels
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)

@@ -1,7 +1,7 @@
-"""The 3x3 convolution that the CIFAR networks are built of: plain, or a Ghost module in its place.
+"""What the CIFAR networks are built of: a 3x3 convolution with batch norm and, mostly, ReLU; or a Ghost module.
 
-The ghost networks of Tables 3 to 5 replace convolutions in place and keep the batch norm and activation that follow,
-so a network is described once and the layer is chosen here.
+A Ghost module normalises and activates inside (its cheap operation works on normalised maps), so what followed the
+convolution becomes an identity: a network is described once and keeps its module names either way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ghostnet.nn import GhostConv2d
 
 @dataclass(frozen=True)
 class ConvLayer:
-    """Builds 3x3 convolutions without bias.
+    """Builds convolution, batch norm and activation, without bias.
 
     Attributes:
         ratio: s of eq. 3; 1 builds plain convolutions.
@@ -27,11 +27,22 @@ class ConvLayer:
     cheap_kernel_size: int = 3
     cheap_operation: str = "depthwise"
 
-    def __call__(self, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-        """Return the layer: `(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)`."""
+    def __call__(
+        self, in_channels: int, out_channels: int, stride: int = 1, *, activation: bool = True
+    ) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return the three modules: `(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)`.
+
+        Args:
+            in_channels: input channels.
+            out_channels: output channels.
+            stride: of the (primary) convolution.
+            activation: False leaves the ReLU out.
+        """
         if self.ratio == 1:
-            return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        return GhostConv2d(
+            plain = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+            last = nn.ReLU(inplace=True) if activation else nn.Identity()
+            return plain, nn.BatchNorm2d(out_channels), last
+        ghost = GhostConv2d(
             in_channels,
             out_channels,
             3,
@@ -41,7 +52,10 @@ class ConvLayer:
             ratio=self.ratio,
             cheap_kernel_size=self.cheap_kernel_size,
             cheap_operation=self.cheap_operation,
+            norm="batch",
+            activation="relu" if activation else None,
         )
+        return ghost, nn.Identity(), nn.Identity()
 
 
 PLAIN = ConvLayer()

@@ -133,7 +133,10 @@ class GhostConv2d(nn.Module):
         self.kernel_size, self.stride = self.primary_conv.kernel_size, self.primary_conv.stride
         self.padding, self.dilation = self.primary_conv.padding, self.primary_conv.dilation
         self.padding_mode = padding_mode
-        ghosts = out_channels - self.intrinsic_channels
+        ghosts = self.ghost_channels = out_channels - self.intrinsic_channels
+        if norm:  # the paper's form normalises all (s - 1) m maps and keeps n of the m s
+            ghosts = self.intrinsic_channels * (ratio - 1)
+        self._has_spare_maps = ghosts > self.ghost_channels
         self.cheap_operation: nn.Module | None = None
         if ghosts:
             self.cheap_operation = make_cheap_operation(
@@ -149,6 +152,8 @@ class GhostConv2d(nn.Module):
         maps = self._finish(self.primary_conv(x), self.primary_norm)
         if self.cheap_operation is not None:
             ghosts = self._finish(self.cheap_operation(maps), self.cheap_norm)
+            if self._has_spare_maps:
+                ghosts = ghosts[:, : self.ghost_channels]
             maps = concat_channels(maps, ghosts)
         if self.channel_order is not None:
             maps = maps.index_select(1, self.channel_order)
