@@ -1,5 +1,4 @@
-"""Batch-norm statistics of a network measured afresh: `reestimate_batch_norm_`. Left out: any other
-parameter."""
+"""Batch-norm statistics of a network measured afresh: `reestimate_batch_norm_`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""Least squares for one converted convolution, in the moments of its input patches (paper section 3.1,
-linear form).
+"""Least squares for one converted convolution in the moments of its input patches (paper section 3.1).
 
-A ghost map is `k * (x * f)`: linear in the primary filter `f` for a fixed cheap filter `k`, and the other
-way round.
-`Moments` holds, for each pair of taps of `k`, the second moments of the input patches there, zero borders
-included,
-so that images are read once. Left out: which map serves which (matching.py), where data come from
-(sequential.py).
+A ghost map is `k * (x * f)`: linear in the primary filter `f` for a fixed cheap filter `k`, and the other way
+round. `Moments` holds, for each pair of taps of `k`, the second moments of the input patches there, zero
+borders included, so that images are read once. Left out: which map serves which (matching.py), where data
+come from (sequential.py).
 """
 
 from __future__ import annotations
@@ -59,9 +56,7 @@ class Moments:
         return filters @ self.mean.T
 
     def windows(self, filters: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments of the d x d windows of maps: `(m, D) -> (m, T, T)` Grams and `(m, T, n)` against
-        targets.
-        """
+        """Moments of the windows of maps: `(m, D) -> (m, T, T)` Grams, `(m, T, n)` against targets."""
         taps = self.gram.shape[0]
         grams = filters.new_zeros(len(filters), taps, taps)
         for one in range(taps):
@@ -169,9 +164,7 @@ def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
 
 
 def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:
-    """Return how many inputs one d x d window of the convolution's outputs sees: the size of the Gram
-    matrix.
-    """
+    """Return how many inputs one d x d window of outputs sees: the size of the Gram matrix."""
     height, width = _patch_size(convolution, cheap_kernel_size)[0]
     return convolution.in_channels * height * width
 
@@ -217,9 +210,7 @@ def map_windows(
     *,
     centred: bool,
 ) -> MapMoments:
-    """Accumulate the moments of the windows of the maps that `filters` `(n, D)` make in place of the
-    dense ones.
-    """
+    """Accumulate the moments of the windows of the maps that `filters` `(n, D)` make."""
     maps, taps = len(filters), cheap_kernel_size**2
     weight = filters.view_as(convolution.weight).to(convolution.weight.dtype)
     grams, cross = torch.zeros(maps, taps, taps).double(), torch.zeros(maps, taps, maps).double()
@@ -285,9 +276,7 @@ def best_primary(moments: Moments, primary: Tensor, cheap: Tensor, groups: Group
 
 
 def _patch_size(convolution: nn.Conv2d, cheap_kernel_size: int) -> tuple[tuple[int, int], list[int]]:
-    """Height and width of the patch under one window of outputs, and the padding (as F.pad wants it) for
-    it.
-    """
+    """Height and width of the patch under one window of outputs, and its padding as F.pad wants it."""
     size = [
         (kernel - 1) * dilation + 1 + (cheap_kernel_size - 1) * stride
         for kernel, dilation, stride in zip(

@@ -17,8 +17,7 @@ def match(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]
     """Choose targets for every primary and every ghost slot so that the summed error is small.
 
     For ratio 2 a minimum-weight pairing by greedy choice and exchanges; else heads by greedy choice and
-    exchanges,
-    ghosts by optimal assignment.
+    exchanges, ghosts by optimal assignment.
 
     Args:
         errors: `(n, n)`, entry (i, j) the error of target j as a ghost of target i's map.
@@ -52,9 +51,7 @@ def match(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _pair(costs: Tensor) -> Tensor:
-    """Pair all nodes at small total cost; `costs[i, j]` is i serving j: `(n / 2, 2)` rows (server,
-    served).
-    """
+    """Pair all nodes at small cost (`costs[i, j]`: i serves j): `(n / 2, 2)` rows (server, served)."""
     both = torch.minimum(costs, costs.T).clone()
     both.fill_diagonal_(float("inf"))
     pairs, work = [], both.clone()

@@ -1,0 +1,288 @@
+"""The fit of one converted layer in closed form (paper section 3.1, linear form): `LayerFit`.
+
+Refit, matching, alternation, then the batch norm. Images come from `observe`, least squares from `fit`, the choice of
+pairs from `matching`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.convert import fit
+from ghostnet.convert.matching import match
+from ghostnet.convert.observe import Pairs
+from ghostnet.errors import InputError
+from ghostnet.nn import GhostConv2d
+
+_MOST_PARTNERS = 10  # candidates for each map whose pair is tried with alternation
+_PAIR_BUDGET = 8e10  # multiplications of all these trials in one layer
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a layer is fitted.
+
+    Attributes:
+        rounds: of alternation between primary and cheap filters.
+        ridge: relative to the mean power of the inputs.
+        max_gram: columns of the largest Gram matrix of whole windows; larger layers are fitted on their output maps.
+        max_refit: columns of the largest Gram matrix for the refit alone; larger layers keep their dense filters.
+    """
+
+    rounds: int = 6
+    ridge: float = 1e-6
+    max_gram: int = 1700
+    max_refit: int = 4700
+
+
+class LayerFit:
+    """The fit of one layer; `run` writes the weights."""
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        ghost: GhostConv2d,
+        norm: nn.Module | None,
+        pairs: Pairs | None,
+        options: FitOptions,
+    ) -> None:
+        self.convolution, self.ghost, self.pairs, self.options = convolution, ghost, pairs, options
+        self.norm = norm if isinstance(norm, nn.BatchNorm2d) else None
+        self.cheap = cheap_convolution(ghost)
+        self.size = self.cheap.kernel_size[0]
+        self.sources = ghost_sources(ghost)
+        self.centred = pairs is not None and (self.norm is not None or ghost.primary_conv.bias is not None)
+
+    def run(self) -> float:
+        """Fit, write, and return the relative error."""
+        if self.convolution.groups > 1:
+            return self._grouped()
+        if fit.patch_columns(self.convolution, self.size) > self.options.max_gram:
+            return self._on_maps()
+        moments = self._moments(self.size)
+        ridge = moments.scaled_ridge(self.options.ridge)
+        filters = fit.refit(moments, ridge)
+        windows, against = moments.windows(filters)
+        errors = fit.fit_errors(moments.target_power, windows, against)
+        weights = self._weights(moments.target_power)
+        own = self._own(moments, filters) * weights
+        costs = self._after_one_round(moments, filters, errors * weights, own, weights)
+        heads, ghosts = match(costs, own, self.sources)
+        groups = fit.Groups(heads, ghosts, self.sources, weights)
+        primary = filters[heads]
+        for turn in range(self.options.rounds + 1):
+            cheap = fit.best_cheap(moments, primary, self.sources, ghosts)
+            if turn == self.options.rounds:
+                break
+            primary = fit.best_primary(moments, primary, cheap, groups, ridge)
+        return self._write(moments, primary, cheap, groups, moments.windows(primary))
+
+    def _moments(self, size: int) -> fit.Moments:
+        if self.pairs is None:
+            return fit.white_moments(self.convolution, size)
+        positions = sum(target[:, 0].numel() for _, target in self.pairs)
+        return fit.patch_moments(
+            self.pairs, self.convolution, size, centred=self.centred, positions=positions
+        )
+
+    def _after_one_round(
+        self, moments: fit.Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Lower the costs of the most promising pairs to what they are after one round of alternation.
+
+        Only for ratio 2, where a pair's cost depends on no third map; a budget limits the pairs.
+        """
+        outputs, columns = filters.shape
+        each = min(outputs - 1, _MOST_PARTNERS, int(_PAIR_BUDGET / (outputs * columns**3)))
+        if self.options.rounds == 0 or each < 1 or len(set(self.sources.tolist())) * 2 != outputs:
+            return costs
+        total = costs + own[:, None]
+        best = torch.minimum(total, total.T).fill_diagonal_(float("inf"))
+        near = best.topk(each, largest=False).indices
+        one, two = torch.arange(outputs).repeat_interleave(each), near.flatten()
+        swap = total[one, two] > total[two, one]
+        pairs = torch.stack([torch.where(swap, two, one), torch.where(swap, one, two)], 1).unique(dim=0)
+        heads, ghosts = pairs.T
+        slots = torch.arange(len(pairs))
+        groups = fit.Groups(heads, ghosts, slots, weights)
+        cheap = fit.best_cheap(moments, filters[heads], slots, ghosts)
+        ridge = moments.scaled_ridge(self.options.ridge)
+        primary = fit.best_primary(moments, filters[heads], cheap, groups, ridge)
+        windows, against = moments.windows(primary)
+        centre = moments.centre
+        reached = windows[:, centre, centre] - 2 * against[slots, centre, heads] + moments.target_power[heads]
+        wanted = against[slots, :, ghosts]
+        kernel = fit.solve(windows, wanted[..., None], 1e-9)[..., 0]
+        served = moments.target_power[ghosts] - (kernel * wanted).sum(1)
+        joint = reached.clamp_min(0.0) * weights[heads] + served.clamp_min(0.0) * weights[ghosts]
+        lowered = costs.clone()
+        lowered[heads, ghosts] = torch.minimum(costs[heads, ghosts], joint - own[heads])
+        return lowered
+
+    def _own(self, moments: fit.Moments, filters: Tensor) -> Tensor:
+        """Squared error of each target as a primary map."""
+        centre = moments.centre
+        power = ((filters @ moments.gram[centre, centre]) * filters).sum(1)
+        error = moments.target_power - 2 * (filters * moments.cross[centre].T).sum(1) + power
+        return error.clamp_min(0.0)
+
+    def _weights(self, power: Tensor) -> Tensor:
+        """Importance of each output channel: gamma^2 / variance of its batch norm."""
+        if self.norm is None or self.norm.running_var is None:
+            return torch.ones_like(power)
+        weights = (self.norm.running_var.double() + self.norm.eps).reciprocal()
+        if self.norm.weight is not None:
+            weights = weights * self.norm.weight.double().square()
+        return weights + 1e-6 * weights.mean() + 1e-30
+
+    def _on_maps(self) -> float:
+        """Fit a layer whose patch Gram is too large: a refit where affordable, then windows of maps."""
+        count, outputs = self.convolution.weight[0].numel(), self.convolution.out_channels
+        if self.pairs is None:
+            return self._grouped()
+        filters = self.convolution.weight.detach().flatten(1).double()
+        if count <= self.options.max_refit:
+            moments = self._moments(1)
+            filters = fit.refit(moments, moments.scaled_ridge(self.options.ridge))
+        maps = fit.map_windows(self.pairs, self.convolution, filters, self.size, centred=self.centred)
+        weights = self._weights(maps.target_power)
+        errors = fit.fit_errors(maps.target_power, maps.windows, maps.against)
+        centre = self.size**2 // 2
+        reached = maps.windows[:, centre, centre] - 2 * maps.against[range(outputs), centre, range(outputs)]
+        own = (reached + maps.target_power).clamp_min(0.0)
+        heads, ghosts = match(errors * weights, own * weights, self.sources)
+        windows, against = maps.windows[heads], maps.against[heads]
+        chosen = against[self.sources, :, ghosts]
+        cheap = fit.solve(windows[self.sources], chosen[..., None], 1e-9)[..., 0]
+        groups = fit.Groups(heads, ghosts, self.sources, weights)
+        return self._write(maps.only(heads), filters[heads], cheap, groups, (windows, against))
+
+    def _grouped(self) -> float:
+        """Keep filters in their groups and serve ghosts by scaled copies: all that weights alone can say."""
+        weight = self.convolution.weight.detach().flatten(1).double()
+        outputs, slots = len(weight), self.ghost.primary_conv.out_channels
+        heads = torch.arange(slots)
+        if self.convolution.groups > 1:
+            each, kept = outputs // self.convolution.groups, slots // self.convolution.groups
+            heads = (torch.arange(slots) // kept) * each + torch.arange(slots) % kept
+        rest = torch.ones(outputs, dtype=torch.bool)
+        rest[heads] = False
+        ghosts = rest.nonzero()[:, 0]
+        first, second = weight[heads[self.sources]], weight[ghosts]
+        same = (
+            heads[self.sources] * self.convolution.groups // outputs
+            == ghosts * self.convolution.groups // outputs
+        )
+        scale = (first * second).sum(1) / first.square().sum(1).clamp_min(1e-30) * same
+        cheap = torch.zeros(len(ghosts), self.size**2, dtype=torch.float64)
+        cheap[:, self.size**2 // 2] = scale
+        self._write_weights(weight[heads], cheap, heads, ghosts)
+        error = (second - scale[:, None] * first).square().sum() / weight.square().sum().clamp_min(1e-30)
+        return float(error.sqrt())
+
+    def _write_weights(self, primary: Tensor, cheap: Tensor, heads: Tensor, ghosts: Tensor) -> None:
+        self.ghost.primary_conv.weight.copy_(primary.view_as(self.ghost.primary_conv.weight))
+        self.cheap.weight.zero_()  # it may make more maps than are kept
+        self.cheap.weight[: len(ghosts)] = cheap.view(-1, *self.cheap.weight.shape[1:]).to(
+            self.cheap.weight.dtype
+        )
+        order = torch.empty(len(heads) + len(ghosts), dtype=torch.long)
+        order[torch.cat([heads, ghosts])] = torch.arange(len(order))
+        self.ghost.set_channel_order_(order)
+        first, second = self.ghost.primary_conv.bias, self.cheap.bias
+        bias = None if self.norm is not None and self.pairs is not None else self.convolution.bias
+        if first is not None:
+            first.copy_(torch.zeros_like(first) if bias is None else bias[heads])
+        if second is not None:
+            second.zero_()
+            if bias is not None:
+                carried = cheap.sum(1) * bias[heads[self.sources]]
+                second[: len(ghosts)] = (bias[ghosts] - carried).to(second.dtype)
+
+    def _write(
+        self,
+        moments: fit.Moments | fit.MapMoments,
+        primary: Tensor,
+        cheap: Tensor,
+        groups: fit.Groups,
+        maps: tuple,
+    ) -> float:
+        """Write filters, order, offsets and batch norm; return the weighted relative error."""
+        heads, ghosts, (windows, against) = groups.heads, groups.ghosts, maps
+        self._write_weights(primary, cheap, heads, ghosts)
+        slot = torch.arange(len(heads))
+        centre = self.size**2 // 2
+        power, hit = torch.empty_like(moments.target_power), torch.empty_like(moments.target_power)
+        power[heads], hit[heads] = windows[:, centre, centre], against[slot, centre, heads]
+        power[ghosts] = torch.einsum("gt,gtu,gu->g", cheap, windows[self.sources], cheap)
+        hit[ghosts] = (cheap * against[self.sources, :, ghosts]).sum(1)
+        mean = torch.empty_like(power)
+        means = moments.map_means(primary)
+        mean[heads], mean[ghosts] = means[:, centre], (cheap * means[self.sources]).sum(1)
+        error = (moments.target_power - 2 * hit + power).clamp_min(0.0) * groups.weights
+        if self.centred and self.norm is not None:
+            self._set_norm(self.norm, mean, power.clamp_min(0.0), moments.target_mean)
+        elif self.centred:
+            self._set_bias(moments, cheap, groups, mean)
+        return float((error.sum() / (moments.target_power * groups.weights).sum().clamp_min(1e-30)).sqrt())
+
+    def _set_norm(self, norm: nn.BatchNorm2d, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:
+        """Give the norm the fitted maps' statistics; keep its scale, move its offset by the targets' mean."""
+        if norm.running_mean is None or norm.running_var is None:
+            return
+        if norm.weight is None or norm.bias is None:
+            norm.running_mean.add_(mean - target_mean)
+            return
+        before = (norm.running_var.double() + norm.eps).sqrt()
+        scale = norm.weight.double() / before
+        norm.bias.copy_(norm.bias.double() + scale * (target_mean - norm.running_mean.double()))
+        norm.weight.copy_(scale * (power + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(power)
+
+    def _set_bias(
+        self, moments: fit.Moments | fit.MapMoments, cheap: Tensor, groups: fit.Groups, mean: Tensor
+    ) -> None:
+        """Give both convolutions the offsets that centre their maps on the targets."""
+        offset = moments.target_mean - mean
+        primary = offset[groups.heads]
+        if self.ghost.primary_conv.bias is not None:
+            self.ghost.primary_conv.bias.copy_(primary)
+        if self.cheap.bias is not None:
+            carried = (cheap * moments.inside).sum(1) * primary[self.sources]
+            offset = offset[groups.ghosts] - carried
+            self.cheap.bias[: len(offset)] = offset.to(self.cheap.bias.dtype)
+
+
+def cheap_convolution(ghost: GhostConv2d) -> nn.Conv2d:
+    """Return the depthwise convolution inside a linear Ghost convolution.
+
+    Raises:
+        InputError: its cheap operation is another one.
+    """
+    operation = ghost.cheap_operation or nn.Identity()
+    found = [m for m in operation.modules() if isinstance(m, nn.Conv2d)]
+    if len(found) != 1 or found[0].weight.shape[1] != 1:
+        raise InputError("the cheap operation is no depthwise convolution; use init='random' or depthwise.")
+    return found[0]
+
+
+def ghost_sources(ghost: GhostConv2d) -> Tensor:
+    """Find which primary map serves each ghost map, by asking the cheap operation itself: `(g,)`."""
+    cheap = cheap_convolution(ghost)
+    maps, size = ghost.primary_conv.out_channels, cheap.kernel_size[0]
+    kept = cheap.weight.clone(), None if cheap.bias is None else cheap.bias.clone()
+    cheap.weight.fill_(1.0)
+    if cheap.bias is not None:
+        cheap.bias.zero_()
+    probe = cheap.weight.new_zeros(1, maps, size, size)
+    probe[0, :, size // 2, size // 2] = torch.arange(1, maps + 1)
+    operation = ghost.cheap_operation or nn.Identity()
+    answer = operation(probe)[0, :, size // 2, size // 2]
+    cheap.weight.copy_(kept[0])
+    if cheap.bias is not None and kept[1] is not None:
+        cheap.bias.copy_(kept[1])
+    return answer.round().long() - 1

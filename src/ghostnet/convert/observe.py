@@ -1,0 +1,187 @@
+"""What each layer of the dense and of the half-converted network sees and gives: `observe`.
+
+Both networks are walked in step, node by node, so that every layer runs once in the whole conversion; a network that
+`torch.fx` cannot trace is run whole for each layer, with hooks. Where a batch norm alone feeds an addition, the target
+also makes up for the error that the other summand carries.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx, nn
+
+from ghostnet.convert.graph import ConvUnit, is_ghost
+
+Pairs = list[tuple[Tensor, Tensor]]
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+class Observer(Protocol):
+    """Where a layer's calibration data come from."""
+
+    def pairs(self, unit: ConvUnit) -> Pairs | None:
+        """Return, for each batch, the layer's input in the converted network and the output wanted there.
+
+        None where the layer does not run, or is asked for out of execution order.
+        """
+        ...
+
+
+def observe(dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Tensor]) -> Observer:
+    """Choose how the layers of two networks of one structure are observed.
+
+    Args:
+        dense_model: the trained network, in evaluation mode.
+        ghost_model: its copy in conversion, in evaluation mode.
+        batches: `(N, C, H, W)` inputs.
+    """
+    try:
+        graph = _Tracer().trace(dense_model)
+    except Exception:  # fx raises whatever the model's own code raises on a proxy
+        return _Hooks(dense_model, ghost_model, batches)
+    return _Traced(dense_model, ghost_model, batches, graph)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps converted layers whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_ghost(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Walk:
+    """One network evaluated node by node on all batches: each layer runs once in the whole conversion."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, batches: Sequence[Tensor]) -> None:
+        self.model, self.nodes, self.position = model, list(graph.nodes), 0
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
+        self.batches = batches
+        order = {node: place for place, node in enumerate(self.nodes)}
+        self.last = {
+            node: max((order[user] for user in node.users), default=order[node]) for node in self.nodes
+        }
+
+    def advance(self, end: fx.Node) -> None:
+        """Run everything before `end`; values that nothing later reads are dropped."""
+        while self.nodes[self.position] is not end:
+            node = self.nodes[self.position]
+            for batch, values in zip(self.batches, self.values, strict=True):
+                values[node] = self.run(node, values, batch)
+                for value in [old for old in node.all_input_nodes if self.last[old] <= self.position]:
+                    values.pop(value, None)
+            self.position += 1
+
+    def value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """Evaluate a node ahead of its turn, with all that it needs; nothing is kept."""
+        if node in values:
+            return values[node]
+        return self.run(
+            node, values | {source: self.value(source, values) for source in node.all_input_nodes}
+        )
+
+    def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
+        """Evaluate one node."""
+        if node.op == "placeholder":
+            return batch if node is self.nodes[0] else (node.args[0] if node.args else None)
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.model)
+        args = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+        if node.op == "call_module":
+            return self.model.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class _Traced:
+    """Inputs and targets of each layer, from both networks walked in step."""
+
+    def __init__(
+        self, dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Tensor], graph: fx.Graph
+    ) -> None:
+        self.dense_model = dense_model
+        self.dense, self.ghost = _Walk(dense_model, graph, batches), _Walk(ghost_model, graph, batches)
+        self.nodes = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
+
+    def pairs(self, unit: ConvUnit) -> Pairs | None:
+        """Inputs in the converted network and what its convolution should give there."""
+        node = self.nodes.get(unit.name)
+        if node is None or node not in self.dense.nodes[self.dense.position :]:
+            return None
+        self.dense.advance(node)
+        self.ghost.advance(node)
+        shortcut = _shortcut(node, unit)
+        pairs = []
+        for dense, ghost in zip(self.dense.values, self.ghost.values, strict=True):
+            target = self.dense.run(node, dense)
+            if shortcut is not None and self._known(shortcut, ghost):
+                carried = self.dense.value(shortcut, dense), self.ghost.value(shortcut, ghost)
+                target = target + self._missing(unit, *carried, target)
+            pairs.append((fx.node.map_arg(node.args[0], ghost.__getitem__), target))
+        return pairs
+
+    def _known(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+        """Whether `node` follows from computed values without a layer that is still to be fitted."""
+        if node in values:
+            return True
+        if node.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(node.target))):
+            return False
+        inplace = node.op == "call_method" and str(node.target).endswith("_")
+        return not inplace and all(self._known(source, values) for source in node.all_input_nodes)
+
+    def _missing(self, unit: ConvUnit, dense: Tensor, ghost: Tensor, target: Tensor) -> Tensor | float:
+        """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot help."""
+        norm = self.dense_model.get_submodule(str(unit.norm))
+        if not isinstance(norm, nn.BatchNorm2d) or dense.shape != target.shape:
+            return 0.0
+        if norm.weight is None or norm.running_var is None:
+            return 0.0
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        usable = scale.abs() > 1e-2 * scale.abs().max()
+        inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
+        return (dense - ghost) * inverse[:, None, None]
+
+
+def _shortcut(node: fx.Node, unit: ConvUnit) -> fx.Node | None:
+    """The other summand where the unit's norm alone feeds an addition."""
+    users = list(node.users)
+    if unit.norm is None or len(users) != 1 or users[0].target != unit.norm or len(users[0].users) != 1:
+        return None
+    addition = next(iter(users[0].users))
+    if addition.target not in _ADDITIONS or len(addition.args) != 2:
+        return None
+    others = [value for value in addition.args if value is not users[0] and isinstance(value, fx.Node)]
+    return others[0] if len(others) == 1 else None
+
+
+class _Hooks:
+    """Inputs and targets of a network that cannot be traced: whole forward passes with hooks."""
+
+    def __init__(self, dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Tensor]) -> None:
+        self.models, self.batches = (dense_model, ghost_model), batches
+
+    def pairs(self, unit: ConvUnit) -> Pairs | None:
+        """Inputs in the converted network and outputs of the dense one."""
+        inputs = list(self._record(self.models[1], unit.name, of_input=True))
+        targets = list(self._record(self.models[0], unit.name, of_input=False))
+        return list(zip(inputs, targets, strict=True)) if inputs and len(inputs) == len(targets) else None
+
+    def _record(self, model: nn.Module, name: str, *, of_input: bool) -> Iterator[Tensor]:
+        seen: list[Tensor] = []
+
+        def keep(_module: nn.Module, args: tuple, output: Tensor) -> None:
+            seen.append((args[0] if of_input else output).clone())
+
+        handle = model.get_submodule(name).register_forward_hook(keep)
+        try:
+            for batch in self.batches:
+                seen.clear()
+                model(batch)
+                yield from seen[:1]
+        finally:
+            handle.remove()
