@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ghostnet import progress as progress_module
-from ghostnet.errors import InputError, unknown_name
+from ghostnet.errors import DiskFullError, InputError, unknown_name
 from ghostnet.files import atomic_write, refuse_overwrite, sha256_of_file
 from ghostnet.progress import Progress
 
@@ -60,7 +60,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> Non
         resource.RLIMIT_FSIZE, (100_000, hard)
     )  # the kernel refuses the write, as a full disk does
     try:
-        with pytest.raises(OSError, match="too large"), atomic_write(target) as temporary:
+        with (
+            pytest.raises(DiskFullError, match=r"no room to write .*too large.*another place"),
+            atomic_write(target) as temporary,
+        ):
             temporary.write_bytes(bytes(200_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message is one line and the command line exits with 2."""
 
 
+class DiskFullError(InputError, OSError):
+    """There is no room for a file where the user wants it; an older file there is untouched."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Build the error for a name that does not exist, with its nearest known names.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ghostnet.errors import InputError
+from ghostnet.errors import DiskFullError, InputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -25,7 +28,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         The temporary path, in the same folder, that the block must write.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the temporary file is removed.
+        DiskFullError: there is no room; the temporary file is removed.
+        OSError: the folder cannot be written.
 
     Example:
         >>> with atomic_write("/tmp/answer.txt") as temporary:
@@ -42,8 +46,22 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)  # mkstemp makes it private to its owner
         os.replace(temporary, target)
+    except Exception as error:
+        if not _says_no_room(error):
+            raise
+        raise DiskFullError(
+            f"no room to write {target} ({error}); nothing that was there is lost: free some space or name "
+            "another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _says_no_room(error: Exception) -> bool:
+    """Whether an error, safetensors' own included (it only quotes the number), means a full disk."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    return any(f"(os error {number})" in str(error) for number in _NO_ROOM)
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -1,13 +1,14 @@
 """Saved networks: bit-exact round trips, refusal of what is not whole or not ours, nothing lost on failure."""
 
-import errno
 import pickle
+import resource
 
 import pytest
 import torch
 from torch import nn
 
 import ghostnet
+from ghostnet import cli
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.edits import apply_edits_
 
@@ -132,18 +133,24 @@ def test_broken_weights_are_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_file(tmp_path, capsys):
     path = tmp_path / "a.safetensors"
     ghostnet.save(ghostnet.create_model("resnet20"), path)
     before = path.read_bytes()
-
-    def full(_tensors, place, **_header):
-        place.write_bytes(b"half a file")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match=r"No space left"):
-        ghostnet.save(ghostnet.create_model("resnet20"), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (200_000, hard)
+    )  # the kernel refuses the write, as a full disk does
+    try:
+        with pytest.raises(ghostnet.InputError, match=r"no room to write .*a\.safetensors .*free some space"):
+            ghostnet.save(ghostnet.create_model("resnet20"), path)
+        arguments = ["convert", str(path), "--init", "random", "-o", str(path), "--force"]
+        assert cli.run(arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err
+    assert "no room to write" in error
+    assert error.count("\n") == 1
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
