@@ -19,7 +19,7 @@ def report(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's result tables and docs/cli.md.
+    """Regenerate the README's result tables, its picture docs/demo.svg, and docs/cli.md.
 
     \b
     Example:
@@ -43,14 +43,18 @@ def report(
 
 def _wanted(root: Path) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
-    from ghostnet.report import read_results, readme_section, replace_section
+    from ghostnet.report import demo_picture, read_results, readme_section, replace_section
 
     readme = root / "README.md"
-    section = readme_section(read_results(root / "results"))
-    return {
-        readme: replace_section(readme.read_text(encoding="utf-8"), section),
+    results = read_results(root / "results")
+    wanted = {
+        readme: replace_section(readme.read_text(encoding="utf-8"), readme_section(results)),
         root / "docs" / "cli.md": command_reference(),
     }
+    for _, result in results:
+        if result["exhibit"] == "demo":
+            wanted[root / "docs" / "demo.svg"] = demo_picture(result)
+    return wanted
 
 
 def _current(path: Path) -> str | None:

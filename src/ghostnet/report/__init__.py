@@ -2,11 +2,13 @@
 
 from ghostnet.report.chart import line_chart
 from ghostnet.report.page import demo_page, render_demo_page
+from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
 from ghostnet.report.tables import demo_table, readme_section, replace_section, text_table
 
 __all__ = [
     "demo_page",
+    "demo_picture",
     "demo_table",
     "line_chart",
     "read_result",
