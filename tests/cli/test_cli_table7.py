@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from torch import nn
 
 import ghostnet
 from ghostnet import cli
@@ -102,7 +103,7 @@ def test_no_known_fbnet_b_and_no_divisor_of_mobilenet_v2_gives_the_row():
     found = []
     for blocks in (_FBNET_B, later):
         for always_expand in (True, False):
-            style = BlockStyle(ghostnet.models.searched_networks.nn.ReLU, 1e-5, always_expand)
+            style = BlockStyle(nn.ReLU, 1e-5, always_expand)
             found.append(ghostnet.profile(_searched(blocks, 16, 1984, style, 1000), SIZE).params)
     assert [round(params / 1e6, 2) for params in found] == [4.81, 4.75, 4.86, 4.80]
     by_divisor = {divisor: counts("mobilenetv2_060", divisor=divisor)[1] for divisor in (1, 4, 8)}

@@ -51,7 +51,7 @@ def test_displacement_gradient_is_that_of_bilinear_interpolation() -> None:
     (shift(images) * weights).sum().backward()
 
     moved = torch.tensor(displacement, dtype=torch.double, requires_grad=True)
-    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(6).double(), torch.arange(7).double(), indexing="ij")
     total = torch.zeros((), dtype=torch.double)
     for c in range(3):
         x = 2 * (columns + moved[1, c]) / 6 - 1
