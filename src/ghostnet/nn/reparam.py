@@ -82,6 +82,9 @@ class ReparamConv2d(nn.Module):
         )
         self.scale = ConvNorm(in_channels, out_channels, 1, stride=stride, groups=groups) if scale else None
         self.skip = nn.BatchNorm2d(in_channels) if skip else None
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:  # the sum then starts with the variance of one branch, not of all of them
+            nn.init.constant_(norm.weight, len(norms) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of the branches."""
