@@ -7,6 +7,7 @@ import math
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 import ghostnet
@@ -146,6 +147,20 @@ def test_ghost_resnet50_counts_and_their_discrepancy(ratio, params, macs, row):
         dense = 2048 * 1000
         ghosted = 2048 * 1000 // ratio + 1000 * 9 * (ratio - 1) // ratio
         assert abs(params - (dense - ghosted) / 1e6 - {2: 12.93, 4: 6.62}[ratio]) < 0.01
+
+
+@torch.no_grad()
+def test_torchvisions_resnet50_weights_fit(tmp_path):
+    theirs = torchvision.models.resnet50(weights=None, num_classes=6).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    torch.save(theirs.state_dict(), tmp_path / "resnet50.pth")
+    ours = create_model("resnet50", num_classes=6, weights=tmp_path / "resnet50.pth")
+    x = torch.randn(1, 3, 64, 64)
+    assert theirs(x).abs().max() > 0.1
+    assert torch.allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ghostnet_050", "ghostnetv2_100", "ghostnetv3_050", "repghostnet_050"])
