@@ -23,8 +23,21 @@ def _ghost_conv2d(edit: dict[str, Any]) -> nn.Module:
     return GhostConv2d.from_config(config)
 
 
+_CONV2D_KEYS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+
+
+def _conv2d(edit: dict[str, Any]) -> nn.Module:
+    config = edit.get("config")
+    if not isinstance(config, dict) or set(config) != set(_CONV2D_KEYS):
+        raise InputError(f"the conv2d edit of {edit.get('path')!r} needs a `config` of {list(_CONV2D_KEYS)}.")
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in config.values()):
+        raise InputError(f"the conv2d edit of {edit.get('path')!r} must hold integers; it has {config}.")
+    return nn.Conv2d(**config, bias=True)
+
+
 EDIT_KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "ghost_conv2d": _ghost_conv2d,
+    "conv2d": _conv2d,
     "identity": lambda _: nn.Identity(),
 }
 
@@ -77,7 +90,8 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
 
     Args:
         model: the network as its origin builds it.
-        edits: `{"path": …, "kind": "ghost_conv2d", "config": {…}}` or `{"path": …, "kind": "identity"}`.
+        edits: `{"path": …, "kind": "ghost_conv2d", "config": {…}}`, `{"path": …, "kind": "conv2d", "config": {…}}`
+            (fused branches) or `{"path": …, "kind": "identity"}`.
 
     Raises:
         InputError: an edit without path or kind, an unknown kind or path, or a bad config.
