@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ghostnet.models.convolution import PLAIN, ConvLayer, initialise_
 from ghostnet.models.registry import check_width, register
 
-_LOGIT_SCALE = 0.125  # of the original; max-pooled sums are large, and unscaled logits blow up at useful rates
+_LOGIT_SCALE = (
+    0.125  # of the original; max-pooled sums are large, and unscaled logits blow up at useful rates
+)
 
 
 class Residual(nn.Module):
