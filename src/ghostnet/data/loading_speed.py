@@ -34,8 +34,8 @@ def compare_loading_speed(
         progress: show a bar on standard error.
 
     Returns:
-        `images`, `rounds`, `image_sizes`, and for each way the median and all rates in images per second of processor
-        time on one core; `ratio` is ours over the faster one of torchvision's.
+        `images`, `batch_size`, `rounds`, `seconds`; in `rows` for each way the median and all rates, in images per
+        second of processor time on one core; `ratio` is ours over the faster one of torchvision's.
 
     Raises:
         InputError: no such folder, fewer images than a batch, or fewer than one round.
@@ -50,7 +50,7 @@ def compare_loading_speed(
         PILLOW: _torchvision(root, batch_size, pillow=True),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    threads = torch.get_num_threads()
+    threads, started = torch.get_num_threads(), time.monotonic()
     torch.set_num_threads(1)
     try:
         with Progress("loading", total=(rounds + 1) * len(ways), unit="passes", enabled=progress) as bar:
@@ -78,6 +78,7 @@ def compare_loading_speed(
         "rounds": rounds,
         "rows": rows,
         "ratio": round(ratio, 3),
+        "seconds": round(time.monotonic() - started, 1),
     }
 
 

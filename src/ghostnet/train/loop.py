@@ -26,6 +26,7 @@ from ghostnet.train.evaluate import evaluate
 from ghostnet.train.objective import classification_loss
 from ghostnet.train.processes import (
     check_batch_size,
+    make_accelerator,
     mean_over_processes,
     seed_step,
     share_buffers_,
@@ -124,7 +125,7 @@ def fit(
         InputError: the loss is no longer finite, the checkpoint belongs to another run, or the batch size cannot be
             shared by the processes.
     """
-    accelerator = _accelerator()
+    accelerator = make_accelerator()
     check_batch_size(batches.batch_size)
     model.to(accelerator.device).to(memory_format=torch.channels_last).train()
     if settings.freeze_batch_norm:
@@ -158,13 +159,6 @@ def fit(
         model.load_state_dict(average.state)
     model.eval()
     return run.result
-
-
-def _accelerator() -> Any:
-    """Return accelerate's view of devices and processes; on a machine without a GPU the processes talk by gloo."""
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=not torch.accelerator.is_available())
 
 
 @dataclass
@@ -253,9 +247,7 @@ class _Session:
         assert watch.held_out is not None  # for the type checker
         share_buffers_(run.model)
         with run.average.applied_to(run.model) if run.average else contextlib.nullcontext():
-            found = evaluate(
-                run.model, watch.held_out, bf16=bool(run.settings["bf16"]), progress=self.progress
-            )
+            found = evaluate(run.model, watch.held_out, progress=self.progress)
             best = found.top1 > run.result.best_top1()
             if best and watch.on_best is not None and share_of_processes()[0] == 0:
                 watch.on_best(run.model, found)

@@ -5,12 +5,38 @@ Without `torchrun` there is one process and all of this costs nothing.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError
+
+
+def join_processes() -> tuple[int, int]:
+    """Join the other processes of this `torchrun`, if there are any.
+
+    Returns:
+        This process's rank and the number of processes.
+    """
+    make_accelerator()
+    return share_of_processes()
+
+
+def leave_processes() -> None:
+    """Say goodbye to the other processes, which wait for it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def make_accelerator() -> Any:
+    """Return accelerate's view of devices and processes; on a machine without a GPU the processes talk by gloo."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=not torch.accelerator.is_available())
 
 
 def share_of_processes() -> tuple[int, int]:
@@ -50,6 +76,21 @@ def sum_over_processes(values: list[float], device: torch.device) -> list[float]
     total = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return [float(value) for value in total]
+
+
+def union_over_processes(values: dict[str, str]) -> dict[str, str]:
+    """Return the entries of every process's dictionary, sorted by key."""
+    _, processes = share_of_processes()
+    gathered: list[Any] = [values]
+    if processes > 1:
+        gathered = [None] * processes
+        torch.distributed.all_gather_object(gathered, values)
+    return dict(sorted(item for found in gathered for item in found.items()))
+
+
+def wait_for_first() -> AbstractContextManager[Any]:
+    """Return a context in which the first process goes ahead and the others follow when it is done."""
+    return make_accelerator().main_process_first()
 
 
 def share_buffers_(model: nn.Module) -> None:
