@@ -16,6 +16,8 @@ from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ghostnet.train import Evaluation
 
 
@@ -70,7 +72,7 @@ def evaluate(
         skipped = batches.skipped
     found = train.evaluate(model, batches, progress=True)
     if result is not None:
-        _write(result, recipe, found, skipped)
+        _write(result, recipe, found, skipped, model)
     value = {"network": network, "data": data, **found.to_dict(), "skipped": skipped}
     answer(value, as_json=as_json, text=lambda: _line(found, skipped))
 
@@ -84,10 +86,15 @@ def _line(found: Evaluation, skipped: dict[str, str]) -> str:
     return f"{line}, {found.seconds:.1f} s"
 
 
-def _write(path: Path, recipe: dict[str, Any], found: Evaluation, skipped: dict[str, str]) -> None:
+def _write(
+    path: Path, recipe: dict[str, Any], found: Evaluation, skipped: dict[str, str], model: nn.Module
+) -> None:
+    from ghostnet.measure import profile
     from ghostnet.recipes import make_result, write_json
 
-    metrics = {**found.to_dict(), "skipped": skipped}
+    side = int(recipe.get("image_size", 32))
+    counts = profile(model, (3, side, side))
+    metrics = {**found.to_dict(), "skipped": skipped, "params": counts.params, "macs": counts.macs}
     write_json(
         path,
         make_result(
