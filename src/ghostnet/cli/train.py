@@ -87,9 +87,11 @@ def _recipe(
         return recipes.fine_tune_recipe(data, model=model, weights=weights, overrides=overrides)
     if weights is not None or model is not None:
         raise InputError(
-            "--weights and --model are for fine-tuning; a recipe takes weights=… and model=… after its name"
+            "--weights and --model are for fine-tuning; with a recipe write weights=… and model=…"
         )
-    return recipes.load_recipe(name, overrides if data is None else [*overrides, f"data={data}"])
+    if data is not None:
+        overrides.append(f"data={json.dumps(data)}")  # quoted, so that a folder named 2024 is no number
+    return recipes.load_recipe(name, overrides)
 
 
 def _line(metrics: dict[str, Any]) -> str:
