@@ -54,7 +54,7 @@ def test_training_on_a_folder_learns_and_keeps_what_prediction_needs(trained):
     assert best["top1"] == max(entry["top1"] for entry in metrics["evaluations"])
 
 
-def test_fine_tuning_takes_size_and_normalisation_from_the_weights(trained, photos, tmp_path):
+def test_fine_tuning_takes_size_and_normalisation_from_the_weights(trained, photos):
     _, _, out = trained
     start = str(out / "fine_tune-seed0.safetensors")
     recipe = fine_tune_recipe(

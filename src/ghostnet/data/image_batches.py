@@ -149,6 +149,7 @@ class ImageBatches:
                 batch_sampler=self._plan,
                 num_workers=self._workers,
                 collate_fn=_collate,
+                generator=torch.Generator(),  # it draws seeds that nobody uses; not from the network's generator
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self._workers > 0,
             )
