@@ -90,7 +90,7 @@ def test_there_are_eleven_verbs() -> None:
         (["train", "resnet9_05"], "unknown recipe 'resnet9_05'; did you mean 'resnet9_050'"),
         (["train", "resnet9_050", "epoch=3"], "unknown key .* 'epoch'; did you mean 'epochs'"),
         (["train", "resnet9_050", "--resume", "--out", "nowhere"], "no checkpoint nowhere/resnet9_050-seed0"),
-        (["train", "epochs=3", "--data", "nowhere"], "there is no folder nowhere"),
+        (["train", "epochs=3", "--data", "nowhere", "--model", "resnet20"], "there is no folder nowhere"),
         (["train", "resnet9_050", "--weights", "x.safetensors"], "--weights and --model are for fine-tuning"),
         (["train", "fine_tune"], "fine-tuning needs images; give --data DIR"),
         (["eval", "resnet20", "--data", "./nowhere"], "there is no folder or shard ./nowhere"),
