@@ -81,10 +81,9 @@ class Preprocessing:
         if pixels.device.type != "cpu":
             return torch.mul(pixels, scale).sub_(shift)
         images = torch.empty(pixels.shape, dtype=torch.float32)
-        for image, source in zip(
-            images, pixels, strict=True
-        ):  # one image fits the cache, a batch does not: twice
-            torch.mul(source, scale, out=image)  # as fast as the batch at once
+        # image by image: one fits the cache, a batch does not, and this is twice as fast
+        for image, source in zip(images, pixels, strict=True):
+            torch.mul(source, scale, out=image)
             image.sub_(shift)
         return images
 
