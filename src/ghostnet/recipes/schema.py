@@ -103,6 +103,8 @@ class Recipe(pydantic.BaseModel):
     ema_decay: float = TrainSettings.ema_decay
     distillation_weight: float = TrainSettings.distillation_weight
     temperature: float = TrainSettings.temperature
+    feature_layers: tuple[str, ...] = TrainSettings.feature_layers
+    feature_weight: float = TrainSettings.feature_weight
     bf16: bool = TrainSettings.bf16
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
     accumulation_steps: int = TrainSettings.accumulation_steps

@@ -23,6 +23,7 @@ from ghostnet.progress import Progress
 from ghostnet.train.average import WeightAverage
 from ghostnet.train.checkpoint import load_checkpoint, save_checkpoint
 from ghostnet.train.evaluate import evaluate
+from ghostnet.train.feature_match import FeatureMatch, feature_match
 from ghostnet.train.objective import classification_loss
 from ghostnet.train.processes import (
     check_batch_size,
@@ -143,7 +144,6 @@ def fit(
     if teacher is not None:
         teacher.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
-    step_fn = _Step(wrapped, wrapped_optimizer, teacher, settings, accelerator)
     chief = accelerator.is_main_process
     session = _Session(
         run,
@@ -153,7 +153,8 @@ def fit(
         progress and chief,
         description,
     )
-    _steps(session, step_fn, batches)
+    with feature_match(model, teacher, settings.feature_layers) as features:
+        _steps(session, _Step(wrapped, wrapped_optimizer, teacher, settings, accelerator, features), batches)
     share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)
@@ -170,6 +171,7 @@ class _Step:
     teacher: nn.Module | None
     settings: TrainSettings
     accelerator: Any
+    features: FeatureMatch | None
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
         """Return the batch's mean loss over all processes."""
@@ -199,7 +201,7 @@ class _Step:
                 with torch.no_grad():
                     teacher_logits = self.teacher(images)
             logits = self.model(images)
-        return classification_loss(
+        loss = classification_loss(
             logits.float(),
             labels,
             None if teacher_logits is None else teacher_logits.float(),
@@ -207,6 +209,7 @@ class _Step:
             distillation_weight=self.settings.distillation_weight,
             temperature=self.settings.temperature,
         )
+        return loss if self.features is None else loss + self.settings.feature_weight * self.features.loss()
 
 
 @dataclass

@@ -23,6 +23,8 @@ class TrainSettings:
         ema_decay: 0 for none; otherwise the averaged weights are the result.
         distillation_weight: share of the teacher's term when there is a teacher.
         temperature: of distillation.
+        feature_layers: module paths whose outputs are drawn to the teacher's; see `train.feature_match`.
+        feature_weight: weight of that term, the mean relative squared error of those outputs.
         bf16: bfloat16 autocast.
         checkpoint_seconds: time between checkpoints.
         accumulation_steps: pieces that each process cuts its share of a batch into, one after the other in memory;
@@ -41,6 +43,8 @@ class TrainSettings:
     ema_decay: float = 0.0
     distillation_weight: float = 0.9
     temperature: float = 4.0
+    feature_layers: tuple[str, ...] = ()
+    feature_weight: float = 1.0
     bf16: bool = True
     checkpoint_seconds: float = 60.0
     accumulation_steps: int = 1
@@ -56,7 +60,8 @@ class TrainSettings:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and below 1")
         if not 0 <= self.distillation_weight <= 1:
             raise InputError(f"`distillation_weight` (={self.distillation_weight}) must be between 0 and 1")
-        if self.weight_decay < 0:
-            raise InputError(f"`weight_decay` (={self.weight_decay}) must be >= 0")
+        for name in ("weight_decay", "feature_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0")
         if self.accumulation_steps < 1:
             raise InputError(f"`accumulation_steps` (={self.accumulation_steps}) must be an integer >= 1")
