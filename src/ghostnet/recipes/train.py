@@ -16,7 +16,7 @@ from ghostnet.convert import ghostify
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.head import give_fresh_head_, output_count
-from ghostnet.recipes.result import make_result, write_json
+from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import (
     Sets,
@@ -118,6 +118,7 @@ def run_recipe(
     result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
     conversion_path = Path(f"{stem}.converted.safetensors")
     refuse_overwrite(result_path, force=force)
+    source_commit()
     chief = join_processes()[0] == 0
     progress = progress and chief
     model, sets = _model_and_sets(recipe, data_root, progress)
