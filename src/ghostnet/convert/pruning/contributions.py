@@ -44,6 +44,7 @@ class Moments:
     power: float
 
 
+@torch.no_grad()
 def draw_samples(
     pairs: list[tuple[Tensor, Tensor]], layer: nn.Module, channels: int, generator: torch.Generator
 ) -> Samples:
@@ -96,6 +97,7 @@ def by_channel(weight: Tensor, channels: int) -> Tensor:
     return weight.detach().double().reshape(len(weight), channels, -1).permute(1, 2, 0)
 
 
+@torch.no_grad()
 def moments_of(samples: Samples, weight: Tensor) -> Moments:
     """Return the second moments of the contributions.
 
