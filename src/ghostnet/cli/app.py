@@ -23,6 +23,7 @@ from ghostnet.cli.export import export
 from ghostnet.cli.models import models
 from ghostnet.cli.profile import profile
 from ghostnet.cli.report import report
+from ghostnet.cli.reproduce import reproduce
 from ghostnet.cli.train import train
 from ghostnet.errors import InputError, unknown_name
 
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "export": export,
     "bench": bench,
+    "reproduce": reproduce,
     "data": data,
     "demo": demo,
     "report": report,

@@ -19,7 +19,7 @@ def report(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's result tables and docs/cli.md.
+    """Regenerate the README's result tables, docs/cifar10.md and docs/cli.md.
 
     \b
     Example:
@@ -43,13 +43,15 @@ def report(
 
 def _wanted(root: Path) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
-    from ghostnet.report import read_results, readme_section, replace_section
+    from ghostnet.report import read_results, readme_part, readme_section, replace_section, tables_page
 
     readme = root / "README.md"
-    section = readme_section(read_results(root / "results"))
+    results = read_results(root / "results")
+    section = "\n\n".join([readme_section(results), readme_part(results)])
     return {
         readme: replace_section(readme.read_text(encoding="utf-8"), section),
         root / "docs" / "cli.md": command_reference(),
+        root / "docs" / "cifar10.md": tables_page(results),
     }
 
 

@@ -2,15 +2,21 @@
 
 from ghostnet.recipes.demo import run_demo
 from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
+from ghostnet.recipes.plan import make_plan, run_plan
 from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
 from ghostnet.recipes.train import run_recipe
+from ghostnet.recipes.variants import VARIANTS, load_variant
 
 __all__ = [
+    "VARIANTS",
     "Recipe",
     "draw_feature_maps",
     "layer_output",
     "list_recipes",
     "load_recipe",
+    "load_variant",
+    "make_plan",
     "run_demo",
+    "run_plan",
     "run_recipe",
 ]

@@ -6,53 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ghostnet import data, models
-from ghostnet.convert import ghostify
+from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
+from ghostnet.recipes.batches import batches_of
+from ghostnet.recipes.conversion import convert_network
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.train import evaluate, fit
-
-_CALIBRATION_BATCH = 256
-
-
-def batches_of(dataset: data.Cifar10, recipe: Recipe, *, training: bool) -> data.TensorBatches:
-    """Return a recipe's training batches, augmented and shuffled, or all test images in order.
-
-    Args:
-        dataset: CIFAR-10.
-        recipe: gives batch size, normalisation, augmentation and seed.
-        training: which of the two.
-    """
-    if not training:
-        return data.TensorBatches(
-            dataset.test_images, dataset.test_labels, 500, mean=recipe.mean, std=recipe.std
-        )
-    return data.TensorBatches(
-        dataset.train_images,
-        dataset.train_labels,
-        recipe.batch_size,
-        mean=recipe.mean,
-        std=recipe.std,
-        augmentation=data.Augmentation(recipe.crop_padding, recipe.mirror, recipe.cutout),
-        seed=recipe.seed,
-    )
-
-
-def calibration_batches(dataset: data.Cifar10, recipe: Recipe) -> list[Tensor]:
-    """Return the unlabelled images that a conversion looks at: the first ones of the training set, as they are."""
-    count = recipe.calibration_images
-    batches = data.TensorBatches(
-        dataset.train_images[:count],
-        dataset.train_labels[:count],
-        _CALIBRATION_BATCH,
-        mean=recipe.mean,
-        std=recipe.std,
-    )
-    return [images for images, _ in batches]
 
 
 def build(recipe: Recipe) -> nn.Module:
@@ -65,6 +29,38 @@ def build(recipe: Recipe) -> nn.Module:
         return models.create_model(recipe.model, weights=recipe.weights or None, **args)
 
 
+def _teacher(recipe: Recipe) -> nn.Module | None:
+    """Return the network to distil from, unless there is none or it is the one before conversion."""
+    if recipe.teacher == "dense" and not recipe.converts:
+        raise InputError(
+            f"recipe {recipe.name} converts nothing, so `teacher` cannot be 'dense'; name a network"
+        )
+    if recipe.teacher in ("", "dense"):
+        return None
+    if recipe.teacher_weights:
+        return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
+    return models.load(recipe.teacher)
+
+
+def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
+    """Return a recipe whose "@name" keys are the files that those recipes left in the output folder.
+
+    Raises:
+        InputError: the network is not there yet.
+    """
+    found = {}
+    for key in ("weights", "start", "teacher"):
+        value = getattr(recipe, key)
+        if value.startswith("@"):
+            path = Path(out_dir) / f"{value[1:]}-seed{recipe.seed}.safetensors"
+            if not path.is_file():
+                raise InputError(
+                    f"recipe {recipe.name}: `{key}` (={value!r}) needs {path}; run `ghostnet train {value[1:]}` first"
+                )
+            found[key] = str(path)
+    return recipe.model_copy(update=found)
+
+
 def _converted(
     dense: nn.Module, recipe: Recipe, dataset: data.Cifar10, saved: Path, progress: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -74,13 +70,7 @@ def _converted(
         return model, getattr(model, "ghostnet_info", {})
     test = batches_of(dataset, recipe, training=False)
     stages = {"dense": evaluate(dense, test, progress=progress).to_dict()}
-    model, report = ghostify(
-        dense,
-        ratio=recipe.convert_ratio,
-        cheap_kernel_size=recipe.cheap_kernel_size,
-        init=recipe.convert_init,
-        calibration=calibration_batches(dataset, recipe),
-    )
+    model, report = convert_network(dense, recipe, dataset, progress=progress)
     stages["as converted"] = evaluate(model, test, progress=progress).to_dict()
     info = {"stages": stages, "conversion": report.to_dict()}
     models.save(model, saved, info=info)
@@ -114,11 +104,11 @@ def run_recipe(
     result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
     conversion_path = Path(f"{stem}.converted.safetensors")
     refuse_overwrite(result_path, force=force)
-    model = build(recipe)
+    recipe = with_references(recipe, out_dir)
+    model, teacher = build(recipe), _teacher(recipe)
     dataset = data.load_cifar10(data_root, progress=progress)
-    teacher = models.load(recipe.teacher) if recipe.teacher not in ("", "dense") else None
     info: dict[str, Any] = {}
-    if recipe.convert_ratio > 1:
+    if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher
         model, info = _converted(model, recipe, dataset, conversion_path, progress)
     trained = fit(

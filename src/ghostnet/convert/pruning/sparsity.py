@@ -13,7 +13,7 @@ from ghostnet.convert.pruning.gates import ChannelGate, fold_gates_, insert_gate
 from ghostnet.convert.pruning.job import PruneJob
 from ghostnet.errors import InputError
 
-STRENGTH = 0.02  # of the penalty, in units of the loss for a factor of 1
+STRENGTH = 0.05  # of the penalty, in units of the loss for a factor of 1
 
 
 class ProximalStep:
