@@ -95,7 +95,10 @@ def test_reproduce_runs_what_is_missing_and_prints_the_table(tmp_path, capsys):
     [
         (["table9"], "unknown exhibit 'table9'; did you mean"),
         (["table3", "--only", "vgg61"], "unknown row 'vgg61'"),
-        (["short", "--only", "short_resnet20_l1"], "there is no checkpoint resnet20-12fca82f.th"),
+        (
+            ["short", "--only", "short_resnet20_l1"],
+            "give the trained dense network's weights with --dense FILE",
+        ),
         (["table3", "--seeds", "0"], "`seeds` (=0)"),
     ],
 )

@@ -24,6 +24,7 @@ from ghostnet.convert import ghostify, prune
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_write
 from ghostnet.measure import environment, profile
+from ghostnet.models.checkpoints import ENDINGS
 from ghostnet.recipes.batches import batches_of
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
@@ -111,14 +112,26 @@ def run_plan(
     Raises:
         InputError: weights or a network that a run needs are missing.
     """
-    for run in planned:
-        if run.done:
-            continue
+    left = [run for run in planned if not run.done]
+    for run in left:
+        _check_weights(run.recipe)
+    for run in left:
         own = Path(out) / run.result.name
         if not own.is_file():
             run_recipe(run.recipe, out, data_root=data_root, progress=progress)
         with atomic_write(run.result) as temporary:
             shutil.copyfile(own, temporary)
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Raise before anything runs where a recipe starts or learns from a file that is not there."""
+    for key in ("weights", "teacher_weights"):
+        file = str(getattr(recipe, key))
+        if file.endswith((*ENDINGS, ".safetensors")) and not Path(file).is_file():
+            raise InputError(
+                f"recipe {recipe.name}: there is no file {file} (`{key}`); give the trained dense network's weights "
+                "with --dense FILE"
+            )
 
 
 def network_of(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
