@@ -1,5 +1,6 @@
 """Recipes as TOML files, and the one place where networks, data, conversion, training and deployment meet."""
 
+from ghostnet.recipes.conversion import sparsity_training
 from ghostnet.recipes.demo import run_demo
 from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
 from ghostnet.recipes.plan import make_plan, run_plan
@@ -19,4 +20,5 @@ __all__ = [
     "run_demo",
     "run_plan",
     "run_recipe",
+    "sparsity_training",
 ]
