@@ -55,7 +55,7 @@ def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
             path = Path(out_dir) / f"{value[1:]}-seed{recipe.seed}.safetensors"
             if not path.is_file():
                 raise InputError(
-                    f"recipe {recipe.name}: `{key}` (={value!r}) needs {path}; run `ghostnet train {value[1:]}` first"
+                    f"recipe {recipe.name}: `{key}` (={value!r}) needs {path}; `ghostnet reproduce` runs that first"
                 )
             found[key] = str(path)
     return recipe.model_copy(update=found)
@@ -104,7 +104,10 @@ def run_recipe(
     result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
     conversion_path = Path(f"{stem}.converted.safetensors")
     refuse_overwrite(result_path, force=force)
-    recipe = with_references(recipe, out_dir)
+    asked, recipe = (
+        recipe,
+        with_references(recipe, out_dir),
+    )  # results name recipes, not files of this machine
     model, teacher = build(recipe), _teacher(recipe)
     dataset = data.load_cifar10(data_root, progress=progress)
     info: dict[str, Any] = {}
@@ -132,7 +135,7 @@ def run_recipe(
         **info,
     }
     result = make_result(
-        recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=recipe.model_dump()
+        recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=asked.model_dump()
     )
     kept = {"top1": accuracy.top1, "recipe": recipe.name, "classes": list(data.CIFAR10_CLASSES)}
     models.save(model.cpu(), f"{stem}.safetensors", info=kept)
