@@ -1,6 +1,7 @@
 """The plan of a table: order, state, time, resumption; and every row of every table has its recipe."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ def test_networks_of_the_short_table_have_equal_macs():
     names = ("short_ghost_resnet20", "short_ghost_resnet20_converted", "short_resnet20_channel")
     macs = [ghostnet.profile(network_of(load_variant(name))[0], (3, 32, 32)).macs for name in names]
     assert max(macs) / min(macs) < 1.01
+
+
+@pytest.mark.parametrize("name", ["resnet56", "ghost_resnet56_d1", "ghost_vgg16_s5_d3"])
+def test_counts_in_the_repository_are_those_of_the_networks(name):
+    record = json.loads((Path(__file__).parents[2] / "results" / "cifar10" / "counts.json").read_text())
+    counted = ghostnet.profile(network_of(load_variant(name))[0], (3, 32, 32))
+    assert record["metrics"]["counts"][name] == {"params": counted.params, "macs": counted.macs}
 
 
 def test_steps_are_timed_once(tmp_path):

@@ -40,7 +40,15 @@ def small(name, folder):
     return recipe.model_copy(update=changes)
 
 
-@pytest.mark.parametrize("name", list_recipes())
+def _cases():
+    """All recipes; those that convert large networks are slow, ResNet-20 has the same methods in the default run."""
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        large = recipe.converts and recipe.exhibit == "cifar10"
+        yield pytest.param(name, marks=pytest.mark.slow if large else ())
+
+
+@pytest.mark.parametrize("name", _cases())
 def test_every_recipe_trains_two_steps(name, tmp_path):
     recipe = small(name, tmp_path)
     if recipe.weights.startswith("@"):  # the file has the width
@@ -64,6 +72,8 @@ def test_the_number_of_recipes():
     names = list_recipes()
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10"]) == 25
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10_short"]) == 10
+    assert len(list(_cases())) == len(names) >= 39
+    assert sum(bool(case.marks) for case in _cases()) == 8
 
 
 def test_a_reference_that_is_not_there_yet(tmp_path):
