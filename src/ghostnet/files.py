@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, hashes, and the no-overwrite rule."""
+"""Files that are either whole or not there: atomic writes, hashes, the no-overwrite rule, and the cache's place."""
 
 from __future__ import annotations
 
@@ -81,3 +81,9 @@ def refuse_overwrite(path: str | os.PathLike[str], *, force: bool) -> None:
     """
     if not force and Path(path).exists():
         raise InputError(f"{os.fspath(path)} exists; pass --force to overwrite it or name another output")
+
+
+def cache_folder() -> Path:
+    """Return the folder of what was downloaded: $GHOSTNET_CACHE, else ~/.cache/ghostnet."""
+    chosen = os.environ.get("GHOSTNET_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ghostnet"

@@ -57,8 +57,8 @@ def test_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str
     assert f"Example:\n    ghostnet {verb}" in capsys.readouterr().out
 
 
-def test_there_are_ten_verbs() -> None:
-    assert len(app.VERBS) == 10
+def test_there_are_eleven_verbs() -> None:
+    assert len(app.VERBS) == 11
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,17 @@ def test_there_are_ten_verbs() -> None:
         (["train", "resnet9_05"], "unknown recipe 'resnet9_05'; did you mean 'resnet9_050'"),
         (["train", "resnet9_050", "epoch=3"], "unknown key .* 'epoch'; did you mean 'epochs'"),
         (["train", "resnet9_050", "--resume", "--out", "nowhere"], "no checkpoint nowhere/resnet9_050-seed0"),
+        (["train", "epochs=3", "--data", "nowhere", "--model", "resnet20"], "there is no folder nowhere"),
+        (["train", "resnet9_050", "--weights", "x.safetensors"], "--weights and --model are for fine-tuning"),
+        (["train", "fine_tune"], "fine-tuning needs images; give --data DIR"),
+        (["eval", "resnet20", "--data", "./nowhere"], "there is no folder or shard ./nowhere"),
+        (["predict", "resnet20", "nowhere.jpg"], "there is no image nowhere.jpg"),
+        (["predict", "resnet20", "nowhere.jpg", "--top-k", "0"], r"--top-k \(=0\) must be an integer >= 1"),
         (["data", "cifar1"], "unknown data set 'cifar1'"),
+        (["data", "shards", "nowhere"], "`ghostnet data shards` takes SOURCE and OUT, not 1 paths"),
+        (["data", "shards", "nowhere", "out"], "there is no folder nowhere"),
+        (["data", "speed", "nowhere"], "there is no folder nowhere"),
+        (["data", "cifar10", "--per-class", "9"], r"--per-class \(=9\) is for --folder"),
         (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),
         (["bench", "resnet20", "resnet20"], "the same network is given twice"),
         (["bench", "nothing.onnx"], "there is no file nothing.onnx"),

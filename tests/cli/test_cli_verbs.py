@@ -31,6 +31,18 @@ def test_models_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert "resnet56" in capsys.readouterr().out
 
 
+def test_models_shows_the_cards_of_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    [found] = _json(capsys, "models", "ghostnet_100")
+    assert found["published"] == [card["tag"] for card in found["cards"]] == ["authors", "in1k", "paddle"]
+    assert cli.run(["models", "ghostnet_100"]) == 0
+    shown = capsys.readouterr().out
+    for card in found["cards"]:
+        assert all(str(card[key]) in shown for key in ("source", "licence", "claimed_top1"))
+    assert shown.count("not measured") == 3
+    assert cli.run(["models", "ghostnet_*"]) == 0
+    assert "licence" not in capsys.readouterr().out
+
+
 def test_profile_counts_a_name_and_a_file_alike(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_name, by_file = _json(capsys, "profile", "resnet20"), _json(capsys, "profile", str(saved))
     assert by_name["macs"] == by_file["macs"] > 40_000_000

@@ -11,7 +11,8 @@ from torch import nn
 from ghostnet.deploy import optimize
 from ghostnet.deploy.fold import DeployedGhostConv2d
 from ghostnet.errors import InputError
-from ghostnet.nn import GhostConv2d
+from ghostnet.models import create_model
+from ghostnet.nn import GhostConv2d, ReparamConv2d
 from ghostnet.nn.ghost_module import GhostModule
 
 
@@ -167,3 +168,20 @@ def test_the_original_is_untouched() -> None:
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(InputError, match=r"optimize needs a torch\.nn\.Module, not str"):
         optimize("model")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050", "ghostnetv2_100", "ghostnetv3_050", "repghostnet_050"])
+def test_the_zoos_ghostnets_lose_their_norms_and_branches(name):
+    model = create_model(name, num_classes=5)
+    model.train()(torch.randn(8, 3, 64, 64))  # statistics of some images, so that 40 layers do not blow up
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.clamp_(min=0.3)
+    optimized = optimize(model, input_size=(3, 64, 64))
+    assert norms_in(optimized) == 0
+    assert not any(isinstance(module, ReparamConv2d) for module in optimized.modules())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(optimized(images), model.eval()(images), rtol=1e-4, atol=1e-5)
+    if name == "ghostnetv3_050":
+        assert 2.8e6 < sum(p.numel() for p in optimized.parameters()) - 5 * 1281 + 1000 * 1281 < 2.86e6

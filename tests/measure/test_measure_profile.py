@@ -84,6 +84,14 @@ def test_what_cannot_be_counted_is_reported() -> None:
     assert "not counted: aten::grid_sampler_2d in 1 (1x)" in str(found)
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("kind", [nn.Hardswish, nn.Mish, nn.SiLU, nn.ReLU6, nn.Hardsigmoid])
+def test_activations_are_known_to_be_free(kind: type[nn.Module], inplace: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), kind(inplace=inplace))
+    result = profile(model, (3, 5, 5))
+    assert (result.macs, result.uncounted) == (300, [])
+
+
 def test_the_model_and_the_random_state_stay_as_they_were() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Sequential(nn.ReLU()))
     model[3].eval()

@@ -7,6 +7,12 @@ import ghostnet
 from ghostnet.models import model_info
 
 
+def _small(name):
+    """A size on which every network of the zoo runs quickly; none of ours depends on it."""
+    channels, height, width = model_info(name).input_size
+    return channels, min(height, 64), min(width, 64)
+
+
 def test_every_name_builds_and_classifies():
     names = ghostnet.list_models()
     assert len(names) >= 8
@@ -14,14 +20,14 @@ def test_every_name_builds_and_classifies():
         info = model_info(name)
         model = ghostnet.create_model(name, num_classes=7).eval()
         with torch.no_grad():
-            assert model(torch.randn(2, *info.input_size)).shape == (2, 7)
+            assert model(torch.randn(2, *_small(name))).shape == (2, 7)
         assert info.summary
 
 
 def test_every_parameter_of_every_model_gets_a_gradient():
     for name in ghostnet.list_models():
         model = ghostnet.create_model(name)
-        model(torch.randn(4, *model_info(name).input_size)).square().sum().backward()
+        model(torch.randn(4, *_small(name))).square().sum().backward()
         assert [key for key, value in model.named_parameters() if value.grad is None] == []
 
 

@@ -11,11 +11,12 @@ import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from ghostnet.errors import InputError
-from ghostnet.report import demo_page, line_chart, render_demo_page
+from ghostnet.report import demo_page, demo_picture, line_chart, render_demo_page
 
 _VOID = {"meta", "img", "link", "br", "hr"}
 
@@ -145,3 +146,15 @@ def test_chart_survives_constant_and_broken_values() -> None:
 def test_report_needs_no_torch() -> None:
     code = "import sys, ghostnet.report; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_picture_shows_every_network_and_longer_bars_for_larger_values() -> None:
+    result = _result()
+    result["rows"][1]["latency_ms"] = 0.25
+    result["rows"][2]["name"] = "<ghost>"
+    root = ElementTree.fromstring(demo_picture(result))
+    words = [element.text for element in root.findall(".//{*}text")]
+    assert {"dense", "<ghost>", "0.500", "0.250", "91.25", "top-1 in %"} <= set(words)
+    widths = [float(element.get("width", 0)) for element in root.findall(".//{*}rect")][1:]
+    assert len(widths) == 3 * 4
+    assert widths[9] == pytest.approx(widths[8] / 2, abs=0.1)

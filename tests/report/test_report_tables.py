@@ -55,9 +55,16 @@ def test_demo_table_shows_a_gap_and_both_speedups() -> None:
 def test_readme_section_groups_seeds_and_links_records() -> None:
     results = [(Path(f"dense/vgg16-seed{seed}.json"), _run(seed, 90.0 + seed)) for seed in range(3)]
     section = readme_section([*results, (Path("demo/demo.json"), _DEMO)])
-    assert "| vgg16 | 91.00 ± 1.00 | 3 | 1,000 | 2,000 | 60 |" in section
+    assert "| vgg16 | – | – | 91.00 ± 1.00 | 3 | 1,000 | 2,000 | 60 |" in section
     assert "[2](results/dense/vgg16-seed2.json)" in section
     assert "random \\| init" in section
+
+
+def test_readme_section_shows_every_stage_of_a_conversion() -> None:
+    run = _run(0, 89.5)
+    run["metrics"]["stages"] = {"dense": {"top1": 91.73}, "as converted": {"top1": 79.97}}
+    section = readme_section([(Path("conversion/vgg16-seed0.json"), run)])
+    assert "| vgg16 | 91.73 | 79.97 | 89.50 | 1 |" in section
 
 
 def test_readme_section_says_what_was_not_run() -> None:

@@ -21,6 +21,7 @@ from ghostnet.cli.demo import demo
 from ghostnet.cli.evaluate import evaluate
 from ghostnet.cli.export import export
 from ghostnet.cli.models import models
+from ghostnet.cli.predict import predict
 from ghostnet.cli.profile import profile
 from ghostnet.cli.report import report
 from ghostnet.cli.reproduce import reproduce
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "train": train,
     "eval": evaluate,
+    "predict": predict,
     "export": export,
     "bench": bench,
     "reproduce": reproduce,

@@ -19,29 +19,34 @@ _IMAGENET = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),
 )  # of the networks trained by torchvision's examples
-NORMALISATION_HELP = "cifar10 or imagenet: how the network's training normalised pixels. Default: cifar10."
+_HALF = ((0.5,) * 3, (0.5,) * 3)  # of Inception and of EfficientNet-Lite: pixels in [-1, 1]
+NORMALISATION_HELP = (
+    "cifar10, imagenet or half ([-1, 1]): how the network's training normalised pixels. Default: what its file says; "
+    "else cifar10 up to 64 pixels, imagenet above."
+)
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def normalisation_of(model: nn.Module, given: str | None) -> Normalisation:
+def normalisation_of(model: nn.Module, given: str | None, default: str = "cifar10") -> Normalisation:
     """Return per-channel means and deviations for a network.
 
     Args:
         model: its file may state `mean` and `std`.
-        given: "cifar10", "imagenet" or None.
+        given: "cifar10", "imagenet", "half" or None.
+        default: for a network whose file states none.
 
     Raises:
         InputError: another name.
     """
     from ghostnet import data
 
-    known = {"cifar10": (data.CIFAR10_MEAN, data.CIFAR10_STD), "imagenet": _IMAGENET}
+    known = {"cifar10": (data.CIFAR10_MEAN, data.CIFAR10_STD), "imagenet": _IMAGENET, "half": _HALF}
     if given is not None and given not in known:
         raise unknown_name("normalisation", given, known)
     info = getattr(model, "ghostnet_info", None) or {}
     if given is None and "mean" in info and "std" in info:
         return tuple(info["mean"]), tuple(info["std"])
-    return known[given or "cifar10"]
+    return known[given or default]
 
 
 def check_data_name(name: str) -> None:

@@ -126,10 +126,12 @@ def _pruned(
     sparsify = None
     if method == "sss" and name is not None:
         from ghostnet import data, recipes
+        from ghostnet.recipes.sets import batches_of
 
         settings = recipes.load_recipe("short_resnet20_sss", [f"seed={seed}"])
         settings = settings.model_copy(update={"name": "convert", "mean": mean, "std": std})
-        sparsify = recipes.sparsity_training(settings, data.load_cifar10(data_dir, progress=True))
+        dataset = data.load_cifar10(data_dir, progress=True)
+        sparsify = recipes.sparsity_training(settings, batches_of(dataset, settings, training=True))
     elif method == "sss":
         raise InputError("method 'sss' trains for two epochs before it chooses: give --calibration cifar10")
     return prune(

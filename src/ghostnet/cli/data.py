@@ -1,35 +1,129 @@
-"""`ghostnet data`: fetch a data set and check it."""
+"""`ghostnet data`: fetch a data set and check it; write folders and shards; measure how fast images are read."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from ghostnet.cli.cifar10 import check_data_name
+from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.files import refuse_overwrite
+
+_TASKS = ("cifar10", "shards", "speed")
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="Data set.")] = "cifar10",
+    name: Annotated[str, typer.Argument(help="cifar10, shards or speed.")] = "cifar10",
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="shards: SOURCE and OUT folder; speed: SOURCE folder.")
+    ] = None,
     root: Annotated[
         str | None,
-        typer.Option("--root", help="A folder or archive that holds it already; default: the cache."),
+        typer.Option(
+            "--root", help="cifar10: a folder or archive that holds it already; default: the cache."
+        ),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="cifar10: also write it as image files, FOLDER/train/CLASS and FOLDER/val/CLASS."),
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            parser=integer, metavar="INTEGER", help="cifar10: training images a class that --folder gets."
+        ),
+    ] = None,
+    images_per_shard: Annotated[
+        int, typer.Option(parser=integer, metavar="INTEGER", help="shards: images in one .tar.")
+    ] = 1000,
+    seed: Annotated[
+        int, typer.Option(parser=integer, metavar="INTEGER", help="shards: of the order in them.")
+    ] = 0,
+    rounds: Annotated[
+        int, typer.Option(parser=integer, metavar="INTEGER", help="speed: passes over the images.")
+    ] = 7,
+    result: Annotated[Path | None, typer.Option(help="speed: also write a result record (.json).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the result record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fetch CIFAR-10 once, check its images by hash, and keep it in the cache.
+    """Fetch CIFAR-10 once and check it by hash; write WebDataset shards; measure loading beside torchvision's.
 
     \b
     Example:
       ghostnet data cifar10
+      ghostnet data cifar10 --folder cifar10_files --per-class 500
+      ghostnet data shards photos/train shards/train
+      ghostnet data speed photos/train
     """
-    check_data_name(name)
-    from ghostnet.data import load_cifar10
+    if name not in _TASKS:
+        raise unknown_name("data set", name, _TASKS)
+    given = paths or []
+    wanted = {"cifar10": 0, "shards": 2, "speed": 1}[name]
+    if len(given) != wanted:
+        what = {"cifar10": "no path", "shards": "SOURCE and OUT", "speed": "SOURCE"}[name]
+        raise InputError(f"`ghostnet data {name}` takes {what}, not {len(given)} paths")
+    if name == "cifar10":
+        _cifar10(root, folder, per_class, as_json)
+    elif name == "shards":
+        _shards(given[0], given[1], images_per_shard, seed, as_json)
+    else:
+        _speed(given[0], rounds, result, force, as_json)
+
+
+def _cifar10(root: str | None, folder: Path | None, per_class: int | None, as_json: bool) -> None:
+    if per_class is not None and folder is None:
+        raise InputError(f"--per-class (={per_class}) is for --folder; give both")
+    from ghostnet.data import load_cifar10, write_cifar10_folder
 
     dataset = load_cifar10(root, progress=True)
-    value = {"data": name, "train_images": len(dataset.train_images), "test_images": len(dataset.test_images)}
+    value: dict[str, Any] = {
+        "data": "cifar10",
+        "train_images": len(dataset.train_images),
+        "test_images": len(dataset.test_images),
+    }
     line = (
-        f"{name}: {value['train_images']:,} training and {value['test_images']:,} test images, hash checked"
+        f"cifar10: {value['train_images']:,} training and {value['test_images']:,} test images, hash checked"
     )
+    if folder is not None:
+        written = write_cifar10_folder(dataset, folder, per_class=per_class, progress=True)
+        value["written"] = written
+        line += f"; wrote {written['train']:,} and {written['val']:,} of them to {folder}"
     answer(value, as_json=as_json, text=lambda: line)
+
+
+def _shards(source: Path, out: Path, images_per_shard: int, seed: int, as_json: bool) -> None:
+    from ghostnet.data import open_images, write_shards
+
+    images = open_images(source)
+    written = write_shards(images, out, images_per_shard=images_per_shard, seed=seed, progress=True)
+    value = {"out": str(out), "images": len(images), "classes": len(images.classes), "shards": len(written)}
+    line = f"{out}: {value['images']:,} images of {value['classes']:,} classes in {value['shards']:,} shards"
+    answer(value, as_json=as_json, text=lambda: line)
+
+
+def _speed(source: Path, rounds: int, result: Path | None, force: bool, as_json: bool) -> None:
+    if result is not None:
+        refuse_overwrite(result, force=force)
+    from ghostnet.data import compare_loading_speed
+
+    found = compare_loading_speed(str(source), rounds=rounds, progress=True)
+    if result is not None:
+        from ghostnet.recipes import make_result, write_json
+
+        exhibit = result.parent.name or "runs"
+        record = make_result(
+            exhibit, metrics=found, seconds=found["seconds"], seed=0, recipe={"name": "speed"}
+        )
+        write_json(result, record)
+    answer(found, as_json=as_json, text=lambda: _speed_table(found))
+
+
+def _speed_table(found: dict[str, Any]) -> str:
+    from ghostnet.report import text_table
+
+    rows = [(row["name"], f"{row['images_per_s']:,.0f}") for row in found["rows"]]
+    table = text_table(("decode, crop, mirror, batch", "images/s per core"), rows)
+    return f"{table}\n\nghostnet / the faster one of torchvision's: {found['ratio']:.2f}"

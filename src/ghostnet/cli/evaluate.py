@@ -2,38 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ghostnet.cli.cifar10 import NORMALISATION_HELP, check_data_name, normalisation_of, test_batches
+from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batches
+from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
+from ghostnet.cli.integer import integer
 from ghostnet.cli.network import open_network
 from ghostnet.cli.output import answer
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.files import refuse_overwrite
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ghostnet.train import Evaluation
 
 
 def evaluate(
     network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
     weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
-    data: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
-    data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "cifar10",
+    data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=integer, metavar="INTEGER", help="Side in pixels. Default: what the network was made for."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(parser=integer, metavar="INTEGER", help="Images a batch, of a folder or shards.")
+    ] = 64,
+    workers: Annotated[
+        int, typer.Option(parser=integer, metavar="INTEGER", help="Processes that decode; 0 for none.")
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail at an image that cannot be read.")] = False,
+    result: Annotated[Path | None, typer.Option(help="Also write a result record (.json).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the result record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure top-1 and top-5 accuracy on all test images.
+    """Measure top-1 and top-5 accuracy, single centre crop, on all test images.
 
     \b
     Example:
-      ghostnet eval ghost.safetensors --data cifar10
+      ghostnet eval ghost.safetensors --data photos/val
     """
-    check_data_name(data)
+    if data != "cifar10" and not Path(data).expanduser().exists():
+        if "/" in data or "." in data:
+            raise InputError(f"there is no folder or shard {data}")
+        raise unknown_name("data set", data, ["cifar10"])
+    if result is not None:
+        refuse_overwrite(result, force=force)
     from ghostnet import train
 
     model = open_network(network, weights, trained=True)
-    found = train.evaluate(
-        model, test_batches(data_dir, normalisation_of(model, normalisation)), progress=True
-    )
+    skipped: dict[str, str] = {}
+    recipe: dict[str, Any] = {"name": Path(network).stem, "data": data}
+    if data == "cifar10":
+        batches: Any = test_batches(data_dir, normalisation_of(model, normalisation))
+    else:
+        wanted = preprocessing_for(model, normalisation=normalisation, image_size=image_size)
+        recipe |= wanted.to_dict()
+        batches = evaluation_batches(
+            model, data, wanted, batch_size=batch_size, workers=workers, strict=strict
+        )
+        skipped = batches.skipped
+    found = train.evaluate(model, batches, progress=True)
+    if result is not None:
+        _write(result, recipe, found, skipped, model)
+    value = {"network": network, "data": data, **found.to_dict(), "skipped": skipped}
+    answer(value, as_json=as_json, text=lambda: _line(found, skipped))
+
+
+def _line(found: Evaluation, skipped: dict[str, str]) -> str:
     line = (
         f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %, loss {found.loss:.4f}, {found.count:,} images"
     )
-    value = {"network": network, "data": data, **found.to_dict()}
-    answer(value, as_json=as_json, text=lambda: f"{line}, {found.seconds:.1f} s")
+    if skipped:
+        line += f", {len(skipped)} skipped"
+    return f"{line}, {found.seconds:.1f} s"
+
+
+def _write(
+    path: Path, recipe: dict[str, Any], found: Evaluation, skipped: dict[str, str], model: nn.Module
+) -> None:
+    from ghostnet.measure import profile
+    from ghostnet.recipes import make_result, write_json
+
+    side = int(recipe.get("image_size", 32))
+    counts = profile(model, (3, side, side))
+    metrics = {**found.to_dict(), "skipped": skipped, "params": counts.params, "macs": counts.macs}
+    write_json(
+        path,
+        make_result(
+            path.parent.name or "runs", metrics=metrics, seconds=found.seconds, seed=0, recipe=recipe
+        ),
+    )

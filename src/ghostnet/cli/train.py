@@ -1,14 +1,18 @@
-"""`ghostnet train`: run a recipe."""
+"""`ghostnet train`: run a recipe, or fine-tune on a folder of one's own images."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
+
+if TYPE_CHECKING:
+    from ghostnet.recipes import Recipe
 
 
 def train(
@@ -19,7 +23,16 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the network, its result and its checkpoint.")] = Path(
         "runs"
     ),
-    data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with a subfolder a class, or shards; without a recipe: fine-tune on it."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For fine-tuning: a saved network, or a tag or checkpoint for --model."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="For fine-tuning: a name of the zoo.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Say so when there is no checkpoint; one is taken up anyway.")
     ] = False,
@@ -27,11 +40,13 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier result.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Train as a recipe says; an interrupted run goes on from its checkpoint.
+    """Train as a recipe says, or fine-tune on your own images; an interrupted run goes on from its checkpoint.
 
     \b
     Example:
       ghostnet train resnet9_050 epochs=2 seed=1 --out runs/short
+      ghostnet train --data photos --weights trained.safetensors epochs=5
+      torchrun --nproc-per-node 8 -m ghostnet train ghostnet_100 --data imagenet
     """
     from ghostnet import recipes
 
@@ -39,15 +54,50 @@ def train(
         names = recipes.list_recipes()
         answer(names, as_json=as_json, text=lambda: "\n".join(names))
         return
-    if recipe is None:
-        raise InputError("no recipe given; `ghostnet train --list` shows them")
-    chosen = recipes.load_recipe(recipe, overrides or ())
+    chosen = _recipe(recipe, list(overrides or ()), data, weights, model)
     stem = out / f"{chosen.name}-seed{chosen.seed}"
     if resume and not Path(f"{stem}.checkpoint").is_file():
         raise InputError(f"there is no checkpoint {stem}.checkpoint to resume; leave out --resume to start")
+    from ghostnet.train import join_processes, leave_processes
+
+    rank, _ = join_processes()
     result = recipes.run_recipe(chosen, out, data_root=data_dir, progress=True, force=force)
+    leave_processes()
+    if rank:
+        return  # one answer is enough
     note(f"wrote {stem}.safetensors and {stem}.json")
-    metrics = result["metrics"]
-    answer(
-        result, as_json=as_json, text=lambda: f"top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %"
+    answer(result, as_json=as_json, text=lambda: _line(result["metrics"]))
+
+
+def _recipe(
+    name: str | None, overrides: list[str], data: str | None, weights: str | None, model: str | None
+) -> Recipe:
+    """Return the named recipe on the given data, or that of fine-tuning."""
+    from ghostnet import recipes
+
+    if name is not None and "=" in name and data is not None:
+        overrides, name = [name, *overrides], None  # no recipe was named: the first word is an override
+    if name is None and data is None:
+        raise InputError(
+            "no recipe given; `ghostnet train --list` shows them, --data DIR fine-tunes on images"
+        )
+    if name is None or name == "fine_tune":
+        if data is None:
+            raise InputError("fine-tuning needs images; give --data DIR, a folder with a subfolder a class")
+        return recipes.fine_tune_recipe(data, model=model, weights=weights, overrides=overrides)
+    if weights is not None or model is not None:
+        raise InputError(
+            "--weights and --model are for fine-tuning; with a recipe write weights=… and model=…"
+        )
+    if data is not None:
+        overrides.append(f"data={json.dumps(data)}")  # quoted, so that a folder named 2024 is no number
+    return recipes.load_recipe(name, overrides)
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    line = (
+        f"held-out top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, {metrics['count']:,} images"
     )
+    if metrics["skipped"]:
+        line += f", {len(metrics['skipped'])} images could not be read"
+    return line

@@ -1,15 +1,68 @@
-"""CIFAR-10 from wherever it can be had, checked by hash, and batches of it."""
+"""Images to train and evaluate on: CIFAR-10 checked by hash, class folders, shards, and batches of them."""
 
 from ghostnet.data.augment import Augmentation
-from ghostnet.data.batches import TensorBatches
+from ghostnet.data.batches import Batches, TensorBatches
 from ghostnet.data.cifar10 import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Cifar10, load_cifar10
+from ghostnet.data.decode import UnreadableImageError, decode_image
+from ghostnet.data.image_batches import ImageBatches
+from ghostnet.data.image_folder import (
+    IMAGE_ENDINGS,
+    ImageFolder,
+    ImageSource,
+    Subset,
+    list_images,
+    split_stratified,
+)
+from ghostnet.data.image_sets import (
+    open_held_out,
+    open_images,
+    open_split,
+    with_class_indices,
+    with_labels_of,
+    write_cifar10_folder,
+)
+from ghostnet.data.loading_speed import compare_loading_speed
+from ghostnet.data.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CropAugmentation,
+    Preprocessing,
+    evaluation_transform,
+    training_transform,
+)
+from ghostnet.data.shards import ShardFolder, write_shards
 
 __all__ = [
     "CIFAR10_CLASSES",
     "CIFAR10_MEAN",
     "CIFAR10_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "IMAGE_ENDINGS",
     "Augmentation",
+    "Batches",
     "Cifar10",
+    "CropAugmentation",
+    "ImageBatches",
+    "ImageFolder",
+    "ImageSource",
+    "Preprocessing",
+    "ShardFolder",
+    "Subset",
     "TensorBatches",
+    "UnreadableImageError",
+    "compare_loading_speed",
+    "decode_image",
+    "evaluation_transform",
+    "list_images",
     "load_cifar10",
+    "open_held_out",
+    "open_images",
+    "open_split",
+    "split_stratified",
+    "training_transform",
+    "with_class_indices",
+    "with_labels_of",
+    "write_cifar10_folder",
+    "write_shards",
 ]

@@ -7,6 +7,7 @@ Left out: decoding and worker processes; CIFAR-10 is 180 MB and is augmented fas
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,32 @@ from ghostnet.data.augment import Augmentation, cutout, random_crop, random_mirr
 from ghostnet.errors import InputError
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Batches(Protocol):
+    """What training and evaluation need of a set: a batch is a function of (seed, epoch, index) alone.
+
+    Attributes:
+        batch_size: images a batch, over all processes.
+        seed: of shuffling and augmentation.
+    """
+
+    batch_size: int
+    seed: int
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
+        """Yield this process's share of the batches of an epoch, normalised, on a device."""
 
 
 class TensorBatches:
@@ -83,15 +110,34 @@ class TensorBatches:
         """Turn uint8 pixels `(N, C, H, W)` into what the network is given."""
         return torch.addcmul(self._shift, pixels.float(), self._scale)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from batch `start` on."""
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: decides order and augmentation.
+            start: first batch.
+            share: `(rank, processes)`: this process takes every so many images of each batch. All of them are
+                augmented first, so that the pixels do not depend on the number of processes.
+            device: where batches are moved.
+        """
+        rank, processes = share
         order = None
         if self.augmentation is not None:
             order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch, 0))
         for index in range(start, len(self)):
             chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
             rows = chosen if order is None else order[chosen]
-            yield self._augmented(self.images[rows], epoch, index), self.labels[rows]
+            images = self._augmented(self.images[rows], epoch, index)[rank::processes]
+            labels = self.labels[rows][rank::processes]
+            if len(labels):
+                yield images.to(device), labels.to(device)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of epoch 0."""

@@ -22,7 +22,7 @@ from ghostnet.data.cifar10_formats import CACHE_NAME, Arrays, decode, find_archi
 from ghostnet.data.cifar10_sources import fetched_home, fetched_npm
 from ghostnet.download import DownloadError
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.files import atomic_write
+from ghostnet.files import atomic_write, cache_folder
 
 CIFAR10_MEAN = (0.49140, 0.48216, 0.44653)  # of the training images, pixels in [0, 1]
 CIFAR10_STD = (0.24703, 0.24349, 0.26159)
@@ -103,12 +103,6 @@ def load_cifar10(
         arrays = _fetched(folder, source, progress)
         _keep(folder, arrays)
     return _dataset(arrays)
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloaded data: $GHOSTNET_CACHE, else ~/.cache/ghostnet."""
-    chosen = os.environ.get("GHOSTNET_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ghostnet"
 
 
 def _from_cache(folder: Path) -> Arrays | None:

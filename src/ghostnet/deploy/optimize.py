@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from ghostnet.deploy.fold import DeployedGhostConv2d, deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.errors import InputError
-from ghostnet.nn import GhostConv2d
+from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 
 _NO_WORK_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 RELATIVE_TOLERANCE = 1e-5
@@ -50,6 +50,8 @@ def optimize(model: nn.Module, *, input_size: Sequence[int] | None = None) -> nn
             f"optimize needs a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
     working = copy.deepcopy(model).eval()
+    if any(isinstance(module, ReparamConv2d) for module in working.modules()):
+        working = fuse_reparameterised(working)  # eight convolutions become one
     graph = _traced(working)
     result = _optimized_by_order(working) if graph is None else _optimized_by_graph(graph)
     result = _with_deployed_ghosts(result).eval()

@@ -76,6 +76,7 @@ _FREE_NAMES = """
     split_with_sizes_copy native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle im2col
     col2im glu std std_mean var var_mean norm linalg_vector_norm all any amax amin prod equal is_same_size
     _assert_async _assert_scalar isnan nms one_hot unfold_copy prelu _prelu_kernel
+    hardswish hardswish_ gelu_ mish_ threshold_
 """
 _FREE = frozenset(_FREE_NAMES.split())
 

@@ -1,16 +1,18 @@
-"""Other people's PyTorch checkpoints as state dictionaries: read without running code, prefixes taken off."""
+"""Other people's checkpoints as state dictionaries: read without running code, prefixes taken off."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ghostnet.errors import InputError
 
-ENDINGS = (".pth", ".pt", ".th", ".bin", ".ckpt")
+ENDINGS = (".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -29,7 +31,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # training scripts often store their options beside the weights; a Namespace holds values and runs nothing
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path} cannot be read as plain weights: damaged, or it holds code") from error
     for key in ("state_dict", "model"):
@@ -44,3 +48,18 @@ def _stripped(name: str) -> str:
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     return name
+
+
+def read_npz(path: str | Path) -> dict[str, Tensor]:
+    """Read the arrays of a .npz file; arrays of objects, which are pickles, are refused.
+
+    Raises:
+        InputError: missing, damaged, or not numeric.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as numeric arrays: damaged, or it holds code") from error

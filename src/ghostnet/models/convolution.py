@@ -1,4 +1,4 @@
-"""What the CIFAR networks are built of: a 3x3 convolution with batch norm and, mostly, ReLU; or a Ghost module.
+"""What the plain networks are built of: a convolution with batch norm and, mostly, ReLU; or a Ghost module.
 
 A Ghost module normalises and activates inside (its cheap operation works on normalised maps), so what followed the
 convolution becomes an identity: a network is described once and keeps its module names either way.
@@ -28,7 +28,13 @@ class ConvLayer:
     cheap_operation: str = "depthwise"
 
     def __call__(
-        self, in_channels: int, out_channels: int, stride: int = 1, *, activation: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        kernel_size: int = 3,
+        activation: bool = True,
     ) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Return the three modules: `(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)`.
 
@@ -36,18 +42,19 @@ class ConvLayer:
             in_channels: input channels.
             out_channels: output channels.
             stride: of the (primary) convolution.
+            kernel_size: of the (primary) convolution, odd; its padding keeps the size at stride 1.
             activation: False leaves the ReLU out.
         """
         if self.ratio == 1:
-            plain = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+            plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
             last = nn.ReLU(inplace=True) if activation else nn.Identity()
             return plain, nn.BatchNorm2d(out_channels), last
         ghost = GhostConv2d(
             in_channels,
             out_channels,
-            3,
+            kernel_size,
             stride,
-            1,
+            kernel_size // 2,
             bias=False,
             ratio=self.ratio,
             cheap_kernel_size=self.cheap_kernel_size,

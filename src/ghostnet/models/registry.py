@@ -30,7 +30,8 @@ class ModelInfo:
         input_size: `(C, H, W)` that the counts of the paper are given for.
         num_classes: classes of the default head.
         summary: one sentence.
-        weights: tags accepted by `create_model(name, weights=tag)`.
+        weights: tags of packaged weights, accepted by `create_model(name, weights=tag)`.
+        published: tags of published weights, which are fetched at their first use; see `models.weight_cards`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelInfo:
     num_classes: int
     summary: str
     weights: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON-able dictionary."""
@@ -78,7 +80,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Example:
         >>> list_models("ghost_resnet5*")
-        ['ghost_resnet56']
+        ['ghost_resnet50', 'ghost_resnet56']
     """
     return sorted(name for name in _BUILDERS if fnmatch.fnmatchcase(name, pattern))
 
@@ -89,12 +91,14 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         InputError: the name is not registered; near matches are listed.
     """
+    from ghostnet.models.cards import weight_cards
     from ghostnet.models.weights import packaged_tags
 
     if name not in _BUILDERS:
         raise unknown_name("model", name, _BUILDERS)
     info = _BUILDERS[name][1]
-    return ModelInfo(**{**asdict(info), "weights": packaged_tags(name)})
+    published = tuple(card.tag for card in weight_cards(name))
+    return ModelInfo(**{**asdict(info), "weights": packaged_tags(name), "published": published})
 
 
 def create_model(
@@ -102,6 +106,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     weights: str | os.PathLike[str] | None = None,
+    new_head: bool = False,
     **model_args: Any,
 ) -> nn.Module:
     """Build a network of the zoo by name.
@@ -109,8 +114,10 @@ def create_model(
     Args:
         name: one of `list_models()`.
         num_classes: size of the classifier; the default is the model's own.
-        weights: a packaged tag ("cifar10") or the path of a file written by `ghostnet.save` for this model,
-            or of a PyTorch checkpoint of its layout (.pth, .pt, .th).
+        weights: a tag of packaged or published weights (`model_info(name)`); a file of `ghostnet.save`, or of the
+            authors', timm's or PaddleClas's layout (.pth, .safetensors, .npz, .pdparams); an http(s) URL of one,
+            optionally with "#sha256=…"; "hf:owner/name" or "hf:owner/name:file" on the Hugging Face hub.
+        new_head: take everything but the classifier from `weights`, whatever number of classes they are for.
         **model_args: what the builder accepts (`width_mult`, `ratio`, `cheap_kernel_size`, …).
 
     Returns:
@@ -118,6 +125,7 @@ def create_model(
 
     Raises:
         InputError: unknown name or argument, or weights that do not fit.
+        DownloadError: weights that cannot be fetched.
 
     Example:
         >>> create_model("ghost_resnet20", ratio=2)(torch.zeros(1, 3, 32, 32)).shape  # doctest: +SKIP
@@ -132,6 +140,15 @@ def create_model(
     classes = info.num_classes if num_classes is None else num_classes
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise InputError(f"`num_classes` (={num_classes!r}) must be an integer >= 1")
+    if weights is None and new_head:
+        raise InputError("`new_head` needs `weights`: without them the whole network is fresh")
+    opened = None
+    if weights is not None:
+        from ghostnet.models.weights import open_weights
+
+        opened = open_weights(name, weights)
+        if "rounding" in accepted and opened.rounding is not None:
+            model_args = {"rounding": opened.rounding, **model_args}
     model = builder(num_classes=classes, **model_args)
     model.ghostnet_origin = {  # type: ignore[assignment]
         "library": "ghostnet",
@@ -139,10 +156,10 @@ def create_model(
         "args": {"num_classes": classes, **model_args},
         "input_size": list(info.input_size),
     }
-    if weights is not None:
-        from ghostnet.models.weights import load_weights_
+    if opened is not None:
+        from ghostnet.models.weights import fill_
 
-        load_weights_(model, name, weights)
+        fill_(model, opened, new_head=new_head)
         model.eval()
     return model
 

@@ -99,22 +99,8 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     Raises:
         InputError: missing, truncated, a pickle, or not written by ghostnet.
     """
-    from safetensors import SafetensorError, safe_open
-
     place = Path(path)
-    if not place.is_file():
-        near = [name for name in list_models() if str(path) in name]
-        hint = f"; a model of the zoo? {', '.join(near[:3])}" if near else ""
-        raise InputError(f"no file {place} and no model of that name{hint}")
-    _refuse_pickle(place)
-    try:
-        with safe_open(place, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError, struct.error) as error:
-        raise InputError(
-            f"{place} is not a whole safetensors file ({error}); fetch or save it again"
-        ) from error
+    metadata, tensors = _read_file(place)
     if "ghostnet" not in metadata:
         raise InputError(
             f"{place} was not written by ghostnet.save: its header does not say how to build the network"
@@ -123,6 +109,35 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     if record.get("schema") != _SCHEMA:
         raise InputError(f"{place} has schema {record.get('schema')}; this ghostnet reads schema {_SCHEMA}")
     return record, tensors
+
+
+def read_plain_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor] | None:
+    """Return the tensors of a safetensors file that another program wrote, or None where `save` wrote it.
+
+    Raises:
+        InputError: missing, truncated, or a pickle.
+    """
+    metadata, tensors = _read_file(Path(path))
+    return None if "ghostnet" in metadata else tensors
+
+
+def _read_file(place: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return header and tensors of any safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not place.is_file():
+        near = [name for name in list_models() if str(place) in name]
+        hint = f"; a model of the zoo? {', '.join(near[:3])}" if near else ""
+        raise InputError(f"no file {place} and no model of that name{hint}")
+    _refuse_pickle(place)
+    try:
+        with safe_open(place, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            return metadata, {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, struct.error) as error:
+        raise InputError(
+            f"{place} is not a whole safetensors file ({error}); fetch or save it again"
+        ) from error
 
 
 def load_state_(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

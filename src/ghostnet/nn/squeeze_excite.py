@@ -19,17 +19,25 @@ def hidden_channel_count(channels: int, *, reduction_ratio: float, divisor: int)
     """Return the squeezed width: `channels * reduction_ratio` to the nearest multiple of `divisor`.
 
     A divisor of 1 truncates (the TensorFlow code); otherwise the result is at least `divisor` and never more
-    than 10 % below the product (`make_divisible` of the PyTorch code).
+    than 10 % below the product (the PyTorch code).
 
     Example:
         >>> hidden_channel_count(120, reduction_ratio=0.25, divisor=4)
         32
     """
     wanted = channels * reduction_ratio
-    if divisor == 1:
-        return max(1, int(wanted))
-    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * wanted else rounded
+    return max(1, int(wanted)) if divisor == 1 else nearest_multiple(wanted, divisor)
+
+
+def nearest_multiple(value: float, divisor: int) -> int:
+    """Return the multiple of `divisor` nearest to `value`, at least `divisor` and never more than 10 % below `value`.
+
+    Example:
+        >>> nearest_multiple(17.6, 4)
+        16
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 class SqueezeExcite(nn.Module):

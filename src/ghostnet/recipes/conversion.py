@@ -6,27 +6,27 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ghostnet import data
 from ghostnet.convert import ConversionReport, ghostify, prune
-from ghostnet.recipes.batches import batches_of, calibration_batches
+from ghostnet.data import Batches
 from ghostnet.recipes.schema import Recipe
+from ghostnet.recipes.sets import Sets
 from ghostnet.train import TrainSettings, fit
 
 AfterStep = Callable[[float], None]
 
 
 def convert_network(
-    dense: nn.Module, recipe: Recipe, dataset: data.Cifar10, *, progress: bool = True
+    dense: nn.Module, recipe: Recipe, sets: Sets, *, progress: bool = True
 ) -> tuple[nn.Module, ConversionReport]:
     """Make a network cheaper by the recipe's method.
 
     Args:
         dense: the trained network; it is not changed.
         recipe: gives method, ratio or share of MACs, calibration images and the sparsity training.
-        dataset: CIFAR-10.
+        sets: the data of the run.
         progress: show the sparsity training on standard error.
     """
-    calibration = calibration_batches(dataset, recipe)
+    calibration = sets.calibration()
     if recipe.method == "ghost":
         return ghostify(
             dense,
@@ -40,19 +40,19 @@ def convert_network(
         recipe.method,
         macs=recipe.macs,
         calibration=calibration,
-        sparsify=sparsity_training(recipe, dataset, progress=progress),
+        sparsify=sparsity_training(recipe, sets.training, progress=progress),
         seed=recipe.seed,
     )
 
 
 def sparsity_training(
-    recipe: Recipe, dataset: data.Cifar10, *, progress: bool = True
+    recipe: Recipe, batches: Batches, *, progress: bool = True
 ) -> Callable[[nn.Module, AfterStep], None]:
     """Return what `prune(..., "sss", sparsify=...)` needs: the one training loop at a constant rate, with labels alone.
 
     Args:
-        recipe: gives batches, `sparsity_epochs`, `sparsity_learning_rate`, momentum and weight decay.
-        dataset: CIFAR-10.
+        recipe: gives `sparsity_epochs`, `sparsity_learning_rate`, momentum and weight decay.
+        batches: the training set.
         progress: show it on standard error.
     """
     rate = recipe.sparsity_learning_rate
@@ -69,7 +69,7 @@ def sparsity_training(
     def train(model: nn.Module, after_step: AfterStep) -> None:
         fit(
             model,
-            batches_of(dataset, recipe, training=True),
+            batches,
             settings,
             after_step=lambda _step: after_step(rate),
             progress=progress,

@@ -16,10 +16,10 @@ from torch import nn
 
 from ghostnet import data, deploy, models
 from ghostnet.measure import profile
-from ghostnet.recipes.batches import batches_of
 from ghostnet.recipes.feature_maps import draw_feature_maps
-from ghostnet.recipes.result import make_result, write_json
+from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe, load_recipe
+from ghostnet.recipes.sets import batches_of
 from ghostnet.recipes.train import run_recipe
 
 _RECIPES = {"dense init": "demo_dense_init", "random init": "demo_random_init"}
@@ -53,6 +53,7 @@ def run_demo(
     """
     out = Path(out_dir)
     started = time.monotonic()
+    source_commit()
     recipes = {key: load_recipe(name, [*overrides, f"seed={seed}"]) for key, name in _RECIPES.items()}
     runs = {key: _finished_or_run(recipe, out, data_root, progress, force) for key, recipe in recipes.items()}
     first = recipes["dense init"]

@@ -25,9 +25,9 @@ from ghostnet.errors import InputError
 from ghostnet.files import atomic_write
 from ghostnet.measure import environment, profile
 from ghostnet.models.checkpoints import ENDINGS
-from ghostnet.recipes.batches import batches_of
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
+from ghostnet.recipes.sets import batches_of
 from ghostnet.recipes.train import run_recipe
 from ghostnet.recipes.variants import VARIANTS, load_variant
 from ghostnet.train import fit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def make_result(
         "schema": SCHEMA,
         "exhibit": exhibit,
         "command": " ".join(["ghostnet", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": source_commit(),
         "environment": environment(),
         "seconds": round(seconds, 1),
         "seed": seed,
@@ -45,8 +46,12 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _commit() -> str | None:
-    """Return the commit of the source tree that this package runs from, or None for an installed one."""
+@functools.cache
+def source_commit() -> str | None:
+    """Return the commit of the source tree that this package runs from, or None for an installed one.
+
+    Asked once a process: a long run calls this first, so that a commit made meanwhile is not taken for its own.
+    """
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)

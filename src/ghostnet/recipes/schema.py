@@ -27,7 +27,7 @@ _FOLDER = Path(__file__).parent
 
 
 class Recipe(pydantic.BaseModel):
-    """One training run on CIFAR-10.
+    """One training run, on CIFAR-10 or on images of one's own.
 
     Attributes:
         name: stem of the recipe's file.
@@ -47,12 +47,24 @@ class Recipe(pydantic.BaseModel):
         convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
         convert_init: "dense" or "random".
         cheap_kernel_size: d of the conversion.
-        calibration_images: unlabelled training images that the conversion may look at.
-        data: the data set.
+        calibration_images: training images that the conversion may look at; Ghost conversion leaves their labels out.
+        data: "cifar10", or the path of a folder with a subfolder a class, or of shards; `train` and `val` in it are
+            taken where they are there, otherwise images are held out class by class.
+        held_out_fraction: share of each class that is held out where there is no `val`.
         mean, std: per-channel normalisation of pixel values in [0, 1]; the weights decide it.
-        batch_size: images a step.
-        crop_padding, crop_border, mirror, cutout: see `data.Augmentation`.
-        seed: of weights, shuffling and augmentation.
+        batch_size: images a step, over all processes.
+        crop_padding, crop_border, mirror, cutout: see `data.Augmentation`; `crop_border` and `cutout` are for CIFAR-10
+            only.
+        seed: of weights, shuffling, augmentation and the split.
+        image_size: side in pixels that images of one's own are brought to; 0 takes the network's.
+        crop_fraction, interpolation: see `data.Preprocessing`.
+        augmentation: "resized_crop" or "padded_crop" (see `data.CropAugmentation`), for images of one's own.
+        crop_scale: least and largest share of the area of a resized crop.
+        workers: processes that decode images of one's own, for each training process; 0 for none.
+        strict: stop at an image that cannot be read, instead of leaving it out.
+        evaluate_every: epochs between evaluations on the held-out images, the best network being kept beside the
+            last; 0 evaluates at the end only.
+        tensorboard: write TensorBoard's event files into the output folder.
 
     The other fields are those of `train.TrainSettings`.
     """
@@ -75,7 +87,8 @@ class Recipe(pydantic.BaseModel):
     convert_init: Literal["dense", "random"] = "dense"
     cheap_kernel_size: int = pydantic.Field(3, ge=1)
     calibration_images: int = pydantic.Field(2048, ge=1, le=50_000)
-    data: Literal["cifar10"] = "cifar10"
+    data: str = pydantic.Field("cifar10", min_length=1)
+    held_out_fraction: float = pydantic.Field(0.2, gt=0, lt=1)
     mean: tuple[float, float, float] = CIFAR10_MEAN
     std: tuple[float, float, float] = CIFAR10_STD
     batch_size: int = pydantic.Field(128, ge=1)
@@ -84,6 +97,15 @@ class Recipe(pydantic.BaseModel):
     mirror: bool = True
     cutout: int = pydantic.Field(0, ge=0)
     seed: int = pydantic.Field(0, ge=0)
+    image_size: int = pydantic.Field(0, ge=0)
+    crop_fraction: float = pydantic.Field(0.875, gt=0, le=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    augmentation: Literal["resized_crop", "padded_crop"] = "resized_crop"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    workers: int = pydantic.Field(0, ge=0)
+    strict: bool = False
+    evaluate_every: float = pydantic.Field(0.0, ge=0)
+    tensorboard: bool = False
     epochs: float = TrainSettings.epochs
     learning_rate: float = TrainSettings.learning_rate
     schedule: str = TrainSettings.schedule
@@ -95,8 +117,12 @@ class Recipe(pydantic.BaseModel):
     ema_decay: float = TrainSettings.ema_decay
     distillation_weight: float = TrainSettings.distillation_weight
     temperature: float = TrainSettings.temperature
+    feature_layers: tuple[str, ...] = TrainSettings.feature_layers
+    feature_weight: float = TrainSettings.feature_weight
     bf16: bool = TrainSettings.bf16
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
+    accumulation_steps: int = TrainSettings.accumulation_steps
+    freeze_batch_norm: bool = TrainSettings.freeze_batch_norm
 
     @pydantic.field_validator("method")
     @classmethod

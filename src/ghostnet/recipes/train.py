@@ -1,4 +1,7 @@
-"""Run a recipe: data, network, conversion, teacher and loop meet here; the result is JSON beside the saved network."""
+"""Run a recipe: data, network, conversion, teacher and loop meet here; the result is JSON beside the saved network.
+
+Under `torchrun` every process runs this; the first one writes the files.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,45 @@ from ghostnet import data, models
 from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
-from ghostnet.recipes.batches import batches_of
 from ghostnet.recipes.conversion import convert_network
-from ghostnet.recipes.result import make_result, write_json
+from ghostnet.recipes.head import give_fresh_head_, output_count
+from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
-from ghostnet.train import evaluate, fit
+from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets
+from ghostnet.train import (
+    Evaluation,
+    TrainResult,
+    Watch,
+    evaluate,
+    fit,
+    join_processes,
+    tensorboard_log,
+    union_over_processes,
+    wait_for_first,
+)
 
 
-def build(recipe: Recipe) -> nn.Module:
-    """Return the network that a recipe starts from, before any conversion."""
-    if recipe.start:
-        return models.load(recipe.start)
+def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
+    """Return the network that a recipe starts from, before any conversion.
+
+    Args:
+        recipe: says which, and with which weights.
+        classes: names of the classes to tell apart; a network whose file names others, or none, gets a fresh
+            classifier. None leaves the network's own.
+    """
+    args: dict[str, Any] = dict(recipe.model_args)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        args: dict[str, Any] = dict(recipe.model_args)
-        return models.create_model(recipe.model, weights=recipe.weights or None, **args)
+        if recipe.start:
+            model = models.load(recipe.start)
+        elif recipe.weights or classes is None:
+            model = models.create_model(recipe.model, weights=recipe.weights or None, **args)
+        else:
+            return models.create_model(recipe.model, **{**args, "num_classes": len(classes)})
+    known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
+    if classes is not None and (known != list(classes) or output_count(model) != len(classes)):
+        give_fresh_head_(model, len(classes), seed=recipe.seed)
+    return model
 
 
 def _teacher(recipe: Recipe) -> nn.Module | None:
@@ -62,19 +89,23 @@ def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
 
 
 def _converted(
-    dense: nn.Module, recipe: Recipe, dataset: data.Cifar10, saved: Path, progress: bool
+    dense: nn.Module, recipe: Recipe, sets: Sets, saved: Path, progress: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Convert `dense`, or take up the conversion that an interrupted run left at `saved`."""
     if saved.exists():
         model = models.load(saved)
         return model, getattr(model, "ghostnet_info", {})
-    test = batches_of(dataset, recipe, training=False)
-    stages = {"dense": evaluate(dense, test, progress=progress).to_dict()}
-    model, report = convert_network(dense, recipe, dataset, progress=progress)
-    stages["as converted"] = evaluate(model, test, progress=progress).to_dict()
+    stages = {"dense": evaluate(dense, _alone(sets.held_out), progress=progress).to_dict()}
+    model, report = convert_network(dense, recipe, sets, progress=progress)
+    stages["as converted"] = evaluate(model, _alone(sets.held_out), progress=progress).to_dict()
     info = {"stages": stages, "conversion": report.to_dict()}
     models.save(model, saved, info=info)
     return model, info
+
+
+def _alone(batches: data.Batches) -> Any:
+    """Return all batches for this process: the first one converts while the others wait."""
+    return list(batches) if join_processes()[1] > 1 else batches
 
 
 def run_recipe(
@@ -89,7 +120,8 @@ def run_recipe(
 
     Args:
         recipe: from `load_recipe`.
-        out_dir: gets `<name>-seed<k>.safetensors`, `.json` and, while it runs, `.checkpoint`.
+        out_dir: gets `<name>-seed<k>.safetensors` (the last network), `.json`, `.best.safetensors` where
+            `evaluate_every` is set, `.tensorboard/` where asked for and, while it runs, `.checkpoint`.
         data_root: where CIFAR-10 is, if not in the cache.
         progress: show progress on standard error.
         force: overwrite an earlier result.
@@ -98,33 +130,45 @@ def run_recipe(
         The result record that was written.
 
     Raises:
-        InputError: the result exists and `force` is false; a teacher or start that cannot be loaded.
+        InputError: the result exists and `force` is false; data, a teacher or a start that cannot be loaded; a method
+            that trains before it chooses, in several processes.
     """
     stem = Path(out_dir) / f"{recipe.name}-seed{recipe.seed}"
     result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
     conversion_path = Path(f"{stem}.converted.safetensors")
     refuse_overwrite(result_path, force=force)
-    asked, recipe = (
-        recipe,
-        with_references(recipe, out_dir),
-    )  # results name recipes, not files of this machine
-    model, teacher = build(recipe), _teacher(recipe)
-    dataset = data.load_cifar10(data_root, progress=progress)
+    source_commit()
+    rank, processes = join_processes()
+    chief = rank == 0
+    progress = progress and chief
+    if (
+        recipe.method == "sss" and processes > 1
+    ):  # its training would wait for processes that wait for the conversion
+        raise InputError(
+            "method 'sss' trains before it chooses channels, in one process; run it without torchrun"
+        )
+    asked = recipe  # results name recipes, not files of this machine
+    recipe = with_references(recipe, out_dir)
+    teacher = _teacher(recipe)
+    model, sets = _model_and_sets(recipe, data_root, progress)
     info: dict[str, Any] = {}
     if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher
-        model, info = _converted(model, recipe, dataset, conversion_path, progress)
+        with wait_for_first():
+            model, info = _converted(model, recipe, sets, conversion_path, progress)
+    kept = {"recipe": recipe.name, "classes": list(sets.classes), **sets.info}
     trained = fit(
         model,
-        batches_of(dataset, recipe, training=True),
+        sets.training,
         recipe.settings(),
         teacher=teacher,
+        watch=_watch(recipe, sets, stem, kept, chief),
         checkpoint=checkpoint,
         progress=progress,
         description=recipe.name,
     )
-    accuracy = evaluate(model, batches_of(dataset, recipe, training=False), progress=progress)
-    counts = profile(model, (3, 32, 32))
+    accuracy = _final(trained, model, sets, progress)
+    counts = profile(model, sets.input_size)
     metrics = {
         **accuracy.to_dict(),
         "params": counts.params,
@@ -132,14 +176,46 @@ def run_recipe(
         "steps": trained.steps,
         "train_seconds": round(trained.seconds, 1),
         "curve": trained.curve,
+        "evaluations": trained.evaluations,
+        "skipped": union_over_processes(sets.skipped()),
         **info,
     }
     result = make_result(
         recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=asked.model_dump()
     )
-    kept = {"top1": accuracy.top1, "recipe": recipe.name, "classes": list(data.CIFAR10_CLASSES)}
-    models.save(model.cpu(), f"{stem}.safetensors", info=kept)
-    write_json(result_path, result)
-    checkpoint.unlink(missing_ok=True)
-    conversion_path.unlink(missing_ok=True)
+    if chief:
+        models.save(model.cpu(), f"{stem}.safetensors", info={**kept, "top1": accuracy.top1})
+        write_json(result_path, result)
+        checkpoint.unlink(missing_ok=True)
+        conversion_path.unlink(missing_ok=True)
     return result
+
+
+def _model_and_sets(recipe: Recipe, data_root: str | None, progress: bool) -> tuple[nn.Module, Sets]:
+    if recipe.data != "cifar10":
+        images = open_image_sets(recipe)
+        model = build(recipe, images.classes)
+        return model, image_sets(recipe, images, model)
+    model = build(recipe)
+    with wait_for_first():
+        dataset = data.load_cifar10(data_root, progress=progress)
+    return model, cifar10_sets(recipe, dataset)
+
+
+def _watch(recipe: Recipe, sets: Sets, stem: Path, kept: dict[str, Any], chief: bool) -> Watch:
+    log = tensorboard_log(f"{stem}.tensorboard") if recipe.tensorboard and chief else None
+    if not recipe.evaluate_every:
+        return Watch(log=log)
+
+    def keep(model: nn.Module, found: Evaluation) -> None:
+        models.save(model, f"{stem}.best.safetensors", info={**kept, "top1": found.top1})
+
+    return Watch(sets.held_out, recipe.evaluate_every, keep, log)
+
+
+def _final(trained: TrainResult, model: nn.Module, sets: Sets, progress: bool) -> Evaluation:
+    """Return the last network's accuracy, measured in the loop already or now."""
+    if trained.evaluations and trained.evaluations[-1]["step"] == trained.steps:
+        last = {key: value for key, value in trained.evaluations[-1].items() if key not in ("step", "epoch")}
+        return Evaluation(**last)  # type: ignore[arg-type]
+    return evaluate(model, sets.held_out, progress=progress)

@@ -123,6 +123,7 @@ def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -
         seconds = statistics.mean(float(result["seconds"]) for _, result in members)
         row = (
             name,
+            *(_stage(members, stage) for stage in ("dense", "as converted")),
             f"{statistics.mean(accuracies):.2f}{spread}",
             str(len(members)),
             *counts,
@@ -130,8 +131,25 @@ def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -
             links,
         )
         rows.append(row)
-    header = ("recipe", "top-1 %", "n", "params", "MACs", "seconds", "record (seed)")
+    header = (
+        "recipe",
+        "dense %",
+        "as converted %",
+        "trained %",
+        "n",
+        "params",
+        "MACs",
+        "seconds",
+        "record (seed)",
+    )
     return markdown_table(header, rows)
+
+
+def _stage(members: Sequence[tuple[Path, Mapping[str, Any]]], stage: str) -> str:
+    """Return the mean top-1 of a stage before training, over the runs that went through it."""
+    stages = [result["metrics"].get("stages") or {} for _, result in members]
+    found = [float(each[stage]["top1"]) for each in stages if stage in each]
+    return f"{statistics.mean(found):.2f}" if found else "–"
 
 
 def _recipe_name(path: Path, result: Mapping[str, Any]) -> str:

@@ -1,16 +1,35 @@
 """One training loop for every network: schedules, distillation, EMA, checkpoints, evaluation."""
 
 from ghostnet.train.evaluate import Evaluation, evaluate
-from ghostnet.train.loop import TrainResult, TrainSettings, fit
+from ghostnet.train.loop import TrainResult, fit
 from ghostnet.train.objective import classification_loss
+from ghostnet.train.predict import Prediction, predict
+from ghostnet.train.processes import (
+    join_processes,
+    leave_processes,
+    share_of_processes,
+    union_over_processes,
+    wait_for_first,
+)
 from ghostnet.train.schedule import make_schedule
+from ghostnet.train.settings import TrainSettings
+from ghostnet.train.watch import Watch, tensorboard_log
 
 __all__ = [
     "Evaluation",
+    "Prediction",
     "TrainResult",
     "TrainSettings",
+    "Watch",
     "classification_loss",
     "evaluate",
     "fit",
+    "join_processes",
+    "leave_processes",
     "make_schedule",
+    "predict",
+    "share_of_processes",
+    "tensorboard_log",
+    "union_over_processes",
+    "wait_for_first",
 ]

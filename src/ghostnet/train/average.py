@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,16 @@ class WeightAverage:
                 self.state[name].lerp_(value, weight)
             else:
                 self.state[name].copy_(value)
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Let the model hold the average while the block lasts."""
+        present = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            model.load_state_dict(present)
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint needs."""

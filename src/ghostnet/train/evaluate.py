@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
+from ghostnet.train.processes import share_of_processes, sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16: bool = False, progress: bool = False
 ) -> Evaluation:
-    """Measure a classifier; its mode (training or evaluation) is restored afterwards.
+    """Measure a classifier; the mode of each module (training or evaluation) is restored afterwards.
+
+    Under `torchrun` every process must call it; each takes its share of a `Batches` and all get the same result.
 
     Args:
         model: `(N, C, H, W) -> (N, classes)`.
@@ -57,7 +60,7 @@ def evaluate(
         InputError: no batches, labels outside the classifier's classes, or logits that are not finite.
     """
     started = time.perf_counter()
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     top1 = top5 = count = 0
@@ -66,7 +69,7 @@ def evaluate(
     model.eval()
     try:
         with Progress("evaluate", total=total, unit="batches", enabled=progress) as bar:
-            for images, labels in batches:
+            for images, labels in _on_device(batches, device):
                 labels = labels.to(device)
                 images = images.to(device, memory_format=torch.channels_last)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -80,12 +83,23 @@ def evaluate(
                 count += len(labels)
                 bar.update(1, f"top-1 {100 * top1 / count:.2f}")
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
+    if hasattr(batches, "epoch"):
+        totals = sum_over_processes([top1, top5, count, loss], device)
+        top1, top5, count, loss = int(totals[0]), int(totals[1]), int(totals[2]), totals[3]
     if count == 0:
         raise InputError("there is nothing to evaluate on: no batches were given")
     return Evaluation(
         100 * top1 / count, 100 * top5 / count, loss / count, count, time.perf_counter() - started
     )
+
+
+def _on_device(batches: Any, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return this process's share of a `Batches`; plain batches are taken as they come, in every process."""
+    if hasattr(batches, "epoch"):
+        return batches.epoch(0, share=share_of_processes(), device=device)
+    return batches
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

@@ -1,11 +1,14 @@
 """The one training loop: SGD with Nesterov momentum, a schedule, distillation, EMA, resumable checkpoints.
 
 It knows no architecture and no data set. accelerate places model and batches on whatever device there is and runs
-under `torchrun`; bfloat16 autocast and channels_last are the fast setting on CPUs and GPUs alike.
+under `torchrun` (DDP, on one or many machines): a batch is the batch of all processes, each takes its share, and the
+first one writes the files. bfloat16 autocast and channels_last are the fast setting on CPUs and GPUs alike.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,61 +17,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ghostnet.data import TensorBatches
+from ghostnet.data import Batches
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
 from ghostnet.train.average import WeightAverage
 from ghostnet.train.checkpoint import load_checkpoint, save_checkpoint
+from ghostnet.train.evaluate import evaluate
+from ghostnet.train.feature_match import FeatureMatch, feature_match
 from ghostnet.train.objective import classification_loss
+from ghostnet.train.processes import (
+    check_batch_size,
+    make_accelerator,
+    mean_over_processes,
+    seed_step,
+    share_buffers_,
+    share_of_processes,
+)
 from ghostnet.train.schedule import make_schedule
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the data; a fraction ends in the middle of one.
-        learning_rate: peak rate of SGD.
-        schedule: "linear", "cosine", "step" or "constant".
-        warmup_fraction: share of the run with a rising rate.
-        milestones: shares of the run at which "step" divides the rate by ten.
-        momentum: Nesterov momentum.
-        weight_decay: on weights of two and more dimensions only; batch norm and biases are left alone.
-        label_smoothing: share of the target spread over all classes.
-        ema_decay: 0 for none; otherwise the averaged weights are the result.
-        distillation_weight: share of the teacher's term when there is a teacher.
-        temperature: of distillation.
-        bf16: bfloat16 autocast.
-        checkpoint_seconds: time between checkpoints.
-    """
-
-    epochs: float = 1.0
-    learning_rate: float = 0.1
-    schedule: str = "linear"
-    warmup_fraction: float = 0.1
-    milestones: tuple[float, ...] = ()
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0
-    distillation_weight: float = 0.9
-    temperature: float = 4.0
-    bf16: bool = True
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "temperature", "checkpoint_seconds"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise InputError(f"`{name}` (={value}) must be a finite number above 0")
-        for name in ("momentum", "label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and below 1")
-        if not 0 <= self.distillation_weight <= 1:
-            raise InputError(f"`distillation_weight` (={self.distillation_weight}) must be between 0 and 1")
-        if self.weight_decay < 0:
-            raise InputError(f"`weight_decay` (={self.weight_decay}) must be >= 0")
+from ghostnet.train.settings import TrainSettings
+from ghostnet.train.watch import Watch
 
 
 @dataclass
@@ -79,11 +46,17 @@ class TrainResult:
         steps: optimiser steps in all, earlier sessions of a resumed run included.
         seconds: wall time in all.
         curve: `{"step", "loss", "learning_rate"}` about a hundred times in the run.
+        evaluations: `{"step", "epoch", "top1", "top5", "loss", "count", "seconds"}` of every look at held-out images.
     """
 
     steps: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+    def best_top1(self) -> float:
+        """Return the highest held-out accuracy so far in percent, or -1 before the first evaluation."""
+        return max((entry["top1"] for entry in self.evaluations), default=-1.0)
 
 
 class StepHook(Protocol):
@@ -123,10 +96,11 @@ class _Run:
 
 def fit(
     model: nn.Module,
-    batches: TensorBatches,
+    batches: Batches,
     settings: TrainSettings,
     *,
     teacher: nn.Module | None = None,
+    watch: Watch | None = None,
     checkpoint: str | Path | None = None,
     after_step: StepHook | None = None,
     progress: bool = True,
@@ -139,21 +113,24 @@ def fit(
         batches: the training set.
         settings: how to train.
         teacher: a network whose answers are to be matched; it runs in evaluation mode and is not changed.
+        watch: held-out images to evaluate on now and then, and where to log.
         checkpoint: file to write every `checkpoint_seconds` and at Ctrl-C, and to go on from when it exists.
         after_step: called with the number of steps done.
         progress: show loss, rate and time left on standard error.
         description: what the progress line is called.
 
     Returns:
-        Steps, seconds and the training curve.
+        Steps, seconds, the training curve and the evaluations.
 
     Raises:
-        InputError: the loss is no longer finite, or the checkpoint belongs to another run.
+        InputError: the loss is no longer finite, the checkpoint belongs to another run, or the batch size cannot be
+            shared by the processes.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
+    check_batch_size(batches.batch_size)
     model.to(accelerator.device).to(memory_format=torch.channels_last).train()
+    if settings.freeze_batch_norm:
+        _freeze_batch_norm_(model)
     optimizer = torch.optim.SGD(
         _parameter_groups(model, settings.weight_decay),
         lr=settings.learning_rate,
@@ -167,8 +144,18 @@ def fit(
     if teacher is not None:
         teacher.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
-    step_fn = _Step(wrapped, wrapped_optimizer, teacher, settings, accelerator)
-    _steps(run, step_fn, batches, settings, (checkpoint, after_step, progress, description))
+    chief = accelerator.is_main_process
+    session = _Session(
+        run,
+        watch or Watch(),
+        Path(checkpoint) if checkpoint is not None and chief else None,
+        after_step,
+        progress and chief,
+        description,
+    )
+    with feature_match(model, teacher, settings.feature_layers) as features:
+        _steps(session, _Step(wrapped, wrapped_optimizer, teacher, settings, accelerator, features), batches)
+    share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)
     model.eval()
@@ -177,19 +164,38 @@ def fit(
 
 @dataclass
 class _Step:
-    """One optimiser step on one batch."""
+    """One optimiser step on this process's share of one batch."""
 
     model: nn.Module
     optimizer: Any
     teacher: nn.Module | None
     settings: TrainSettings
     accelerator: Any
+    features: FeatureMatch | None
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
+        """Return the batch's mean loss over all processes."""
         device = self.accelerator.device
-        images = images.to(device, memory_format=torch.channels_last)
-        labels = labels.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        pieces = min(self.settings.accumulation_steps, len(labels))
+        total = torch.zeros((), device=device)
+        for number, (part, answers) in enumerate(
+            zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True), 1
+        ):
+            waits = number < pieces  # gradients are exchanged once, with the last piece
+            with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
+                loss = self._loss(part.to(device, memory_format=torch.channels_last), answers.to(device)) * (
+                    len(answers) / len(labels)
+                )
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.optimizer.step()
+        return mean_over_processes(total)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bf16):
             teacher_logits = None
             if self.teacher is not None:
                 with torch.no_grad():
@@ -203,38 +209,77 @@ class _Step:
             distillation_weight=self.settings.distillation_weight,
             temperature=self.settings.temperature,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.optimizer.step()
-        return float(loss.detach())
+        return loss if self.features is None else loss + self.settings.feature_weight * self.features.loss()
 
 
-def _steps(
-    run: _Run,
-    step_fn: _Step,
-    batches: TensorBatches,
-    settings: TrainSettings,
-    reporting: tuple[str | Path | None, StepHook | None, bool, str],
-) -> None:
-    checkpoint, after_step, progress, description = reporting
+@dataclass
+class _Session:
+    """A run as this process sees it: what it writes, shows and looks at between steps."""
+
+    run: _Run
+    watch: Watch
+    checkpoint: Path | None
+    after_step: StepHook | None
+    progress: bool
+    description: str
+    saved: float = field(default_factory=time.monotonic)
+    recent: list[float] = field(default_factory=list)
+
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.run.state())
+            self.saved = time.monotonic()
+
+    def log(self, values: dict[str, float]) -> None:
+        if self.watch.log is not None and share_of_processes()[0] == 0:
+            self.watch.log(self.run.result.steps, values)
+
+    def record(self, loss: float, rate: float, total: int) -> None:
+        """Take a step's loss into the curve, which has about a hundred points."""
+        result = self.run.result
+        self.recent.append(loss)
+        if result.steps % max(1, total // 100) == 0 or result.steps == total:
+            mean = sum(self.recent) / len(self.recent)
+            result.curve.append({"step": result.steps, "loss": mean, "learning_rate": rate})
+            self.log({"train/loss": mean, "train/learning_rate": rate})
+            self.recent.clear()
+
+    def evaluate(self, batches_per_epoch: int) -> None:
+        """Measure the network as it would be used; the best one so far is handed on."""
+        run, watch = self.run, self.watch
+        assert watch.held_out is not None  # for the type checker
+        share_buffers_(run.model)
+        with run.average.applied_to(run.model) if run.average else contextlib.nullcontext():
+            found = evaluate(run.model, watch.held_out, progress=self.progress)
+            best = found.top1 > run.result.best_top1()
+            if best and watch.on_best is not None and share_of_processes()[0] == 0:
+                watch.on_best(run.model, found)
+        epoch = run.result.steps / batches_per_epoch
+        run.result.evaluations.append({"step": run.result.steps, "epoch": epoch, **found.to_dict()})
+        self.log({"held_out/top1": found.top1, "held_out/top5": found.top5, "held_out/loss": found.loss})
+
+
+def _steps(session: _Session, step_fn: _Step, batches: Batches) -> None:
+    run, settings, share = session.run, step_fn.settings, share_of_processes()
     total = max(1, round(settings.epochs * len(batches)))
     factor = make_schedule(
         settings.schedule, total, warmup_fraction=settings.warmup_fraction, milestones=settings.milestones
     )
     result = run.result
-    begun, before, saved = time.monotonic(), result.seconds, time.monotonic()
-    every = max(1, total // 100)
-    recent: list[float] = []
+    begun, before = time.monotonic(), result.seconds
+    bar = Progress(
+        session.description, total=total, unit="steps", start=result.steps, enabled=session.progress
+    )
     try:
-        with Progress(description, total=total, unit="steps", start=result.steps, enabled=progress) as bar:
+        with bar:
             while result.steps < total:
                 epoch, start = divmod(result.steps, len(batches))
-                for images, labels in batches.epoch(epoch, start=start):
+                device = step_fn.accelerator.device
+                for images, labels in batches.epoch(epoch, start=start, share=share, device=device):
+                    seed_step(batches.seed, result.steps)
                     rate = settings.learning_rate * factor(result.steps)
                     loss = step_fn(images, labels, rate)
-                    if loss != loss or loss in (float("inf"), float("-inf")):
+                    if not math.isfinite(loss):
                         raise InputError(
                             f"the loss is {loss} at step {result.steps}; lower `learning_rate` (={rate:.3g})"
                         )
@@ -242,23 +287,25 @@ def _steps(
                         run.average.update(run.model)
                     result.steps += 1
                     result.seconds = before + time.monotonic() - begun
-                    recent.append(loss)
+                    session.record(loss, rate, total)
                     bar.update(1, f"loss {loss:.3f}, rate {rate:.3g}")
-                    if result.steps % every == 0 or result.steps == total:
-                        mean = sum(recent) / len(recent)
-                        result.curve.append({"step": result.steps, "loss": mean, "learning_rate": rate})
-                        recent.clear()
-                    if checkpoint is not None and time.monotonic() - saved >= settings.checkpoint_seconds:
-                        save_checkpoint(checkpoint, run.state())
-                        saved = time.monotonic()
-                    if after_step is not None:
-                        after_step(result.steps)
+                    if session.watch.is_due(result.steps, total, len(batches)):
+                        session.evaluate(len(batches))
+                    if time.monotonic() - session.saved >= settings.checkpoint_seconds:
+                        session.save()
+                    if session.after_step is not None:
+                        session.after_step(result.steps)
                     if result.steps >= total:
                         break
     except KeyboardInterrupt:
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, run.state())
+        session.save()
         raise
+
+
+def _freeze_batch_norm_(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -269,10 +316,10 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def _recorded(settings: TrainSettings, batches: TensorBatches) -> dict[str, Any]:
+def _recorded(settings: TrainSettings, batches: Batches) -> dict[str, Any]:
     """Return what a resumed run must share with the first one; how often it is saved may change."""
     values = {
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()
     }
     del values["checkpoint_seconds"]
-    return {**values, "batch_size": batches.batch_size, "seed": batches.seed}
+    return {**values, "batch_size": batches.batch_size, "seed": batches.seed, "batches": len(batches)}

@@ -1,0 +1,141 @@
+"""Images of the user's own for the verbs: how a network wants them, its classes' names, which files are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ghostnet.cli.cifar10 import normalisation_of
+from ghostnet.cli.network import input_size_of
+from ghostnet.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ghostnet.data import ImageBatches, ImageSource, Preprocessing
+
+_SMALL = 64  # pixels; networks made for such images are given the whole image
+_IMAGENET_CLASSES = 1000
+DATA_HELP = "cifar10, a folder with a subfolder a class, or a folder of shards (.tar)."
+
+
+def preprocessing_for(
+    model: nn.Module, *, normalisation: str | None = None, image_size: int | None = None
+) -> Preprocessing:
+    """Return how a network wants its images.
+
+    Options win over what the network's file says; for networks of timm their own configuration comes next, then what
+    is usual at their size: the whole image with CIFAR-10's normalisation up to 64 pixels, ImageNet's above.
+
+    Raises:
+        InputError: an unknown normalisation, or a size below 1.
+    """
+    from ghostnet.data import Preprocessing
+
+    side = input_size_of(model, None)[1]
+    small = side <= _SMALL
+    mean, std = normalisation_of(model, normalisation, "cifar10" if small else "imagenet")
+    usual = Preprocessing(side, 1.0 if small else 0.875, mean=mean, std=std)
+    info = dict(getattr(model, "ghostnet_info", None) or {})
+    theirs = getattr(model, "pretrained_cfg", None)
+    if isinstance(theirs, dict) and "mean" in theirs:
+        named = {
+            "image_size": theirs["input_size"][1],
+            "crop_fraction": theirs["crop_pct"],
+            "interpolation": theirs["interpolation"],
+            "mean": theirs["mean"],
+            "std": theirs["std"],
+        }
+        info = {**named, **info}
+    if normalisation is not None:
+        info |= {"mean": mean, "std": std}
+    if image_size is not None:
+        info["image_size"] = image_size
+    return Preprocessing.from_info(info, usual)
+
+
+def class_names(model: nn.Module, count: int) -> list[str]:
+    """Return the names of a network's classes: its file's, ImageNet's for 1000 classes, else "class 0", ….
+
+    Args:
+        model: its file may state `classes`.
+        count: how many classes the network tells apart.
+    """
+    known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
+    if known and len(known) == count:
+        return [str(name) for name in known]
+    if count == _IMAGENET_CLASSES:
+        from torchvision.models import ResNet18_Weights
+
+        return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return [f"class {number}" for number in range(count)]
+
+
+def labelled_for(model: nn.Module, path: str, count: int) -> ImageSource:
+    """Open images to evaluate a network on, with labels as the network numbers its classes.
+
+    Raises:
+        InputError: nothing usable there, or classes that the network does not know.
+    """
+    from ghostnet import data
+
+    source = data.open_held_out(path)
+    known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
+    if known and len(known) == count and set(source.classes) <= set(known):
+        return data.with_labels_of(source, [str(name) for name in known], path)
+    if known and not all(name.isdecimal() for name in source.classes):
+        return data.with_labels_of(source, [str(name) for name in known], path)  # says which name is unknown
+    return data.with_class_indices(source, count, path)
+
+
+def evaluation_batches(
+    model: nn.Module,
+    path: str,
+    wanted: Preprocessing,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    strict: bool = False,
+) -> ImageBatches:
+    """Return batches of the images at `path` as the network wants them.
+
+    Raises:
+        InputError: as `labelled_for`.
+    """
+    from ghostnet import data
+
+    source = labelled_for(model, path, count_classes(model, wanted.size))
+    return data.ImageBatches(source, batch_size, preprocessing=wanted, workers=workers, strict=strict)
+
+
+def count_classes(model: nn.Module, side: int) -> int:
+    """Return how many numbers a network puts out for an image."""
+    import torch
+
+    parameter = next(model.parameters(), None)
+    with torch.inference_mode():
+        device = parameter.device if parameter is not None else None
+        return int(model.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1])
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """Return the image files that are meant: files as they are, folders with all images below them.
+
+    Raises:
+        InputError: something is not there, or a folder without images.
+    """
+    from ghostnet.data import IMAGE_ENDINGS, list_images
+
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = list_images(path)
+            if not inside:
+                raise InputError(f"{path} holds no images (files ending in {', '.join(IMAGE_ENDINGS)})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"there is no image {path}")
+    return list(dict.fromkeys(found))

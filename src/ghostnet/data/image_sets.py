@@ -1,0 +1,152 @@
+"""From a path to sets of images: class folders or shards, whole or in `train` and `val`, labels by a network's classes.
+
+Left out: downloading; ImageNet itself has to be brought by who may have it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ghostnet.data.cifar10 import CIFAR10_CLASSES, Cifar10
+from ghostnet.data.image_folder import ImageFolder, ImageSource, Subset, split_stratified
+from ghostnet.data.shards import ShardFolder, shard_paths
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.progress import Progress
+
+_TRAINING = ("train", "training")
+_HELD_OUT = ("val", "validation", "valid", "test")
+
+
+def open_images(path: str | os.PathLike[str]) -> ImageSource:
+    """Open one set: a folder with a subfolder a class, a folder of `.tar` shards, or one shard.
+
+    Raises:
+        InputError: nothing there, or neither of them.
+    """
+    root = Path(path).expanduser()
+    if shard_paths(root):
+        return ShardFolder(root)
+    if root.is_file():
+        raise InputError(
+            f"{root} is a file; give a folder with a subfolder a class, a folder of shards or a .tar"
+        )
+    return ImageFolder(root)
+
+
+def open_held_out(path: str | os.PathLike[str]) -> ImageSource:
+    """Open what a network is evaluated on: the `val` (or `test`) folder where there is one, else the whole set."""
+    found = _part(Path(path).expanduser(), _HELD_OUT)
+    return open_images(found if found is not None else path)
+
+
+def open_split(
+    path: str | os.PathLike[str], *, held_out_fraction: float, seed: int
+) -> tuple[ImageSource, ImageSource]:
+    """Open what a network is trained on and what is held out.
+
+    Args:
+        path: a folder with `train` and `val` (or `test`), each a set, or one set that is split class by class.
+        held_out_fraction: share of the split; not used where the folders say it.
+        seed: of the split.
+
+    Returns:
+        Training set and held-out set, labels of both in the training set's classes.
+
+    Raises:
+        InputError: neither, a class that only the held-out part has, or a set that cannot be split.
+    """
+    root = Path(path).expanduser()
+    training, held_out = _part(root, _TRAINING), _part(root, _HELD_OUT)
+    if training is None or held_out is None:
+        return split_stratified(open_images(root), held_out_fraction, seed)
+    trained = open_images(training)
+    return trained, with_labels_of(open_images(held_out), trained.classes, str(held_out))
+
+
+def _part(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def with_labels_of(source: ImageSource, classes: Sequence[str], place: str) -> ImageSource:
+    """Return a source whose labels are indices into a network's class names.
+
+    Raises:
+        InputError: a class of the source that the network does not know.
+    """
+    names = list(classes)
+    if source.classes == names:
+        return source
+    for name in source.classes:
+        if name not in names:
+            raise unknown_name(f"class in {place}: the network was not trained on", name, names)
+    renumbered = np.asarray([names.index(name) for name in source.classes], dtype=np.int64)[source.labels]
+    return Subset(source, range(len(source)), labels=renumbered, classes=names)
+
+
+def with_class_indices(source: ImageSource, count: int, place: str) -> ImageSource:
+    """Return a source whose labels fit a network of `count` classes whose names are not known.
+
+    Folders named by class numbers are taken at their word; otherwise there must be `count` of them, in sorted order.
+
+    Raises:
+        InputError: neither holds.
+    """
+    numbers = [int(name) if name.isdecimal() else -1 for name in source.classes]
+    if all(0 <= number < count for number in numbers) and len(set(numbers)) == len(numbers):
+        renumbered = np.asarray(numbers, dtype=np.int64)[source.labels]
+        names = [str(number) for number in range(count)]
+        return Subset(source, range(len(source)), labels=renumbered, classes=names)
+    if len(source.classes) == count:
+        return source
+    raise InputError(
+        f"{place} has {len(source.classes)} classes, the network {count}, and its file names none; "
+        f"name the folders by class number (0 to {count - 1})"
+    )
+
+
+def write_cifar10_folder(
+    dataset: Cifar10, out_dir: str | os.PathLike[str], *, per_class: int | None = None, progress: bool = False
+) -> dict[str, int]:
+    """Write CIFAR-10 as PNG files: `train/CLASS/00001.png` and `val/CLASS/…`, for those who want to see folders work.
+
+    Args:
+        dataset: from `load_cifar10`.
+        out_dir: a new or empty folder.
+        per_class: training images a class, the first ones; None writes all. The test set shrinks in proportion.
+        progress: show a bar on standard error.
+
+    Returns:
+        Number of images written, by part.
+
+    Raises:
+        InputError: the folder is not empty, or `per_class` is not between 5 and 5,000.
+    """
+    out = Path(out_dir)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; name another folder")
+    if per_class is not None and not 5 <= per_class <= 5000:
+        raise InputError(f"--per-class (={per_class}) must be between 5 and 5000")
+    parts = {
+        "train": (dataset.train_images, dataset.train_labels, per_class),
+        "val": (dataset.test_images, dataset.test_labels, None if per_class is None else per_class // 5),
+    }
+    return {part: _write_part(out / part, *arrays, progress=progress) for part, arrays in parts.items()}
+
+
+def _write_part(
+    folder: Path, images: np.ndarray, labels: np.ndarray, most: int | None, *, progress: bool
+) -> int:
+    from PIL import Image
+
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:most] for label in range(len(CIFAR10_CLASSES))])
+    with Progress(f"write {folder.name}", total=len(chosen), unit="images", enabled=progress) as bar:
+        for index in chosen:
+            path = folder / CIFAR10_CLASSES[labels[index]] / f"{index:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[index]).save(path)
+            bar.update()
+    return len(chosen)

@@ -1,0 +1,64 @@
+"""A classifier of another number of classes on a network that keeps the rest of its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ghostnet.errors import InputError
+
+Classifier = nn.Linear | nn.Conv2d
+
+
+def output_count(model: nn.Module) -> int:
+    """Return how many classes a network tells apart.
+
+    Raises:
+        InputError: no linear layer or convolution ends it.
+    """
+    return _width(_classifier(model)[1])
+
+
+def give_fresh_head_(model: nn.Module, classes: int, *, seed: int = 0) -> None:
+    """Replace the last linear layer (or 1x1 convolution) by one of `classes` outputs, drawn anew.
+
+    Args:
+        model: changed in place; its origin says the new number of classes, so that it can be saved and loaded.
+        classes: number of classes.
+        seed: of the new weights.
+
+    Raises:
+        InputError: no such layer ends the network, or its class count cannot be kept in a file.
+
+    Example:
+        >>> give_fresh_head_(model, 5)  # doctest: +SKIP
+    """
+    name, old = _classifier(model)
+    parent, _, attribute = name.rpartition(".")
+    bias = old.bias is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new: Classifier
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(old.in_features, classes, bias=bias)
+        else:
+            new = nn.Conv2d(old.in_channels, classes, 1, bias=bias)
+    setattr(model.get_submodule(parent), attribute, new.to(old.weight.device))
+    origin = getattr(model, "ghostnet_origin", None)
+    if isinstance(origin, dict):
+        model.ghostnet_origin = {**origin, "args": {**origin["args"], "num_classes": classes}}  # type: ignore[assignment]
+
+
+def _classifier(model: nn.Module) -> tuple[str, Classifier]:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Classifier)]
+    if layers:
+        name, layer = layers[-1]
+        if isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1):
+            return name, layer
+    raise InputError(
+        "the network ends in no linear layer or 1x1 convolution, so its classes cannot be replaced"
+    )
+
+
+def _width(layer: Classifier) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels

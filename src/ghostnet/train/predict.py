@@ -1,0 +1,101 @@
+"""What a classifier says of image files: its first answers with their probabilities."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ghostnet.data import Preprocessing, UnreadableImageError, decode_image, evaluation_transform
+from ghostnet.errors import InputError
+from ghostnet.progress import Progress
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for one image, the likeliest first.
+
+    Attributes:
+        path: the image's file.
+        indices: class numbers.
+        probabilities: of the same, in [0, 1]; over all classes they sum to 1.
+        error: why the image could not be read; it has no answers then.
+    """
+
+    path: Path
+    indices: tuple[int, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str = ""
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    paths: Sequence[Path],
+    preprocessing: Preprocessing,
+    *,
+    top_k: int = 5,
+    strict: bool = False,
+    progress: bool = False,
+) -> list[Prediction]:
+    """Classify image files.
+
+    Args:
+        model: `(N, 3, size, size) -> (N, classes)`; put into evaluation mode.
+        paths: the files.
+        preprocessing: how the network wants its images.
+        top_k: answers for each image; fewer where there are fewer classes.
+        strict: raise at an image that cannot be read, instead of naming it on standard error.
+        progress: show a bar on standard error.
+
+    Raises:
+        InputError: `top_k` below 1, no path, an image that cannot be read and `strict`, or none that can.
+    """
+    if top_k < 1:
+        raise InputError(f"the number of answers (={top_k}) must be an integer >= 1")
+    if not paths:
+        raise InputError("there are no images to classify")
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    model.eval()
+    found: list[Prediction] = []
+    with Progress("predict", total=len(paths), unit="images", enabled=progress) as bar:
+        for read, failed in _batches(paths, preprocessing, strict):
+            found += failed
+            if read:
+                names, pixels = zip(*read, strict=True)
+                logits = model(preprocessing.normalise(torch.stack(pixels).to(device))).float()
+                best = logits.softmax(1).topk(min(top_k, logits.shape[1]), 1)
+                answers = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
+                found += [
+                    Prediction(path, tuple(indices), tuple(values)) for path, indices, values in answers
+                ]
+            bar.update(len(read) + len(failed))
+    if all(prediction.error for prediction in found):
+        raise UnreadableImageError(str(found[0].path), found[0].error)
+    place = {path: number for number, path in enumerate(paths)}
+    return sorted(found, key=lambda prediction: place[prediction.path])
+
+
+def _batches(
+    paths: Sequence[Path], preprocessing: Preprocessing, strict: bool
+) -> Iterator[tuple[list[tuple[Path, torch.Tensor]], list[Prediction]]]:
+    """Yield images as the network wants them, and those that could not be read."""
+    transform = evaluation_transform(preprocessing)
+    for start in range(0, len(paths), _BATCH):
+        read, failed = [], []
+        for path in paths[start : start + _BATCH]:
+            try:
+                read.append((path, transform(decode_image(path.read_bytes(), str(path)))))
+            except UnreadableImageError as error:
+                if strict:
+                    raise
+                print(f"skipped {path}: {error.reason}", file=sys.stderr, flush=True)
+                failed.append(Prediction(path, error=error.reason))
+        yield read, failed

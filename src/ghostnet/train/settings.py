@@ -1,0 +1,67 @@
+"""How a network is trained, checked when it is made; recipes have the same keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the data; a fraction ends in the middle of one.
+        learning_rate: peak rate of SGD.
+        schedule: "linear", "cosine", "step" or "constant".
+        warmup_fraction: share of the run with a rising rate.
+        milestones: shares of the run at which "step" divides the rate by ten.
+        momentum: Nesterov momentum.
+        weight_decay: on weights of two and more dimensions only; batch norm and biases are left alone.
+        label_smoothing: share of the target spread over all classes.
+        ema_decay: 0 for none; otherwise the averaged weights are the result.
+        distillation_weight: share of the teacher's term when there is a teacher.
+        temperature: of distillation.
+        feature_layers: module paths whose outputs are drawn to the teacher's; see `train.feature_match`.
+        feature_weight: weight of that term, the mean relative squared error of those outputs.
+        bf16: bfloat16 autocast.
+        checkpoint_seconds: time between checkpoints.
+        accumulation_steps: pieces that each process cuts its share of a batch into, one after the other in memory;
+            the optimiser still steps once a batch. Batch norm then sees one piece at a time.
+        freeze_batch_norm: leave the statistics of batch norm as they are.
+    """
+
+    epochs: float = 1.0
+    learning_rate: float = 0.1
+    schedule: str = "linear"
+    warmup_fraction: float = 0.1
+    milestones: tuple[float, ...] = ()
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    distillation_weight: float = 0.9
+    temperature: float = 4.0
+    feature_layers: tuple[str, ...] = ()
+    feature_weight: float = 1.0
+    bf16: bool = True
+    checkpoint_seconds: float = 60.0
+    accumulation_steps: int = 1
+    freeze_batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "temperature", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise InputError(f"`{name}` (={value}) must be a finite number above 0")
+        for name in ("momentum", "label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and below 1")
+        if not 0 <= self.distillation_weight <= 1:
+            raise InputError(f"`distillation_weight` (={self.distillation_weight}) must be between 0 and 1")
+        for name in ("weight_decay", "feature_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0")
+        if self.accumulation_steps < 1:
+            raise InputError(f"`accumulation_steps` (={self.accumulation_steps}) must be an integer >= 1")

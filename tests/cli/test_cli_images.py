@@ -1,0 +1,144 @@
+"""The verbs on images of one's own: train, eval and predict on a folder and on shards, bad images included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+import ghostnet
+from ghostnet import cli
+from ghostnet.cli.images import class_names, preprocessing_for
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert cli.run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "photos"
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.clip(random.normal(colour, 30, (36, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.jpg", quality=95)
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("runs")
+    options = ["epochs=6", "batch_size=8", "--data", str(photos), "--model", "resnet20", "--out", str(out)]
+    assert cli.run(["train", *options]) == 0
+    return str(out / "fine_tune-seed0.safetensors")
+
+
+def test_folder_and_shards_evaluate_alike(
+    network: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, record = str(tmp_path / "shards"), tmp_path / "photos" / "record.json"
+    written = _json(capsys, "data", "shards", str(photos), shards, "--images-per-shard", "10")
+    assert (written["images"], written["classes"], written["shards"]) == (36, 3, 4)
+    folder = _json(capsys, "eval", network, "--data", str(photos), "--result", str(record))
+    sharded = _json(capsys, "eval", network, "--data", shards, "--workers", "1")
+    assert folder["count"] == 36
+    for key in ("top1", "top5", "count"):
+        assert folder[key] == sharded[key]
+    assert folder["loss"] == pytest.approx(sharded["loss"], abs=1e-5)
+    kept = json.loads(record.read_text())
+    assert kept["metrics"]["top1"] == folder["top1"]
+    assert (kept["exhibit"], kept["recipe"]["image_size"]) == ("photos", 32)
+    assert cli.run(["eval", network, "--data", shards, "--result", str(record)]) == 2
+    assert "pass --force" in capsys.readouterr().err
+
+
+def test_predict_names_classes_with_probabilities(
+    network: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _json(capsys, "predict", network, str(photos), "--top-k", "9")
+    assert [row["image"] for row in rows] == [str(path) for path in sorted(photos.rglob("*.jpg"))]
+    right = [row["top"][0]["class"] == Path(row["image"]).parent.name for row in rows]
+    assert sum(right) > 24
+    for row in rows:
+        values = [entry["probability"] for entry in row["top"]]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1, abs=1e-4)
+        assert {entry["class"] for entry in row["top"]} == set(COLOURS)
+    image = str(photos / "red" / "3.jpg")
+    assert cli.run(["predict", network, image, "--top-k", "1"]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+def test_bad_images_are_named(
+    network: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = photos / "red" / "0.jpg", tmp_path / "cut.jpg"
+    bad.write_bytes(good.read_bytes()[:300])
+    assert cli.run(["predict", network, str(good), str(bad), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert f"skipped {bad}" in captured.err
+    rows = json.loads(captured.out)
+    assert "truncated" in rows[1]["error"].lower()
+    assert rows[0]["top"]
+    for arguments in ([str(good), str(bad), "--strict"], [str(bad)]):
+        assert cli.run(["predict", network, *arguments]) == 2
+        assert f"{bad} cannot be read as an image" in capsys.readouterr().err.splitlines()[-1]
+    folder = tmp_path / "val" / "red"
+    folder.mkdir(parents=True)
+    (folder / "cut.jpg").write_bytes(bad.read_bytes())
+    (folder / "good.jpg").write_bytes(good.read_bytes())
+    assert cli.run(["eval", network, "--data", str(tmp_path)]) == 0
+    assert "1 images, 1 skipped" in capsys.readouterr().out
+    assert cli.run(["eval", network, "--data", str(tmp_path), "--strict"]) == 2
+
+
+def test_classes_that_the_network_does_not_know(
+    network: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rad").symlink_to(photos / "red")
+    assert cli.run(["eval", network, "--data", str(tmp_path)]) == 2
+    assert "was not trained on 'rad'; did you mean 'red'" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_told(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["predict", network, str(tmp_path)]) == 2
+    assert "holds no images" in capsys.readouterr().err
+
+
+def test_thousand_classes_have_imagenets_names() -> None:
+    names = class_names(nn.Identity(), 1000)
+    assert (len(names), names[0], names[388]) == (1000, "tench", "giant panda")
+    assert class_names(nn.Identity(), 2) == ["class 0", "class 1"]
+
+
+def test_preprocessing_comes_from_options_then_the_file_then_the_size() -> None:
+    model = nn.Identity()
+    assert preprocessing_for(model).to_dict()["mean"] == [0.485, 0.456, 0.406]
+    assert preprocessing_for(model, image_size=96, normalisation="half").to_dict() == {
+        "image_size": 96,
+        "crop_fraction": 0.875,
+        "interpolation": "bilinear",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    small = ghostnet.create_model("resnet20")
+    assert (preprocessing_for(small).size, preprocessing_for(small).crop_fraction) == (32, 1.0)
+    small.ghostnet_info = {"image_size": 40, "interpolation": "bicubic", "mean": [0.1] * 3, "std": [1.0] * 3}
+    found = preprocessing_for(small)
+    assert (found.size, found.interpolation, found.mean) == (40, "bicubic", (0.1, 0.1, 0.1))
+
+
+def test_networks_of_timm_say_how_they_want_their_images() -> None:
+    timm = pytest.importorskip("timm")
+    found = preprocessing_for(timm.create_model("tf_efficientnet_lite0", pretrained=False))
+    assert (found.mean, found.interpolation, found.crop_fraction) == ((0.5,) * 3, "bicubic", 0.875)

@@ -1,0 +1,60 @@
+"""Weights in the package: small, whole, with a card that states what the committed results say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import ghostnet
+from ghostnet import data, models
+from ghostnet.train import evaluate
+
+FOLDER = Path(models.__file__).parent / "weights"
+RESULTS = Path(__file__).parents[2] / "results"
+FILES = sorted(FOLDER.glob("*.safetensors"))
+
+
+def card(path):
+    return path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def accuracy_of(path):
+    return float(re.search(r"\*\*Accuracy\*\*: ([\d.]+) % top-1", card(path)).group(1))
+
+
+def test_there_is_a_trained_network():
+    assert "resnet9_050.cifar10.safetensors" in [path.name for path in FILES]
+    assert models.model_info("resnet9_050").weights == ("cifar10",)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_packaged_weights_are_small_and_described(path):
+    assert path.stat().st_size <= 4_000_000
+    name, tag, _ = path.name.split(".")
+    network = ghostnet.create_model(name, weights=tag)
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    recipe = re.search(r"recipe `(\w+)`", card(path)).group(1)
+    seed = re.search(r"seed (\d+)", card(path)).group(1)
+    found = list(RESULTS.glob(f"*/{recipe}-seed{seed}.json"))
+    assert len(found) == 1
+    metrics = json.loads(found[0].read_text(encoding="utf-8"))["metrics"]
+    assert accuracy_of(path) == pytest.approx(
+        metrics["top1"], abs=0.1
+    )  # half precision may move an image or two
+    assert f"{metrics['macs']:,} MACs" in card(path)
+
+
+def test_the_trained_network_keeps_its_accuracy_on_the_first_thousand_test_images():
+    """All 10,000 take `ghostnet eval`; CIFAR-10 comes from the cache only, so that tests need no network."""
+    try:
+        dataset = data.load_cifar10(source="local", progress=False)
+    except OSError:
+        pytest.skip("CIFAR-10 is not in the cache; `ghostnet data cifar10` fetches it")
+    network = ghostnet.load("resnet9_050")
+    info = network.ghostnet_info
+    batches = data.TensorBatches(
+        dataset.test_images[:1000], dataset.test_labels[:1000], 250, mean=info["mean"], std=info["std"]
+    )
+    assert evaluate(network, batches).top1 > 90

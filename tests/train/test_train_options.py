@@ -1,0 +1,147 @@
+"""Options of the loop: pieces of a batch, frozen batch norm, held-out evaluation, the best network, logs."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ghostnet import InputError
+from ghostnet.data import Augmentation, TensorBatches
+from ghostnet.models import create_model
+from ghostnet.train import TrainSettings, Watch, fit, tensorboard_log
+
+NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+def batches(count=24, size=8, **more):
+    random = np.random.default_rng(1)
+    labels = np.arange(count) % 4
+    images = random.integers(0, 60, (count, 8, 8, 3)) + (60 * labels)[:, None, None, None]
+    return TensorBatches(images.astype(np.uint8), labels, size, **NORMAL, **more)
+
+
+def small():
+    torch.manual_seed(0)
+    return create_model("resnet20", width_mult=0.25, num_classes=4)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 50])
+def test_a_batch_in_pieces_gives_the_same_step(pieces):
+    weights = []
+    for accumulation_steps in (1, pieces):
+        model = small()
+        settings = TrainSettings(
+            epochs=1, bf16=False, freeze_batch_norm=True, accumulation_steps=accumulation_steps
+        )
+        result = fit(model, batches(augmentation=Augmentation()), settings, progress=False)
+        assert result.steps == 3
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.allclose(weights[0], weights[1], atol=1e-5)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_through_an_evaluation():
+    model = small()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    torch.manual_seed(1)
+    for norm in norms:
+        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+    before = [norm.running_mean.clone() for norm in norms]
+    weight = norms[0].weight.detach().clone()
+    fit(
+        model,
+        batches(augmentation=Augmentation()),
+        TrainSettings(epochs=2, freeze_batch_norm=True),
+        watch=Watch(batches(), every_epochs=1),
+        progress=False,
+    )
+    assert all(torch.equal(old, norm.running_mean) for old, norm in zip(before, norms, strict=True))
+    assert not torch.equal(weight, norms[0].weight)  # scale and shift are still learnt
+
+
+def test_held_out_images_are_looked_at_and_the_best_is_handed_on():
+    kept, logged = [], []
+    result = fit(
+        small(),
+        batches(augmentation=Augmentation(1)),
+        TrainSettings(epochs=4.34, ema_decay=0.5, learning_rate=0.05),
+        watch=Watch(
+            batches(20, 7),
+            every_epochs=2,
+            on_best=lambda model, found: kept.append((model.training, found.top1)),
+            log=lambda step, values: logged.append((step, sorted(values))),
+        ),
+        progress=False,
+    )
+    assert [entry["step"] for entry in result.evaluations] == [6, 12, 13]  # every two epochs and at the end
+    assert all(entry["count"] == 20 for entry in result.evaluations)
+    assert [top1 for _, top1 in kept] == sorted({top1 for _, top1 in kept})
+    assert kept[-1][1] == result.best_top1() == max(entry["top1"] for entry in result.evaluations)
+    assert (13, ["held_out/loss", "held_out/top1", "held_out/top5"]) in logged
+    assert (1, ["train/learning_rate", "train/loss"]) in logged
+
+
+def test_evaluations_do_not_change_the_training():
+    weights = []
+    for watch in (None, Watch(batches(), every_epochs=1)):
+        model = small()
+        fit(
+            model,
+            batches(augmentation=Augmentation()),
+            TrainSettings(ema_decay=0.9),
+            watch=watch,
+            progress=False,
+        )
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_resumed_run_remembers_the_best(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    settings = TrainSettings(epochs=3, checkpoint_seconds=1e-9)
+
+    def stop(step):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    def run(after_step=None):
+        return fit(
+            small(),
+            batches(augmentation=Augmentation(1)),
+            settings,
+            watch=Watch(batches(), every_epochs=1),
+            checkpoint=path,
+            after_step=after_step,
+            progress=False,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop)
+    assert [entry["step"] for entry in run().evaluations] == [3, 6, 9]
+
+
+def test_a_set_that_changed_is_noticed_by_the_checkpoint(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    settings = TrainSettings(epochs=1, checkpoint_seconds=1e-9)
+    fit(small(), batches(augmentation=Augmentation()), settings, checkpoint=path, progress=False)
+    with pytest.raises(InputError, match=r"belongs to a run with batches = 3, not 4"):
+        fit(small(), batches(32, augmentation=Augmentation()), settings, checkpoint=path, progress=False)
+
+
+def test_bad_options():
+    with pytest.raises(InputError, match=r"`accumulation_steps` \(=0\)"):
+        TrainSettings(accumulation_steps=0)
+    with pytest.raises(InputError, match=r"`evaluate_every` \(=-1\)"):
+        Watch(every_epochs=-1)
+
+
+def test_tensorboard_logs_or_says_what_is_missing(tmp_path):
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(InputError, match=r"pip install 'ghostnet\[tensorboard\]'"):
+            tensorboard_log(tmp_path)
+        return
+    log = tensorboard_log(tmp_path)
+    log(3, {"train/loss": 0.5})
+    (path,) = tmp_path.iterdir()
+    assert b"train/loss" in path.read_bytes()
