@@ -8,6 +8,7 @@ import torch
 
 import ghostnet
 from ghostnet import InputError, cli, data
+from ghostnet.convert import PRUNE_METHODS
 from ghostnet.recipes import layer_output, list_recipes, load_recipe, load_variant, run_recipe
 
 
@@ -44,13 +45,12 @@ ON_CIFAR10 = [name for name in list_recipes() if load_recipe(name).data == "cifa
 
 
 def _cases():
-    """All recipes on CIFAR-10 (test_recipes_images has the others); large networks are slow.
-
-    ResNet-20 has the same methods in the default run.
+    """All recipes on CIFAR-10 (test_recipes_images has the others); conversions of large networks and Ghost-ResNet-56
+    are slow: ResNet-20 has the same methods and operations in the default run.
     """
     for name in ON_CIFAR10:
         recipe = load_recipe(name)
-        large = recipe.converts and recipe.exhibit == "cifar10"
+        large = recipe.exhibit == "cifar10" and (recipe.converts or recipe.model == "ghost_resnet56")
         yield pytest.param(name, marks=pytest.mark.slow if large else ())
 
 
@@ -79,7 +79,20 @@ def test_the_number_of_recipes():
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10"]) == 25
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10_short"]) == 10
     assert len(list(_cases())) == len(ON_CIFAR10) >= 39
-    assert sum(bool(case.marks) for case in _cases()) == 8
+    assert sum(bool(case.marks) for case in _cases()) == 13
+
+
+def test_every_method_and_operation_is_in_the_default_run():
+    quick = [load_recipe(case.values[0]) for case in _cases() if not case.marks]
+    assert {recipe.method for recipe in quick} == {"ghost", *PRUNE_METHODS}
+    operations = {recipe.model_args.get("cheap_operation") for recipe in quick}
+    assert operations >= {load_recipe(name).model_args.get("cheap_operation") for name in ON_CIFAR10}
+
+
+def test_training_before_the_choice_needs_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("ghostnet.recipes.train.join_processes", lambda: (0, 2))
+    with pytest.raises(InputError, match="method 'sss' trains before it chooses channels, in one process"):
+        run_recipe(small("short_resnet20_sss", tmp_path), tmp_path, progress=False)
 
 
 def test_a_reference_that_is_not_there_yet(tmp_path):
