@@ -199,7 +199,7 @@ def _check_fit(
         if classes != wanted:
             raise InputError(
                 f"{opened.source} is for {classes} classes and the network has {wanted}; give num_classes={classes}, "
-                f"or new_head=True (--new-head) for a fresh classifier on its features"
+                f"or new_head=True for a fresh classifier on its features"
             )
     sibling = _sibling(opened.name, tensors, head)
     if sibling is not None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 _WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 12, 44
 COLOURS = ("#0a6ebd", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#555555")
 
 Points = Sequence[tuple[float, float]]

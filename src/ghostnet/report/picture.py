@@ -11,7 +11,7 @@ from typing import Any
 
 from ghostnet.report.chart import COLOURS
 
-_ROW, _BAR, _NAME, _PANEL, _GAP, _TOP = 30, 18, 210, 190, 24, 46
+_ROW, _BAR, _NAME, _PANEL, _GAP, _TOP = 30, 18, 256, 190, 24, 46
 _STYLE = "text{font:13px system-ui,sans-serif;fill:#222}.head{font-weight:600}.value{font-size:12px}"
 
 
