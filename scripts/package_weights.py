@@ -17,7 +17,7 @@ import ghostnet
 from ghostnet import data, models
 from ghostnet.files import atomic_write
 from ghostnet.recipes import load_recipe
-from ghostnet.recipes.train import batches_of
+from ghostnet.recipes.sets import batches_of
 from ghostnet.train import evaluate
 
 _FOLDER = Path(models.__file__).parent / "weights"

@@ -23,10 +23,10 @@ def test_normalisation_comes_from_the_option_then_the_file() -> None:
 
 
 def test_calibration_count_is_checked_before_the_data_is_loaded() -> None:
-    from ghostnet.cli.cifar10 import calibration_images
+    from ghostnet.cli.cifar10 import calibration_batches
 
     with pytest.raises(InputError, match=r"--images \(=0\) must be between 1 and 50000"):
-        calibration_images(None, 0, ((0.5,) * 3, (0.5,) * 3))
+        calibration_batches(None, 0, ((0.5,) * 3, (0.5,) * 3))
 
 
 @pytest.mark.parametrize("given", ["", "3", "3,0,1", "3,-1,4", "a,b,c", "1,2,3,4", "3,2.5,1"])

@@ -57,8 +57,8 @@ def test_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str
     assert f"Example:\n    ghostnet {verb}" in capsys.readouterr().out
 
 
-def test_there_are_eleven_verbs() -> None:
-    assert len(app.VERBS) == 11
+def test_there_are_twelve_verbs() -> None:
+    assert len(app.VERBS) == 12
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/cli.md"):
-        shutil.copy(_ROOT / name, tmp_path / name)
+    shutil.copytree(_ROOT / "docs", tmp_path / "docs")
+    shutil.copy(_ROOT / "README.md", tmp_path / "README.md")
     shutil.copytree(_ROOT / "results", tmp_path / "results")
     return tmp_path
 

@@ -110,6 +110,36 @@ def test_convert_refuses_what_cannot_be(
     assert not out.exists()
 
 
+def test_convert_prunes_to_a_share_of_macs(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pruned.safetensors"
+    report = _json(capsys, "convert", str(saved), "-o", str(out), "--method", "l1", "--macs", "0.6")
+    assert report["settings"] == {"method": "l1", "macs": 0.6}
+    assert abs(report["macs_after"] / report["macs_before"] / 0.6 - 1) < 0.01
+    assert _json(capsys, "profile", str(out))["macs"] == report["macs_after"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "l2"), "unknown method 'l2'"),
+        (("--method", "l1", "--macs", "1.5"), "'1.5' is not a share"),
+        (("--method", "l1", "--macs", "half"), "'half' is not a number"),
+        (("--method", "l1", "--macs", "0.01"), "`macs` (=0.01) cannot be reached"),
+        (("--method", "thinet"), "give `calibration` (--calibration cifar10)"),
+        (("--method", "sss"), "give --calibration cifar10"),
+    ],
+)
+def test_convert_refuses_what_cannot_be_pruned(
+    saved: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["convert", str(saved), "-o", str(tmp_path / "x.safetensors"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_untrained_names_are_refused_where_weights_matter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

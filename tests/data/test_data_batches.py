@@ -152,3 +152,16 @@ def test_bad_input_is_told(
 def test_a_negative_augmentation_is_told(name: str) -> None:
     with pytest.raises(InputError, match=rf"`{name}` \(=-1\) must be >= 0; 0 turns it off"):
         Augmentation(**{name: -1})
+
+
+def test_crop_border_of_zeros_is_black_and_of_reflection_is_not():
+    images = torch.full((64, 3, 8, 8), 200, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    black = random_crop(images, 4, generator, "zeros")
+    assert set(black.unique().tolist()) == {0, 200}
+    assert set(random_crop(images, 4, generator).unique().tolist()) == {200}
+
+
+def test_unknown_crop_border():
+    with pytest.raises(InputError, match="unknown crop border 'zeroes'; did you mean 'zeros'"):
+        Augmentation(crop_border="zeroes")

@@ -111,6 +111,18 @@ def test_fresh_heads_survive_saving(build, size, tmp_path):
     assert again(images).shape == (2, 7)
 
 
+@pytest.mark.parametrize("method", ["l1", "taylor", "sss"])  # without images, with labels, with training
+def test_pruning_on_images_of_ones_own(method, photos, tmp_path):
+    changes = [*SMALL, f"method={method}", "macs=0.6", "sparsity_epochs=1", "teacher=dense"]
+    recipe = fine_tune_recipe(str(photos), model="resnet20", weights=None, overrides=changes)
+    metrics = run_recipe(recipe, tmp_path, progress=False)["metrics"]
+    assert list(metrics["stages"]) == ["dense", "as converted"]
+    conversion = metrics["conversion"]
+    assert conversion["macs_after"] / conversion["macs_before"] == pytest.approx(0.6, abs=0.03)
+    network = ghostnet.load(tmp_path / "fine_tune-seed1.safetensors")
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
 def test_networks_without_a_classifier_are_told():
     with pytest.raises(InputError, match=r"ends in no linear layer or 1x1 convolution"):
         give_fresh_head_(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), 2)
@@ -131,7 +143,9 @@ def test_imagenet_recipes_say_what_the_paper_and_the_authors_say():
             run_recipe(recipe, "nowhere", progress=False)
 
 
-def test_keys_for_cifar10_alone_are_refused(photos, tmp_path):
-    recipe = fine_tune_recipe(str(photos), model="resnet20", weights=None, overrides=[*SMALL, "cutout=4"])
-    with pytest.raises(InputError, match=r"`cutout` \(=4\) is for CIFAR-10 only"):
+@pytest.mark.parametrize(("key", "value"), [("cutout", "4"), ("crop_border", "zeros")])
+def test_keys_for_cifar10_alone_are_refused(key, value, photos, tmp_path):
+    changes = [*SMALL, f"{key}={value}"]
+    recipe = fine_tune_recipe(str(photos), model="resnet20", weights=None, overrides=changes)
+    with pytest.raises(InputError, match=rf"`{key}` \(={value}\) is for CIFAR-10 only"):
         run_recipe(recipe, tmp_path, progress=False)

@@ -55,8 +55,8 @@ def test_bad_recipe(tmp_path, text, message):
 
 
 def test_unknown_recipe_and_missing_file(tmp_path):
-    with pytest.raises(InputError, match="unknown recipe 'resnet9'; did you mean 'resnet9_050'"):
-        load_recipe("resnet9")
+    with pytest.raises(InputError, match="unknown recipe 'resnet9_05'; did you mean 'resnet9_050'"):
+        load_recipe("resnet9_05")
     with pytest.raises(InputError, match="there is no recipe file"):
         load_recipe(str(tmp_path / "nowhere.toml"))
     with pytest.raises(InputError, match="key=value"):

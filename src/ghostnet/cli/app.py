@@ -24,6 +24,7 @@ from ghostnet.cli.models import models
 from ghostnet.cli.predict import predict
 from ghostnet.cli.profile import profile
 from ghostnet.cli.report import report
+from ghostnet.cli.reproduce import reproduce
 from ghostnet.cli.train import train
 from ghostnet.errors import InputError, unknown_name
 
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "export": export,
     "bench": bench,
+    "reproduce": reproduce,
     "data": data,
     "demo": demo,
     "report": report,

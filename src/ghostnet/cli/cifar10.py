@@ -73,8 +73,10 @@ def test_batches(root: str | None, normalisation: Normalisation) -> TensorBatche
     return data.TensorBatches(dataset.test_images, dataset.test_labels, _BATCH, mean=mean, std=std)
 
 
-def calibration_images(root: str | None, count: int, normalisation: Normalisation) -> list[Tensor]:
-    """Return batches of the first `count` training images, without their labels.
+def calibration_batches(
+    root: str | None, count: int, normalisation: Normalisation
+) -> list[tuple[Tensor, Tensor]]:
+    """Return batches of the first `count` training images with their labels, which most methods drop.
 
     Raises:
         InputError: `count` is not between 1 and 50,000.
@@ -87,4 +89,4 @@ def calibration_images(root: str | None, count: int, normalisation: Normalisatio
     mean, std = normalisation
     images, labels = dataset.train_images[:count], dataset.train_labels[:count]
     batches = data.TensorBatches(images, labels, _BATCH, mean=mean, std=std)
-    return [images for images, _ in batches]
+    return list(batches)

@@ -7,21 +7,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ghostnet.cli.cifar10 import NORMALISATION_HELP, calibration_images, check_data_name, normalisation_of
-from ghostnet.cli.integer import integer
+from ghostnet.cli.cifar10 import (
+    NORMALISATION_HELP,
+    Normalisation,
+    calibration_batches,
+    check_data_name,
+    normalisation_of,
+)
+from ghostnet.cli.integer import integer, share
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
-from ghostnet.errors import unknown_name
+from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ghostnet.convert import ConversionReport
 
 
 def convert(
     network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The converted network (.safetensors).")],
     weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
+    method: Annotated[
+        str, typer.Option(help="ghost, or a pruning method: l1, channel, thinet, sss, taylor.")
+    ] = "ghost",
+    macs: Annotated[
+        float, typer.Option(parser=share, metavar="NUMBER", help="For pruning: share of the MACs that stays.")
+    ] = 0.5,
     ratio: Annotated[
         int,
         typer.Option(parser=integer, metavar="INTEGER", help="s of the paper; 1 keeps plain convolutions."),
@@ -50,11 +64,14 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Replace a network's convolutions by Ghost convolutions and save the result.
+    """Replace a network's convolutions by Ghost convolutions, or prune its channels, and save the result.
+
+    Pruning by channel, thinet or taylor looks at --calibration images; sss trains for two epochs on all of them.
 
     \b
     Example:
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10
+      ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
     """
     if init not in ("dense", "random"):
         raise unknown_name("init", init, ["dense", "random"])
@@ -62,12 +79,23 @@ def convert(
         check_data_name(calibration)
     refuse_overwrite(out, force=force)
     from ghostnet import models
-    from ghostnet.convert import RandomInit, ghostify
+    from ghostnet.convert import RandomInit, check_method, ghostify
 
+    check_method(method)
     model = open_network(network, weights, trained=init == "dense")
     batches = None
     if calibration is not None:
-        batches = calibration_images(data_dir, images, normalisation_of(model, normalisation))
+        batches = calibration_batches(data_dir, images, normalisation_of(model, normalisation))
+    example = _example(input_size_of(model, input_size))
+    if method != "ghost":
+        norms = normalisation_of(model, normalisation)
+        pruned, report = _pruned(
+            model, method, macs, (batches, example, seed), (data_dir, calibration, norms)
+        )
+        models.save(pruned, out, force=force, info=_info(network, model))
+        note(f"wrote {out}")
+        answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
+        return
     ghost, report = ghostify(
         model,
         ratio=ratio,
@@ -75,12 +103,40 @@ def convert(
         layers=layers or None,
         init=RandomInit(seed) if init == "random" else init,
         calibration=batches,
-        example_input=_example(input_size_of(model, input_size)),
+        example_input=example,
         form=form,
     )
     models.save(ghost, out, force=force, info=_info(network, model))
     note(f"wrote {out}")
     answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
+
+
+def _pruned(
+    model: nn.Module,
+    method: str,
+    macs: float,
+    given: tuple[list[tuple[Tensor, Tensor]] | None, Tensor, int],
+    training: tuple[str | None, str | None, Normalisation],
+) -> tuple[nn.Module, ConversionReport]:
+    """Prune a network; where the method trains, with the one training loop on the calibration data set."""
+    from ghostnet.convert import prune
+
+    batches, example, seed = given
+    data_dir, name, (mean, std) = training
+    sparsify = None
+    if method == "sss" and name is not None:
+        from ghostnet import data, recipes
+        from ghostnet.recipes.sets import batches_of
+
+        settings = recipes.load_recipe("short_resnet20_sss", [f"seed={seed}"])
+        settings = settings.model_copy(update={"name": "convert", "mean": mean, "std": std})
+        dataset = data.load_cifar10(data_dir, progress=True)
+        sparsify = recipes.sparsity_training(settings, batches_of(dataset, settings, training=True))
+    elif method == "sss":
+        raise InputError("method 'sss' trains for two epochs before it chooses: give --calibration cifar10")
+    return prune(
+        model, method, macs=macs, calibration=batches, sparsify=sparsify, example_input=example, seed=seed
+    )
 
 
 def _info(network: str, model: nn.Module) -> dict[str, Any]:

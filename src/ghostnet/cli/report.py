@@ -19,7 +19,7 @@ def report(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's result tables, its picture docs/demo.svg, and docs/cli.md.
+    """Regenerate the README's result tables, its picture docs/demo.svg, docs/cifar10.md and docs/cli.md.
 
     \b
     Example:
@@ -43,13 +43,22 @@ def report(
 
 def _wanted(root: Path) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
-    from ghostnet.report import demo_picture, read_results, readme_section, replace_section
+    from ghostnet.report import (
+        demo_picture,
+        read_results,
+        readme_part,
+        readme_section,
+        replace_section,
+        tables_page,
+    )
 
     readme = root / "README.md"
     results = read_results(root / "results")
+    section = "\n\n".join([readme_section(results), readme_part(results)])
     wanted = {
-        readme: replace_section(readme.read_text(encoding="utf-8"), readme_section(results)),
+        readme: replace_section(readme.read_text(encoding="utf-8"), section),
         root / "docs" / "cli.md": command_reference(),
+        root / "docs" / "cifar10.md": tables_page(results),
     }
     for _, result in results:
         if result["exhibit"] == "demo":

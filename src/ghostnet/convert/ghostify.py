@@ -7,7 +7,7 @@ dense weights or at random), absorbs channel orders, and reports. Left out: any 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from ghostnet.convert.calibration import calibration_batches, check_images_fit
 from ghostnet.convert.graph import ConvUnit, copy_model, find_units
 from ghostnet.convert.order import absorb_channel_orders_
-from ghostnet.convert.report import ConversionReport, LayerReport
+from ghostnet.convert.report import ConversionReport
+from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.convert.select import LayerSelection, check_cheap_kernel_size, check_ratio, select_layers
 from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolutions, reset_parameters_
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.measure import profile
-
-_IMAGENET_SIZE = (3, 224, 224)  # tried when nobody says what the network takes
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def ghostify(
         raise InputError(
             f"ghostify needs a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
-    example = _example(model, example_input, batches)
+    example = example_of(model, example_input, batches)
     units = _units(model, example)
     _check_input(model, units, batches, example_input)
     kept = select_layers(model, units, layers, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
@@ -98,7 +96,7 @@ def ghostify(
     settings = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
     notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
     input_size = None if example is None else tuple(example.shape[1:])
-    rows = _Rows(model, ghost_model, chosen, _input_size(model, input_size))
+    rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
     return ghost_model, rows.report(notes, errors, settings, started)
 
 
@@ -112,7 +110,7 @@ def _check_init(init: object, form: str) -> str:
     return str(init)
 
 
-def _example(model: nn.Module, example_input: Tensor | None, batches: list[Tensor] | None) -> Tensor | None:
+def example_of(model: nn.Module, example_input: Tensor | None, batches: list[Tensor] | None) -> Tensor | None:
     """Return one input on the model's device, from whatever was given."""
     if example_input is not None and not (isinstance(example_input, Tensor) and example_input.dim() == 4):
         raise InputError("`example_input` must be a tensor of shape (N, C, H, W)")
@@ -139,7 +137,7 @@ def _check_input(
     for name, images in given.items():
         if images is None:
             continue
-        example = _example(model, images, None)
+        example = example_of(model, images, None)
         try:
             check_images_fit(copy_model(model, share_parameters=True), example, name=name)  # type: ignore[arg-type]
         except InputError as error:
@@ -180,71 +178,3 @@ def _initialise_(
 def _on_device_of(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
     parameter = next(model.parameters())
     return [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches]
-
-
-def _input_size(model: nn.Module, known: Sequence[int] | None) -> tuple[int, ...]:
-    if known is not None:
-        return tuple(known)
-    origin = getattr(model, "ghostnet_origin", None)
-    size = origin.get("input_size") if isinstance(origin, dict) else None
-    return tuple(size) if size else _IMAGENET_SIZE
-
-
-class _Rows:
-    """Counts parameters and MACs of both networks and lays them out by convolution."""
-
-    def __init__(
-        self, model: nn.Module, ghost_model: nn.Module, chosen: list[ConvUnit], input_size: tuple[int, ...]
-    ) -> None:
-        self.model, self.ghost_model = model, ghost_model
-        self.chosen = {unit.name for unit in chosen}
-        self.input_size: tuple[int, ...] | None = input_size
-        try:
-            self.before: Any = profile(model, input_size)
-            self.after: Any = profile(ghost_model, input_size)
-        except InputError:  # the size was a guess
-            self.before = self.after = self.input_size = None
-
-    def report(
-        self,
-        notes: dict[str, str | None],
-        errors: dict[str, float],
-        settings: dict[str, Any],
-        started: float,
-    ) -> ConversionReport:
-        """Build the report; `started` is the clock's reading when the conversion began."""
-        return ConversionReport(
-            layers=tuple(self._row(name, note, errors.get(name)) for name, note in notes.items()),
-            params_before=sum(parameter.numel() for parameter in self.model.parameters()),
-            params_after=sum(parameter.numel() for parameter in self.ghost_model.parameters()),
-            macs_before=None if self.before is None else self.before.macs,
-            macs_after=None if self.after is None else self.after.macs,
-            input_size=self.input_size,
-            seconds=time.perf_counter() - started,
-            settings=settings,
-        )
-
-    def _row(self, name: str, note: str | None, error: float | None) -> LayerReport:
-        if name.endswith("()"):  # a functional convolution owns nothing that could be counted here
-            return LayerReport(name, "kept", note, 0, 0, None, None, None)
-        return LayerReport(
-            name=name,
-            action="ghost" if name in self.chosen else "kept",
-            reason=note,
-            params_before=_params(self.model, name),
-            params_after=_params(self.ghost_model, name),
-            macs_before=_macs(self.before, name),
-            macs_after=_macs(self.after, name),
-            reconstruction_error=error,
-        )
-
-
-def _params(model: nn.Module, name: str) -> int:
-    return sum(parameter.numel() for parameter in model.get_submodule(name).parameters())
-
-
-def _macs(counted: Any, name: str) -> int | None:
-    if counted is None:
-        return None
-    inside = name + "."
-    return sum(layer.macs for layer in counted.layers if layer.name == name or layer.name.startswith(inside))

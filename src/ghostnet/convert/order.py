@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, trace_graphs
 from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.narrow import is_depthwise
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _PER_CHANNEL = (*ACTIVATIONS, *_POOLS, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Upsample, nn.ZeroPad2d)
@@ -30,16 +31,19 @@ _METHODS = {"relu", "relu_", "sigmoid", "tanh", "contiguous"}
 
 
 @dataclass
-class _Readers:
-    """The modules that one layer's channels reach: what to permute when its order is dropped."""
+class Readers:
+    """The modules that one layer's channels reach: what to permute when its order is dropped, or to prune with it."""
 
     norms: set[str] = field(default_factory=set)
     convolutions: set[str] = field(default_factory=set)
     linears: set[str] = field(default_factory=set)
+    depthwise: set[str] = field(default_factory=set)  # passed through, only where the caller asks for it
+    through_depthwise: bool = False
 
     @property
     def paths(self) -> set[str]:
-        return self.norms | self.convolutions | self.linears
+        """All of them."""
+        return self.norms | self.convolutions | self.linears | self.depthwise
 
 
 def absorb_channel_orders_(model: nn.Module, edits: list[dict[str, Any]] | None = None) -> list[str]:
@@ -67,7 +71,7 @@ def absorb_channel_orders_(model: nn.Module, edits: list[dict[str, Any]] | None 
         return []
     absorbed = []
     for name, module in ordered.items():
-        readers = _find_readers(model, graphs, name)
+        readers = find_readers(model, graphs, name)
         if readers is None or module.channel_order is None:
             continue
         _permute_(model, readers, torch.argsort(module.channel_order), module.out_channels)
@@ -79,18 +83,28 @@ def absorb_channel_orders_(model: nn.Module, edits: list[dict[str, Any]] | None 
     return absorbed
 
 
-def _find_readers(model: nn.Module, graphs: list[fx.Graph], name: str) -> _Readers | None:
-    """Collect what reads the layer in every graph; None if something there cannot be permuted."""
-    readers = _Readers()
+def find_readers(
+    model: nn.Module, graphs: list[fx.Graph], name: str, *, through_depthwise: bool = False
+) -> Readers | None:
+    """Collect what reads a layer's channels in every graph; None if something there mixes or picks channels.
+
+    Args:
+        model: the network.
+        graphs: from `trace_graphs`.
+        name: path of the convolution whose channels are followed.
+        through_depthwise: follow them through depthwise convolutions as well.
+    """
+    readers = Readers(through_depthwise=through_depthwise)
     reached = []
     for graph in graphs:
-        found = _follow(model, graph, name)
+        found = _follow(model, graph, name, through_depthwise)
         if found is None:
             return None
         reached.append(found.paths)
         readers.norms |= found.norms
         readers.convolutions |= found.convolutions
         readers.linears |= found.linears
+        readers.depthwise |= found.depthwise
     if not readers.paths or not _own_their_weights(model, graphs, readers.paths):
         return None
     for graph, paths in zip(graphs, reached, strict=True):
@@ -117,10 +131,10 @@ def _own_their_weights(model: nn.Module, graphs: list[fx.Graph], paths: set[str]
     return True
 
 
-def _follow(model: nn.Module, graph: fx.Graph, name: str) -> _Readers | None:
+def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: bool) -> Readers | None:
     """Walk from the layer's node to all of its readers; None where a node mixes or picks channels."""
     channels = model.get_submodule(name).out_channels
-    readers = _Readers()
+    readers = Readers(through_depthwise=through_depthwise)
     starts = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(starts) > 1:
         return None
@@ -142,7 +156,7 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str) -> _Readers | None:
     return readers if _sizes_fit(model, readers, int(channels)) else None  # type: ignore[arg-type]
 
 
-def _step_module(module: nn.Module, path: str, flat: bool, readers: _Readers) -> str | None:
+def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> str | None:
     """Return "maps", "flat" or "end" for a module that can follow, None for one that cannot."""
     kind = type(module)
     if not flat and kind is nn.BatchNorm2d:
@@ -151,6 +165,9 @@ def _step_module(module: nn.Module, path: str, flat: bool, readers: _Readers) ->
     if not flat and kind in (nn.Conv2d, GhostConv2d) and module.groups == 1:
         readers.convolutions.add(path)
         return "end"
+    if not flat and readers.through_depthwise and kind is nn.Conv2d and is_depthwise(module):
+        readers.depthwise.add(path)
+        return "maps"
     if flat and kind is nn.Linear:
         readers.linears.add(path)
         return "end"
@@ -217,9 +234,9 @@ def _reads_shape_only(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
 
 
-def _sizes_fit(model: nn.Module, readers: _Readers, channels: int) -> bool:
+def _sizes_fit(model: nn.Module, readers: Readers, channels: int) -> bool:
     norms = all(model.get_submodule(path).num_features == channels for path in readers.norms)
-    modules = [model.get_submodule(path) for path in readers.convolutions]
+    modules = [model.get_submodule(path) for path in readers.convolutions | readers.depthwise]
     convolutions = all(
         module.in_channels == channels and "weight" in _first_layer(module)._parameters for module in modules
     )
@@ -237,7 +254,7 @@ def _first_layer(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _permute_(model: nn.Module, readers: _Readers, order: Tensor, channels: int) -> None:
+def _permute_(model: nn.Module, readers: Readers, order: Tensor, channels: int) -> None:
     """Reorder the readers' channels: new channel k is old channel `order[k]`."""
     for path in readers.norms:
         norm = model.get_submodule(path)

@@ -15,13 +15,14 @@ class LayerReport:
 
     Args:
         name: its module path.
-        action: "ghost" or "kept".
+        action: "ghost", "pruned" or "kept".
         reason: why it was kept, or a remark on how it was converted.
         params_before: parameters of the convolution.
         params_after: those of what stands there now (in GhostNet form its inner norms are among them).
         macs_before: multiply-accumulates for one image, None if no input size is known.
         macs_after: the same after the conversion.
-        reconstruction_error: squared error of its maps over their variance, None unless `init="dense"`.
+        reconstruction_error: squared error of its maps over their variance, None unless `init="dense"` or the
+            pruning method reconstructs; there it is that of the layer that reads the pruned one.
     """
 
     name: str
@@ -36,7 +37,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What `ghostify` did: a line for each convolution and the totals; `print` it for a table.
+    """What `ghostify` or `prune` did: a line for each convolution and the totals; `print` it for a table.
 
     Args:
         layers: one `LayerReport` a convolution, in execution order.
@@ -46,7 +47,7 @@ class ConversionReport:
         macs_after: the same after the conversion.
         input_size: `(C, H, W)` that the MACs hold for, or None.
         seconds: how long the conversion took.
-        settings: ratio, cheap_kernel_size, init, form.
+        settings: ratio, cheap_kernel_size, init, form; for pruning method and macs.
     """
 
     layers: tuple[LayerReport, ...]
@@ -60,8 +61,8 @@ class ConversionReport:
 
     @property
     def converted(self) -> list[str]:
-        """Names of the layers that became Ghost convolutions."""
-        return [layer.name for layer in self.layers if layer.action == "ghost"]
+        """Names of the layers that became Ghost convolutions or were pruned."""
+        return [layer.name for layer in self.layers if layer.action != "kept"]
 
     @property
     def macs_ratio(self) -> float | None:

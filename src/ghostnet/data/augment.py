@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, unknown_name
+
+_BORDERS = {"reflect": "reflect", "zeros": "constant"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Augmentation:
     """What is drawn for each training image.
 
     Attributes:
-        crop_padding: pixels of reflected border before a random crop back to size; 0 turns it off.
+        crop_padding: pixels of border before a random crop back to size; 0 turns it off.
+        crop_border: what the border holds, "reflect" or "zeros" (black pixels, as in the ResNet paper).
         mirror: flip left-right with probability 1/2.
         cutout: side in pixels of a square set to zero (the mean) at a random place; 0 turns it off.
     """
@@ -27,17 +30,20 @@ class Augmentation:
     crop_padding: int = 4
     mirror: bool = True
     cutout: int = 0
+    crop_border: str = "reflect"
 
     def __post_init__(self) -> None:
+        if self.crop_border not in _BORDERS:
+            raise unknown_name("crop border", self.crop_border, _BORDERS)
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0; 0 turns it off")
 
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pad by reflection and crop each image at its own offset: `(N, C, H, W) -> (N, C, H, W)`."""
+def random_crop(images: Tensor, padding: int, generator: torch.Generator, border: str = "reflect") -> Tensor:
+    """Pad by reflection or zeros and crop each image at its own offset: `(N, C, H, W) -> (N, C, H, W)`."""
     count, _, height, width = images.shape
-    padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
+    padded = F.pad(images.float(), (padding,) * 4, mode=_BORDERS[border]).to(images.dtype)
     rows = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator) + torch.arange(height)
     columns = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator) + torch.arange(width)
     index = torch.arange(count)[:, None, None]

@@ -149,7 +149,7 @@ class TensorBatches:
             return self.normalise(pixels)
         generator = _generator(self.seed, epoch, index + 1)
         if chosen.crop_padding:
-            pixels = random_crop(pixels, chosen.crop_padding, generator)
+            pixels = random_crop(pixels, chosen.crop_padding, generator, chosen.crop_border)
         if chosen.mirror:
             pixels = random_mirror(pixels, generator)
         images = self.normalise(pixels)

@@ -14,19 +14,24 @@ from torch import nn
 
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.narrow import narrow_like
 
 
-def _ghost_conv2d(edit: dict[str, Any]) -> nn.Module:
+def _config(edit: dict[str, Any]) -> dict[str, Any]:
     config = edit.get("config")
     if not isinstance(config, dict):
         raise InputError(f"the edit of {edit.get('path')!r} needs a `config` table; it has {sorted(edit)}.")
-    return GhostConv2d.from_config(config)
+    return config
+
+
+def _ghost_conv2d(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
+    return GhostConv2d.from_config(_config(edit))
 
 
 _CONV2D_KEYS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
 
 
-def _conv2d(edit: dict[str, Any]) -> nn.Module:
+def _conv2d(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
     config = edit.get("config")
     if not isinstance(config, dict) or set(config) != set(_CONV2D_KEYS):
         raise InputError(f"the conv2d edit of {edit.get('path')!r} needs a `config` of {list(_CONV2D_KEYS)}.")
@@ -35,10 +40,19 @@ def _conv2d(edit: dict[str, Any]) -> nn.Module:
     return nn.Conv2d(**config, bias=True)
 
 
-EDIT_KINDS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+def _narrow(edit: dict[str, Any], replaced: nn.Module) -> nn.Module:
+    config = _config(edit)
+    if sorted(config) != ["in_channels", "out_channels"]:
+        raise InputError(f"the edit of {edit['path']!r} needs `in_channels` and `out_channels`, not {config}")
+    return narrow_like(replaced, config["in_channels"], config["out_channels"])
+
+
+# what each kind makes of the edit and of the module that it replaces
+EDIT_KINDS: dict[str, Callable[[dict[str, Any], nn.Module], nn.Module]] = {
     "ghost_conv2d": _ghost_conv2d,
     "conv2d": _conv2d,
-    "identity": lambda _: nn.Identity(),
+    "identity": lambda _edit, _replaced: nn.Identity(),
+    "narrow": _narrow,
 }
 
 
@@ -90,8 +104,8 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
 
     Args:
         model: the network as its origin builds it.
-        edits: `{"path": …, "kind": "ghost_conv2d", "config": {…}}`, `{"path": …, "kind": "conv2d", "config": {…}}`
-            (fused branches) or `{"path": …, "kind": "identity"}`.
+        edits: `{"path": …, "kind": …}`, with a `"config": {…}` for "ghost_conv2d", "conv2d" (fused branches) and
+            "narrow" (`in_channels`, `out_channels`: what pruning left), and none for "identity".
 
     Raises:
         InputError: an edit without path or kind, an unknown kind or path, or a bad config.
@@ -110,7 +124,7 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
         if edit["kind"] not in EDIT_KINDS:
             raise unknown_name("edit kind", edit["kind"], EDIT_KINDS)
         replaced = find_module(model, edit["path"])
-        module = EDIT_KINDS[edit["kind"]](edit).train(replaced.training)
+        module = EDIT_KINDS[edit["kind"]](edit, replaced).train(replaced.training)
         parameter = next((item for item in replaced.parameters() if item.is_floating_point()), None)
         if parameter is not None:
             module = module.to(device=parameter.device, dtype=parameter.dtype)

@@ -1,21 +1,29 @@
 """Recipes as TOML files, and the one place where networks, data, conversion, training and deployment meet."""
 
+from ghostnet.recipes.conversion import sparsity_training
 from ghostnet.recipes.demo import run_demo
 from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
 from ghostnet.recipes.fine_tune import fine_tune_recipe
+from ghostnet.recipes.plan import make_plan, run_plan
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
 from ghostnet.recipes.train import run_recipe
+from ghostnet.recipes.variants import VARIANTS, load_variant
 
 __all__ = [
+    "VARIANTS",
     "Recipe",
     "draw_feature_maps",
     "fine_tune_recipe",
     "layer_output",
     "list_recipes",
     "load_recipe",
+    "load_variant",
+    "make_plan",
     "make_result",
     "run_demo",
+    "run_plan",
     "run_recipe",
+    "sparsity_training",
     "write_json",
 ]

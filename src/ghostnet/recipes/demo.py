@@ -19,7 +19,8 @@ from ghostnet.measure import profile
 from ghostnet.recipes.feature_maps import draw_feature_maps
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe, load_recipe
-from ghostnet.recipes.train import batches_of, run_recipe
+from ghostnet.recipes.sets import batches_of
+from ghostnet.recipes.train import run_recipe
 
 _RECIPES = {"dense init": "demo_dense_init", "random init": "demo_random_init"}
 _INPUT_SIZE = (3, 32, 32)

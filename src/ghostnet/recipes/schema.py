@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from ghostnet.convert import check_method
 from ghostnet.data import CIFAR10_MEAN, CIFAR10_STD
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.train import TrainSettings
@@ -33,20 +34,27 @@ class Recipe(pydantic.BaseModel):
         exhibit: folder of `results/` that the result belongs to.
         model: name of the zoo.
         model_args: arguments of the builder.
-        weights: packaged tag or file for `create_model`; empty for fresh weights drawn from `seed`.
+        weights: packaged tag or file for `create_model`; empty for fresh weights drawn from `seed`. In this key,
+            `start` and `teacher`, "@resnet56" means the network that the recipe resnet56 left in the output folder.
         start: saved network to start from instead of `model`; empty for none.
         teacher: saved network or zoo name to distil from, "dense" for the network before its conversion; empty
             for none.
+        teacher_weights: tag or file of weights for a teacher that is a name of the zoo.
+        method: how the network is made cheaper: "ghost" (if `convert_ratio` says so), or a pruning method.
+        macs: share of the multiply-accumulates that pruning leaves.
+        sparsity_epochs: of "sss", before the `epochs` that follow; its training with sparse factors.
+        sparsity_learning_rate: of the same, constant.
         convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
         convert_init: "dense" or "random".
         cheap_kernel_size: d of the conversion.
-        calibration_images: unlabelled training images that the conversion may look at.
+        calibration_images: training images that the conversion may look at; Ghost conversion leaves their labels out.
         data: "cifar10", or the path of a folder with a subfolder a class, or of shards; `train` and `val` in it are
             taken where they are there, otherwise images are held out class by class.
         held_out_fraction: share of each class that is held out where there is no `val`.
         mean, std: per-channel normalisation of pixel values in [0, 1]; the weights decide it.
         batch_size: images a step, over all processes.
-        crop_padding, mirror, cutout: see `data.Augmentation`; `cutout` is for CIFAR-10 only.
+        crop_padding, crop_border, mirror, cutout: see `data.Augmentation`; `crop_border` and `cutout` are for CIFAR-10
+            only.
         seed: of weights, shuffling, augmentation and the split.
         image_size: side in pixels that images of one's own are brought to; 0 takes the network's.
         crop_fraction, interpolation: see `data.Preprocessing`.
@@ -70,6 +78,11 @@ class Recipe(pydantic.BaseModel):
     weights: str = ""
     start: str = ""
     teacher: str = ""
+    teacher_weights: str = ""
+    method: str = "ghost"
+    macs: float = pydantic.Field(0.5, gt=0, lt=1)
+    sparsity_epochs: float = pydantic.Field(2.0, gt=0)
+    sparsity_learning_rate: float = pydantic.Field(0.05, gt=0)
     convert_ratio: int = pydantic.Field(1, ge=1)
     convert_init: Literal["dense", "random"] = "dense"
     cheap_kernel_size: int = pydantic.Field(3, ge=1)
@@ -80,6 +93,7 @@ class Recipe(pydantic.BaseModel):
     std: tuple[float, float, float] = CIFAR10_STD
     batch_size: int = pydantic.Field(128, ge=1)
     crop_padding: int = pydantic.Field(4, ge=0)
+    crop_border: Literal["reflect", "zeros"] = "reflect"
     mirror: bool = True
     cutout: int = pydantic.Field(0, ge=0)
     seed: int = pydantic.Field(0, ge=0)
@@ -109,6 +123,16 @@ class Recipe(pydantic.BaseModel):
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
     accumulation_steps: int = TrainSettings.accumulation_steps
     freeze_batch_norm: bool = TrainSettings.freeze_batch_norm
+
+    @pydantic.field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        return check_method(value)
+
+    @property
+    def converts(self) -> bool:
+        """Whether the network is made cheaper before it is trained."""
+        return self.convert_ratio > 1 or self.method != "ghost"
 
     def settings(self) -> TrainSettings:
         """Return the part that the training loop takes."""
@@ -169,6 +193,7 @@ def _checked(values: dict[str, Any], source: str) -> Recipe:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"recipe {source}: `{place}` (={first.get('input')!r}): {first['msg']}") from error
+        said = str(first["msg"]).removeprefix("Value error, ")
+        raise InputError(f"recipe {source}: `{place}` (={first.get('input')!r}): {said}") from error
     recipe.settings()  # checks ranges before anything is loaded
     return recipe

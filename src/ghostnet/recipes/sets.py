@@ -16,6 +16,8 @@ from ghostnet.recipes.schema import Recipe
 _CALIBRATION_BATCH = 256
 _EVALUATION_BATCH = 64  # a process's share of it is what evaluation holds in memory
 
+_CIFAR10_ONLY = {key: Recipe.model_fields[key].default for key in ("cutout", "crop_border")}
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -26,7 +28,7 @@ class Sets:
         held_out: batches to be measured on.
         classes: their names.
         info: what the saved network says of its images: size, crop, mean and deviation.
-        calibration: gives the unlabelled images that a conversion may look at.
+        calibration: gives the training images that a conversion may look at, with labels, which most methods drop.
         skipped: gives the images that could not be read so far, with the reasons.
     """
 
@@ -34,7 +36,7 @@ class Sets:
     held_out: data.Batches
     classes: tuple[str, ...]
     info: dict[str, Any]
-    calibration: Callable[[], list[Tensor]]
+    calibration: Callable[[], list[tuple[Tensor, Tensor]]]
     skipped: Callable[[], dict[str, str]]
 
     @property
@@ -63,10 +65,9 @@ def open_image_sets(recipe: Recipe) -> ImageSets:
     Raises:
         InputError: nothing usable there, or a key that is for CIFAR-10 only.
     """
-    if recipe.cutout:
-        raise InputError(
-            f"`cutout` (={recipe.cutout}) is for CIFAR-10 only; leave it out for images of your own"
-        )
+    for key, plain in _CIFAR10_ONLY.items():
+        if (value := getattr(recipe, key)) != plain:
+            raise InputError(f"`{key}` (={value}) is for CIFAR-10 only; leave it out for images of your own")
     training, held_out = data.open_split(
         recipe.data, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed
     )
@@ -85,10 +86,10 @@ def image_sets(recipe: Recipe, images: ImageSets, model: nn.Module) -> Sets:
     )
     held_out = data.ImageBatches(images.held_out, _EVALUATION_BATCH, **common)
 
-    def calibration() -> list[Tensor]:
+    def calibration() -> list[tuple[Tensor, Tensor]]:
         chosen = images.training.order(np.random.default_rng([recipe.seed, 3]))[: recipe.calibration_images]
         few = data.ImageBatches(data.Subset(images.training, chosen), _CALIBRATION_BATCH, **common)
-        return [pixels for pixels, _ in few]
+        return list(few)
 
     return Sets(
         training,
@@ -140,13 +141,13 @@ def batches_of(dataset: data.Cifar10, recipe: Recipe, *, training: bool) -> data
         recipe.batch_size,
         mean=recipe.mean,
         std=recipe.std,
-        augmentation=data.Augmentation(recipe.crop_padding, recipe.mirror, recipe.cutout),
+        augmentation=data.Augmentation(recipe.crop_padding, recipe.mirror, recipe.cutout, recipe.crop_border),
         seed=recipe.seed,
     )
 
 
-def calibration_batches(dataset: data.Cifar10, recipe: Recipe) -> list[Tensor]:
-    """Return the unlabelled images that a conversion looks at: the first ones of the training set, as they are."""
+def calibration_batches(dataset: data.Cifar10, recipe: Recipe) -> list[tuple[Tensor, Tensor]]:
+    """Return the images that a conversion looks at, with labels: the first ones of the training set, as they are."""
     count = recipe.calibration_images
     batches = data.TensorBatches(
         dataset.train_images[:count],
@@ -155,4 +156,4 @@ def calibration_batches(dataset: data.Cifar10, recipe: Recipe) -> list[Tensor]:
         mean=recipe.mean,
         std=recipe.std,
     )
-    return [images for images, _ in batches]
+    return list(batches)

@@ -12,20 +12,14 @@ import torch
 from torch import nn
 
 from ghostnet import data, models
-from ghostnet.convert import ghostify
+from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
+from ghostnet.recipes.conversion import convert_network
 from ghostnet.recipes.head import give_fresh_head_, output_count
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
-from ghostnet.recipes.sets import (
-    Sets,
-    batches_of,
-    calibration_batches,
-    cifar10_sets,
-    image_sets,
-    open_image_sets,
-)
+from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets
 from ghostnet.train import (
     Evaluation,
     TrainResult,
@@ -37,8 +31,6 @@ from ghostnet.train import (
     union_over_processes,
     wait_for_first,
 )
-
-__all__ = ["batches_of", "build", "calibration_batches", "run_recipe"]
 
 
 def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
@@ -64,6 +56,38 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
     return model
 
 
+def _teacher(recipe: Recipe) -> nn.Module | None:
+    """Return the network to distil from, unless there is none or it is the one before conversion."""
+    if recipe.teacher == "dense" and not recipe.converts:
+        raise InputError(
+            f"recipe {recipe.name} converts nothing, so `teacher` cannot be 'dense'; name a network"
+        )
+    if recipe.teacher in ("", "dense"):
+        return None
+    if recipe.teacher_weights:
+        return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
+    return models.load(recipe.teacher)
+
+
+def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
+    """Return a recipe whose "@name" keys are the files that those recipes left in the output folder.
+
+    Raises:
+        InputError: the network is not there yet.
+    """
+    found = {}
+    for key in ("weights", "start", "teacher"):
+        value = getattr(recipe, key)
+        if value.startswith("@"):
+            path = Path(out_dir) / f"{value[1:]}-seed{recipe.seed}.safetensors"
+            if not path.is_file():
+                raise InputError(
+                    f"recipe {recipe.name}: `{key}` (={value!r}) needs {path}; `ghostnet reproduce` runs that first"
+                )
+            found[key] = str(path)
+    return recipe.model_copy(update=found)
+
+
 def _converted(
     dense: nn.Module, recipe: Recipe, sets: Sets, saved: Path, progress: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -72,13 +96,7 @@ def _converted(
         model = models.load(saved)
         return model, getattr(model, "ghostnet_info", {})
     stages = {"dense": evaluate(dense, _alone(sets.held_out), progress=progress).to_dict()}
-    model, report = ghostify(
-        dense,
-        ratio=recipe.convert_ratio,
-        cheap_kernel_size=recipe.cheap_kernel_size,
-        init=recipe.convert_init,
-        calibration=sets.calibration(),
-    )
+    model, report = convert_network(dense, recipe, sets, progress=progress)
     stages["as converted"] = evaluate(model, _alone(sets.held_out), progress=progress).to_dict()
     info = {"stages": stages, "conversion": report.to_dict()}
     models.save(model, saved, info=info)
@@ -112,19 +130,29 @@ def run_recipe(
         The result record that was written.
 
     Raises:
-        InputError: the result exists and `force` is false; data, a teacher or a start that cannot be loaded.
+        InputError: the result exists and `force` is false; data, a teacher or a start that cannot be loaded; a method
+            that trains before it chooses, in several processes.
     """
     stem = Path(out_dir) / f"{recipe.name}-seed{recipe.seed}"
     result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
     conversion_path = Path(f"{stem}.converted.safetensors")
     refuse_overwrite(result_path, force=force)
     source_commit()
-    chief = join_processes()[0] == 0
+    rank, processes = join_processes()
+    chief = rank == 0
     progress = progress and chief
+    if (
+        recipe.method == "sss" and processes > 1
+    ):  # its training would wait for processes that wait for the conversion
+        raise InputError(
+            "method 'sss' trains before it chooses channels, in one process; run it without torchrun"
+        )
+    asked = recipe  # results name recipes, not files of this machine
+    recipe = with_references(recipe, out_dir)
+    teacher = _teacher(recipe)
     model, sets = _model_and_sets(recipe, data_root, progress)
-    teacher = models.load(recipe.teacher) if recipe.teacher not in ("", "dense") else None
     info: dict[str, Any] = {}
-    if recipe.convert_ratio > 1:
+    if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher
         with wait_for_first():
             model, info = _converted(model, recipe, sets, conversion_path, progress)
@@ -153,7 +181,7 @@ def run_recipe(
         **info,
     }
     result = make_result(
-        recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=recipe.model_dump()
+        recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=asked.model_dump()
     )
     if chief:
         models.save(model.cpu(), f"{stem}.safetensors", info={**kept, "top1": accuracy.top1})

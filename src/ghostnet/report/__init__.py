@@ -1,20 +1,29 @@
 """Results to tables and pages: reads files only, needs no torch."""
 
 from ghostnet.report.chart import line_chart
+from ghostnet.report.comparison import compare, comparison_text, readme_part, tables_page
+from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
 from ghostnet.report.page import demo_page, render_demo_page
 from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
 from ghostnet.report.tables import demo_table, readme_section, replace_section, text_table
 
 __all__ = [
+    "EXHIBITS",
+    "check_only",
+    "compare",
+    "comparison_text",
     "demo_page",
     "demo_picture",
     "demo_table",
+    "exhibit",
     "line_chart",
     "read_result",
     "read_results",
+    "readme_part",
     "readme_section",
     "render_demo_page",
     "replace_section",
+    "tables_page",
     "text_table",
 ]

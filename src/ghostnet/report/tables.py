@@ -15,6 +15,7 @@ from ghostnet.errors import InputError
 
 BEGIN = "<!-- results:begin -->"
 END = "<!-- results:end -->"
+_WITH_TABLES = ("cifar10", "cifar10_short")  # their rows stand in tables of their own, see `comparison`
 _DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
 
 
@@ -86,7 +87,11 @@ def readme_section(results: Sequence[tuple[Path, Mapping[str, Any]]], link_root:
         link_root: folder of the results as seen from the README.
     """
     demos = [(path, result) for path, result in results if result["exhibit"] == "demo"]
-    runs = [(path, result) for path, result in results if "top1" in result.get("metrics", {})]
+    runs = [
+        (path, result)
+        for path, result in results
+        if "top1" in result.get("metrics", {}) and result["exhibit"] not in _WITH_TABLES
+    ]
     parts = [_demo_part(path, result, link_root) for path, result in demos]
     if not demos:
         parts.append("The demo: not run.")

@@ -1,0 +1,61 @@
+"""One factor a channel behind each prunable layer: what Taylor importance differentiates and SSS makes sparse.
+
+A gate multiplies the output of the layer's batch norm (of the convolution itself where there is none). It starts at
+1, and is folded back into that layer's weights, so that no trace of it is left in the network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.convert.pruning.sites import PruneSite
+from ghostnet.nn.edits import replace_module_
+
+
+class ChannelGate(nn.Module):
+    """`(N, C, H, W) -> (N, C, H, W)`: each channel times a learned factor."""
+
+    def __init__(self, channels: int, like: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, device=like.device, dtype=like.dtype))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Scale the maps."""
+        return maps * self.scale[:, None, None].to(maps.dtype)
+
+
+def _gated_path(model: nn.Module, site: PruneSite) -> str:
+    norm = None if site.norm is None else model.get_submodule(site.norm)
+    return site.norm if site.norm is not None and getattr(norm, "affine", False) else site.name
+
+
+def insert_gates_(model: nn.Module, sites: list[PruneSite]) -> dict[str, ChannelGate]:
+    """Put a gate behind each site, in place, and return the gates by the sites' names."""
+    gates = {}
+    for site in sites:
+        path = _gated_path(model, site)
+        layer = model.get_submodule(path)
+        gates[site.name] = ChannelGate(site.channels, layer.weight)  # type: ignore[arg-type]
+        replace_module_(model, path, nn.Sequential(layer, gates[site.name]).train(layer.training))
+    return gates
+
+
+@torch.no_grad()
+def fold_gates_(model: nn.Module, sites: list[PruneSite]) -> nn.Module:
+    """Multiply the gates into the layers before them, in place; the network computes the same."""
+    for site in sites:
+        path = _wrapped_path(model, site)
+        layer, gate = model.get_submodule(path)  # type: ignore[misc]
+        scale: Tensor = gate.scale  # type: ignore[has-type]
+        for parameter in (layer.weight, layer.bias):  # type: ignore[has-type]
+            if parameter is not None:
+                parameter.mul_(scale.view(-1, *[1] * (parameter.ndim - 1)))
+        replace_module_(model, path, layer)  # type: ignore[has-type]
+    return model
+
+
+def _wrapped_path(model: nn.Module, site: PruneSite) -> str:
+    """Return where the gate went: the norm is gated, or else the convolution."""
+    candidates = [path for path in (site.norm, site.name) if path is not None]
+    return next(path for path in candidates if isinstance(model.get_submodule(path), nn.Sequential))

@@ -1,0 +1,159 @@
+"""A network in, the same with fewer channels out: `prune`, the baselines of Tables 5 and 6.
+
+Finds the places, lets a method choose the channels, cuts the network, records the cut and counts again. Left out:
+training (SSS is handed one) and fine-tuning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ghostnet.convert.calibration import calibration_batches
+from ghostnet.convert.ghostify import example_of
+from ghostnet.convert.graph import copy_model, find_units
+from ghostnet.convert.pruning.budget import TOLERANCE, Budget
+from ghostnet.convert.pruning.job import PruneJob, Sparsify
+from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod
+from ghostnet.convert.pruning.sites import PruneSite, find_sites, narrow_
+from ghostnet.convert.report import ConversionReport
+from ghostnet.convert.rows import Rows, known_input_size
+from ghostnet.errors import InputError, unknown_name
+
+
+def prune(
+    model: nn.Module,
+    method: str = "l1",
+    *,
+    macs: float = 0.5,
+    calibration: Tensor | Iterable[Any] | None = None,
+    sparsify: Sparsify | None = None,
+    example_input: Tensor | None = None,
+    seed: int = 0,
+) -> tuple[nn.Module, ConversionReport]:
+    """Remove channels until a share of the multiply-accumulates is left.
+
+    Args:
+        model: any network that `torch.fx` can trace; it is not changed.
+        method: "l1", "channel", "thinet", "sss" or "taylor" (`PRUNE_METHODS` says what each needs).
+        macs: the share that stays, in (0, 1), met within 1 % where channels are fine enough.
+        calibration: images `(N, C, H, W)` or batches of them for "channel" and "thinet"; batches of
+            `(images, labels)` for "taylor".
+        sparsify: for "sss": trains the network that it is given in place, and calls its second argument with the
+            learning rate after each step.
+        example_input: `(N, C, H, W)`, whose size MACs are counted for.
+        seed: of the positions that are sampled.
+
+    Returns:
+        The new network, in the mode and on the device of the old one, and a `ConversionReport`.
+
+    Raises:
+        InputError: an unknown method, a share that cannot be reached, missing images, labels or training, or a
+            network in which nothing can be pruned.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+        >>> pruned, report = prune(model, "l1", macs=0.5, example_input=torch.zeros(1, 3, 8, 8))
+        >>> pruned[0].out_channels, round(report.macs_ratio, 2)
+        (4, 0.5)
+    """
+    started = time.perf_counter()
+    if method not in PRUNE_METHODS:
+        raise unknown_name("pruning method", method, PRUNE_METHODS)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"prune needs a torch.nn.Module, not {type(model).__name__}; build the model first")
+    labelled, batches = _data(PRUNE_METHODS[method], calibration)
+    example = example_of(model, example_input, batches)
+    units = find_units(model, example)
+    sites, reasons = find_sites(model, units)
+    input_size = known_input_size(model, None if example is None else tuple(example.shape[1:]))
+    dense = copy_model(model).eval()
+    job = PruneJob(
+        model=dense,
+        pruned=copy_model(dense),
+        sites=sites,
+        budget=Budget(dense, sites, input_size, macs),
+        batches=_placed(model, batches),
+        labelled=[(images, labels.to(images.device)) for images, labels in _pairs(model, labelled)],
+        sparsify=sparsify,
+        seed=seed,
+    )
+    kept = PRUNE_METHODS[method].run(job)
+    pruned = _cut(model, job, kept)
+    notes = _notes(sites, kept, reasons, [unit.name for unit in units])
+    rows = Rows(model, pruned, _narrower(sites, kept), input_size, action="pruned")
+    settings: dict[str, Any] = {"method": method, "macs": macs}
+    report = rows.report(notes, job.errors, settings, started)
+    reached = job.budget.macs({name: len(indices) for name, indices in kept.items()}) / job.budget.target
+    if abs(reached - 1) > TOLERANCE:
+        settings["remark"] = f"channels are too coarse: {reached:.3f} of the target"
+    return pruned, report
+
+
+def _data(
+    method: PruneMethod, calibration: Tensor | Iterable[Any] | None
+) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor] | None]:
+    """Check that a method has the images and labels that it needs."""
+    items = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
+    batches = calibration_batches(items)
+    if batches is None and method.needs in ("images", "labels"):
+        raise InputError(
+            f"method {method.name!r} looks at {method.needs}: give `calibration` (--calibration cifar10)"
+        )
+    if method.needs != "labels":
+        return [], batches
+    pairs = [] if isinstance(items, Tensor) else list(items or ())
+    for pair in pairs:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and _are_labels(pair[1], len(pair[0]))):
+            raise InputError(
+                f"method {method.name!r} needs labels: `calibration` must give (images, labels), an integer an image"
+            )
+    if not pairs:
+        raise InputError(
+            f"method {method.name!r} needs labels: `calibration` must give (images, labels), not images"
+        )
+    return [(pair[0], pair[1]) for pair in pairs], batches
+
+
+def _are_labels(labels: object, count: int) -> bool:
+    return isinstance(labels, Tensor) and labels.shape == (count,) and not labels.is_floating_point()
+
+
+def _placed(model: nn.Module, batches: list[Tensor] | None) -> list[Tensor]:
+    parameter = next(model.parameters())
+    return [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches or ()]
+
+
+def _pairs(model: nn.Module, labelled: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    images = _placed(model, [pair[0] for pair in labelled])
+    return list(zip(images, [pair[1] for pair in labelled], strict=True))
+
+
+def _cut(model: nn.Module, job: PruneJob, kept: dict[str, Tensor]) -> nn.Module:
+    """Narrow the job's network, with the modes and the record of the original."""
+    pruned = job.pruned
+    flags = {name: module.training for name, module in model.named_modules()}
+    for name, module in pruned.named_modules():
+        module.training = flags[name]
+    edits = narrow_(pruned, job.sites, kept)
+    pruned.ghostnet_edits = [*(dict(edit) for edit in getattr(model, "ghostnet_edits", [])), *edits]  # type: ignore[assignment]
+    if hasattr(model, "ghostnet_origin"):
+        pruned.ghostnet_origin = model.ghostnet_origin
+    return pruned
+
+
+def _narrower(sites: list[PruneSite], kept: dict[str, Tensor]) -> set[str]:
+    return {site.name for site in sites if len(kept[site.name]) < site.channels}
+
+
+def _notes(
+    sites: list[PruneSite], kept: dict[str, Tensor], reasons: dict[str, str], names: list[str]
+) -> dict[str, str | None]:
+    """Say for each convolution how many channels it keeps, or why all of them."""
+    notes: dict[str, str | None] = dict(reasons)
+    for site in sites:
+        notes[site.name] = f"{site.channels} -> {len(kept[site.name])} channels"
+    return {name: notes[name] for name in names}

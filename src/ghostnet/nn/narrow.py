@@ -1,0 +1,130 @@
+"""Layers with fewer channels: what pruning leaves of a convolution, a batch norm or a linear layer.
+
+`narrow_like` builds the smaller layer (replay of an edit), `narrowed` also copies the weights of the channels that
+stay. Left out: choosing the channels (`convert.prune` does) and grouped convolutions other than depthwise ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.errors import InputError
+
+_KINDS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Tell whether a convolution filters each of its maps alone, one map out for one in."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """Return how many channels (features of a linear layer) go in and come out.
+
+    Raises:
+        InputError: a layer that cannot be narrowed.
+    """
+    if type(module) is nn.Conv2d and (module.groups == 1 or is_depthwise(module)):
+        return module.in_channels, module.out_channels
+    if type(module) is nn.Linear:
+        return module.in_features, module.out_features
+    if type(module) is nn.BatchNorm2d:
+        return module.num_features, module.num_features
+    known = ", ".join(kind.__name__ for kind in _KINDS)
+    raise InputError(f"a {type(module).__name__} cannot be narrowed; what can be: {known} (no groups)")
+
+
+def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Module:
+    """Build a layer of the same settings, device, type and mode with fewer channels and fresh weights.
+
+    Args:
+        module: `nn.Conv2d` (one group, or depthwise), `nn.BatchNorm2d` or `nn.Linear`.
+        in_channels: of the new layer, from 1 to the old number; features for a linear layer.
+        out_channels: the same for what comes out.
+
+    Raises:
+        InputError: another kind of layer, or numbers that do not fit it.
+
+    Example:
+        >>> narrow_like(nn.Conv2d(8, 16, 3, padding=1), 8, 5)
+        Conv2d(8, 5, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    """
+    for given, old in zip((in_channels, out_channels), sizes(module), strict=True):
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= old:
+            raise InputError(f"cannot narrow {old} channels to {given!r}; give an integer from 1 to {old}")
+    if in_channels != out_channels and (is_depthwise(module) or isinstance(module, nn.BatchNorm2d)):
+        raise InputError(
+            f"a {type(module).__name__} with one map out for one in cannot have {in_channels} in and "
+            f"{out_channels} out; give the same number"
+        )
+    place = next(
+        (item for item in (*module.parameters(), *module.buffers()) if item.is_floating_point()), None
+    )
+    options = {} if place is None else {"device": place.device, "dtype": place.dtype}
+    with torch.random.fork_rng(devices=[]):  # the weights are replaced; the caller's random state is not ours
+        new = _fresh(module, in_channels, out_channels, options)
+    for name, parameter in module.named_parameters():
+        new.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return new.train(module.training)
+
+
+def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict) -> nn.Module:
+    if isinstance(module, nn.BatchNorm2d):
+        return nn.BatchNorm2d(
+            out_channels, module.eps, module.momentum, module.affine, module.track_running_stats, **options
+        )
+    if isinstance(module, nn.Linear):
+        return nn.Linear(in_channels, out_channels, module.bias is not None, **options)
+    assert isinstance(module, nn.Conv2d)
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        module.kernel_size,  # type: ignore[arg-type]
+        module.stride,  # type: ignore[arg-type]
+        module.padding,  # type: ignore[arg-type]
+        module.dilation,  # type: ignore[arg-type]
+        in_channels if is_depthwise(module) else 1,
+        module.bias is not None,
+        module.padding_mode,
+        **options,
+    )
+
+
+@torch.no_grad()
+def narrowed(module: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> nn.Module:
+    """Copy a layer with only some of its channels.
+
+    Args:
+        module: as for `narrow_like`.
+        inputs: int64 indices of the channels (features) that are still read; None for all.
+        outputs: int64 indices of those that are still made; None for all. A layer with one map out for one in
+            takes either.
+
+    Returns:
+        The new layer; the old one is untouched.
+
+    Raises:
+        InputError: as for `narrow_like`.
+
+    Example:
+        >>> narrowed(nn.Linear(4, 2), torch.tensor([0, 3]), None).weight.shape
+        torch.Size([2, 2])
+    """
+    in_channels, out_channels = sizes(module)
+    if is_depthwise(module) or isinstance(module, nn.BatchNorm2d):
+        inputs = outputs = outputs if outputs is not None else inputs
+    new = narrow_like(
+        module,
+        in_channels if inputs is None else len(inputs),
+        out_channels if outputs is None else len(outputs),
+    )
+    state = new.state_dict()
+    for name, value in module.state_dict().items():
+        kept = value
+        if outputs is not None and value.ndim:
+            kept = kept[outputs.to(value.device)]
+        if inputs is not None and value.ndim > 1 and not is_depthwise(module):
+            kept = kept[:, inputs.to(value.device)]
+        state[name].copy_(kept)
+    return new

@@ -1,0 +1,79 @@
+"""Conversion as a recipe says it: Ghost convolutions or pruning, with the images, labels or training that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ghostnet.convert import ConversionReport, ghostify, prune
+from ghostnet.data import Batches
+from ghostnet.recipes.schema import Recipe
+from ghostnet.recipes.sets import Sets
+from ghostnet.train import TrainSettings, fit
+
+AfterStep = Callable[[float], None]
+
+
+def convert_network(
+    dense: nn.Module, recipe: Recipe, sets: Sets, *, progress: bool = True
+) -> tuple[nn.Module, ConversionReport]:
+    """Make a network cheaper by the recipe's method.
+
+    Args:
+        dense: the trained network; it is not changed.
+        recipe: gives method, ratio or share of MACs, calibration images and the sparsity training.
+        sets: the data of the run.
+        progress: show the sparsity training on standard error.
+    """
+    calibration = sets.calibration()
+    if recipe.method == "ghost":
+        return ghostify(
+            dense,
+            ratio=recipe.convert_ratio,
+            cheap_kernel_size=recipe.cheap_kernel_size,
+            init=recipe.convert_init,
+            calibration=[images for images, _ in calibration],
+        )
+    return prune(
+        dense,
+        recipe.method,
+        macs=recipe.macs,
+        calibration=calibration,
+        sparsify=sparsity_training(recipe, sets.training, progress=progress),
+        seed=recipe.seed,
+    )
+
+
+def sparsity_training(
+    recipe: Recipe, batches: Batches, *, progress: bool = True
+) -> Callable[[nn.Module, AfterStep], None]:
+    """Return what `prune(..., "sss", sparsify=...)` needs: the one training loop at a constant rate, with labels alone.
+
+    Args:
+        recipe: gives `sparsity_epochs`, `sparsity_learning_rate`, momentum and weight decay.
+        batches: the training set.
+        progress: show it on standard error.
+    """
+    rate = recipe.sparsity_learning_rate
+    settings = TrainSettings(
+        epochs=recipe.sparsity_epochs,
+        learning_rate=rate,
+        schedule="constant",
+        warmup_fraction=0.0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        bf16=recipe.bf16,
+    )
+
+    def train(model: nn.Module, after_step: AfterStep) -> None:
+        fit(
+            model,
+            batches,
+            settings,
+            after_step=lambda _step: after_step(rate),
+            progress=progress,
+            description=f"{recipe.name}: sparsity",
+        )
+
+    return train

@@ -1,0 +1,225 @@
+"""A table's runs in order: which are done, what each needs first, and how long it takes on this machine.
+
+Left out: which rows a table has (`report.exhibits` knows) and printing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ghostnet import data, models
+from ghostnet.convert import ghostify, prune
+from ghostnet.errors import InputError
+from ghostnet.files import atomic_write
+from ghostnet.measure import environment, profile
+from ghostnet.models.checkpoints import ENDINGS
+from ghostnet.recipes.result import make_result, write_json
+from ghostnet.recipes.schema import Recipe
+from ghostnet.recipes.sets import batches_of
+from ghostnet.recipes.train import run_recipe
+from ghostnet.recipes.variants import VARIANTS, load_variant
+from ghostnet.train import fit
+
+_TRAIN_IMAGES = 50_000
+_INPUT_SIZE = (3, 32, 32)
+_TIMED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan.
+
+    Attributes:
+        recipe: resolved.
+        result: where its result belongs, below the results folder.
+        done: the result is there.
+    """
+
+    recipe: Recipe
+    result: Path
+    done: bool
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, those of a sparsity training included."""
+        extra = self.recipe.sparsity_epochs if self.recipe.method == "sss" else 0.0
+        return max(1, round((self.recipe.epochs + extra) * (_TRAIN_IMAGES // self.recipe.batch_size)))
+
+
+def make_plan(
+    entries: Sequence[tuple[str, str]], results: str | Path, *, seeds: int = 1, dense: str | None = None
+) -> list[PlannedRun]:
+    """List runs in the order in which they can run: a network that another needs comes first.
+
+    Args:
+        entries: pairs of recipe and variant; doubles count once.
+        results: folder of the results.
+        seeds: how many seeds, from 0.
+        dense: weights of the trained dense network, see `load_variant`.
+
+    Raises:
+        InputError: `seeds` below 1, or an unknown recipe.
+    """
+    if seeds < 1:
+        raise InputError(f"`seeds` (={seeds}) must be an integer >= 1")
+    ordered: dict[tuple[str, str, int], PlannedRun] = {}
+
+    def add(recipe_name: str, variant: str, seed: int) -> None:
+        if (recipe_name, variant, seed) in ordered:
+            return
+        recipe = load_variant(recipe_name, variant, dense=dense, seed=seed)
+        for reference in (recipe.weights, recipe.teacher):
+            if reference.startswith("@"):
+                add(*_split(reference[1:]), seed)
+        path = Path(results) / recipe.exhibit / f"{recipe.name}-seed{seed}.json"
+        ordered[recipe_name, variant, seed] = PlannedRun(recipe, path, path.is_file())
+
+    for seed in range(seeds):
+        for recipe_name, variant in entries:
+            add(recipe_name, variant, seed)
+    return list(ordered.values())
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a resolved name into recipe and variant."""
+    stem, _, ending = name.rpartition("_")
+    return (stem, ending) if stem and ending in VARIANTS else (name, "")
+
+
+def run_plan(
+    planned: Sequence[PlannedRun], out: str | Path, *, data_root: str | None = None, progress: bool = True
+) -> None:
+    """Run what is not done; an interrupted run goes on from its checkpoint.
+
+    Args:
+        planned: from `make_plan`.
+        out: folder of networks, results and checkpoints.
+        data_root: where CIFAR-10 is, if not in the cache.
+        progress: show it on standard error.
+
+    Raises:
+        InputError: weights or a network that a run needs are missing.
+    """
+    left = [run for run in planned if not run.done]
+    for run in left:
+        _check_weights(run.recipe)
+    for run in left:
+        own = Path(out) / run.result.name
+        if not own.is_file():
+            run_recipe(run.recipe, out, data_root=data_root, progress=progress)
+        with atomic_write(run.result) as temporary:
+            shutil.copyfile(own, temporary)
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Raise before anything runs where a recipe starts or learns from a file that is not there."""
+    for key in ("weights", "teacher_weights"):
+        file = str(getattr(recipe, key))
+        if file.endswith((*ENDINGS, ".safetensors")) and not Path(file).is_file():
+            raise InputError(
+                f"recipe {recipe.name}: there is no file {file} (`{key}`); give the trained dense network's weights "
+                "with --dense FILE"
+            )
+
+
+def network_of(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
+    """Return a network of a recipe's shape with random weights, and its teacher's; nothing is read.
+
+    For methods that choose over all layers the shape is that of L1 norm at the same MACs.
+    """
+    args: dict[str, Any] = dict(recipe.model_args)
+    model = dense = models.create_model(recipe.model, **args).eval()
+    if recipe.method != "ghost":
+        model, _ = prune(dense, "l1", macs=recipe.macs)
+    elif recipe.convert_ratio > 1:
+        model, _ = ghostify(
+            dense, ratio=recipe.convert_ratio, cheap_kernel_size=recipe.cheap_kernel_size, init="random"
+        )
+    if recipe.teacher.startswith("@"):
+        return model, models.create_model(load_variant(*_split(recipe.teacher[1:])).model)
+    return model, dense if recipe.teacher == "dense" else _zoo(recipe.teacher)
+
+
+def _zoo(name: str) -> nn.Module | None:
+    return models.create_model(name) if name in models.list_models() else None
+
+
+def step_seconds(recipe: Recipe) -> float:
+    """Time optimiser steps of a recipe on this machine: the median of three, after one that is not counted."""
+    count = recipe.batch_size * (_TIMED_STEPS + 1)
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % 10
+    batches = batches_of(data.Cifar10(images, labels, images, labels), recipe, training=True)
+    model, teacher = network_of(recipe)
+    ticks: list[float] = []
+    settings = recipe.model_copy(update={"epochs": 1.0}).settings()
+    fit(
+        model,
+        batches,
+        settings,
+        teacher=teacher,
+        after_step=lambda _step: ticks.append(time.perf_counter()),
+        progress=False,
+    )
+    return statistics.median(after - before for before, after in itertools.pairwise(ticks))
+
+
+def cached_step_seconds(recipe: Recipe, cache: str | Path) -> float:
+    """Return `step_seconds`, measured once for each recipe, processor and number of threads.
+
+    Args:
+        recipe: to time.
+        cache: JSON file of earlier measurements.
+    """
+    place = environment()
+    key = f"{recipe.name} on {place.get('gpu') or place.get('cpu')}, {torch.get_num_threads()} threads"
+    path = Path(cache)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if key not in known:
+        known[key] = step_seconds(recipe)
+        write_json(path, known)
+    return float(known[key])
+
+
+def count_networks(entries: Sequence[tuple[str, str]], results: str | Path) -> Path:
+    """Write parameters and MACs of recipes' networks, so that tables can show them for rows that were not run.
+
+    Networks pruned over all layers at once (SSS, Taylor) are left out: their shape is known after the choice only.
+
+    Args:
+        entries: pairs of recipe and variant.
+        results: folder of the results.
+
+    Returns:
+        The file.
+    """
+    started = time.monotonic()
+    counts = {}
+    for name in sorted({name for name, _ in entries}):
+        recipe = load_variant(name)
+        if recipe.method in ("sss", "taylor"):
+            continue
+        counted = profile(network_of(recipe)[0], _INPUT_SIZE)
+        counts[name] = {"params": counted.params, "macs": counted.macs}
+    path = Path(results) / "cifar10" / "counts.json"
+    record = make_result(
+        "cifar10_counts",
+        metrics={"counts": counts},
+        seconds=time.monotonic() - started,
+        seed=0,
+        recipe={"name": "counts"},
+    )
+    write_json(path, record)
+    return path

@@ -1,0 +1,118 @@
+"""The plan of a table: order, state, time, resumption; and every row of every table has its recipe."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ghostnet
+from ghostnet import InputError, cli, data
+from ghostnet.recipes import list_recipes, load_variant, make_plan
+from ghostnet.recipes.plan import cached_step_seconds, network_of
+from ghostnet.report import EXHIBITS, exhibit
+
+
+@pytest.fixture
+def small_cifar10(monkeypatch):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (256, 32, 32, 3), dtype=np.uint8), np.arange(256) % 10
+    dataset = data.Cifar10(images, labels, images[:20], labels[:20])
+    monkeypatch.setattr(data, "load_cifar10", lambda *_args, **_kwargs: dataset)
+
+
+def test_every_row_has_a_recipe_and_every_recipe_of_the_tables_a_row():
+    rows = [(key, row) for key in EXHIBITS for row in exhibit(key).rows if row.recipe]
+    assert len(rows) == 64
+    for key, row in rows:
+        recipe = load_variant(row.recipe, row.variant)
+        assert (recipe.name, recipe.exhibit) == (row.name, exhibit(key).folder)
+    known = {name for name in list_recipes() if load_variant(name).exhibit in ("cifar10", "cifar10_short")}
+    assert {row.recipe for _, row in rows} == known
+
+
+def test_what_another_run_needs_comes_first(tmp_path):
+    done = tmp_path / "cifar10" / "vgg16_long-seed1.json"
+    done.parent.mkdir()
+    done.write_text("{}")
+    entries = [("ghost_vgg16_distilled", ""), ("vgg16", "long"), ("vgg16", "")]
+    planned = make_plan(entries, tmp_path, seeds=2)
+    assert [(run.recipe.name, run.recipe.seed, run.done) for run in planned] == [
+        ("vgg16_long", 0, False),
+        ("ghost_vgg16_distilled", 0, False),
+        ("vgg16", 0, False),
+        ("vgg16_long", 1, True),
+        ("ghost_vgg16_distilled", 1, False),
+        ("vgg16", 1, False),
+    ]
+    assert [run.steps for run in planned[:3]] == [156_000, 156_000, 63_960]
+    with pytest.raises(InputError, match=r"`seeds` \(=0\) must be an integer >= 1"):
+        make_plan(entries, tmp_path, seeds=0)
+
+
+def test_sparsity_counts_in_the_steps(tmp_path):
+    planned = make_plan([("short_resnet20_sss", ""), ("short_resnet20_l1", "")], tmp_path)
+    assert [run.steps for run in planned] == [1950, 1950]
+
+
+def test_networks_of_the_short_table_have_equal_macs():
+    names = ("short_ghost_resnet20", "short_ghost_resnet20_converted", "short_resnet20_channel")
+    macs = [ghostnet.profile(network_of(load_variant(name))[0], (3, 32, 32)).macs for name in names]
+    assert max(macs) / min(macs) < 1.01
+
+
+@pytest.mark.parametrize("name", ["resnet56", "ghost_resnet56_d1", "ghost_vgg16_s5_d3"])
+def test_counts_in_the_repository_are_those_of_the_networks(name):
+    record = json.loads((Path(__file__).parents[2] / "results" / "cifar10" / "counts.json").read_text())
+    counted = ghostnet.profile(network_of(load_variant(name))[0], (3, 32, 32))
+    assert record["metrics"]["counts"][name] == {"params": counted.params, "macs": counted.macs}
+
+
+def test_steps_are_timed_once(tmp_path):
+    recipe = load_variant("short_ghost_resnet20", "distilled").model_copy(update={"batch_size": 2})
+    first = cached_step_seconds(recipe, tmp_path / "times.json")
+    assert 0 < first == cached_step_seconds(recipe, tmp_path / "times.json")
+    assert list(json.loads((tmp_path / "times.json").read_text()).values()) == [first]
+
+
+@pytest.mark.usefixtures("small_cifar10")
+def test_reproduce_runs_what_is_missing_and_prints_the_table(tmp_path, capsys):
+    dense = tmp_path / "dense.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20"), dense)
+    arguments = ["reproduce", "short", "--only", "short_resnet20_l1", "--dense", str(dense), "--json"]
+    arguments += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert cli.run([*arguments, "--show"]) == 0
+    assert all(row["n"] == 0 for row in json.loads(capsys.readouterr().out))
+    assert cli.run(arguments) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["n"]]
+    written = json.loads((tmp_path / "results" / row["records"]["0"]).read_text())
+    assert row["top1"] == written["metrics"]["top1"]
+    assert written["recipe"]["weights"] == str(dense)
+    assert written["metrics"]["steps"] == 10
+    before = (tmp_path / "results" / row["records"]["0"]).stat().st_mtime_ns
+    assert cli.run(arguments) == 0
+    assert (tmp_path / "results" / row["records"]["0"]).stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert cli.run([*arguments, "--list"]) == 0
+    assert [run["state"] for run in json.loads(capsys.readouterr().out)] == ["done"]
+
+
+@pytest.mark.usefixtures("small_cifar10")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table9"], "unknown exhibit 'table9'; did you mean"),
+        (["table3", "--only", "vgg61"], "unknown row 'vgg61'"),
+        (
+            ["short", "--only", "short_resnet20_l1"],
+            "give the trained dense network's weights with --dense FILE",
+        ),
+        (["table3", "--seeds", "0"], "`seeds` (=0)"),
+    ],
+)
+def test_reproduce_refuses_in_one_line(arguments, message, tmp_path, capsys):
+    folders = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert cli.run(["reproduce", *arguments, *folders]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
