@@ -28,7 +28,7 @@ HEAVY = {
     *("resnet152", "resnext101_32x8d", "resnext101_64x4d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn"),
     *("vgg16", "vgg16_bn", "vgg19", "wide_resnet101_2"),
 }
-SIZES = {"inception_v3": 111, "alexnet": 80, "maxvit_t": 224}
+SIZES = {"inception_v3": 299, "alexnet": 80, "maxvit_t": 224}
 ARGUMENTS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
 

