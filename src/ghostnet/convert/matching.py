@@ -68,22 +68,34 @@ def _pair(costs: Tensor) -> Tensor:
 
 
 def _exchange(both: Tensor, pairs: Tensor) -> Tensor:
-    """Exchange partners between two pairs as long as that helps."""
+    """Exchange partners between two pairs as long as that helps, the largest gain first; `both` is symmetric."""
+    everything = torch.arange(len(pairs))
+    gain = _gains(both, pairs, everything)
     for _ in range(20 * len(pairs)):
-        one, two = pairs.T
-        present = both[one, two]
-        before = present[:, None] + present[None]
-        cross = both[one][:, one] + both[two][:, two]
-        turned = both[one][:, two] + both[two][:, one]
-        gain = before - torch.minimum(cross, turned)
-        gain.fill_diagonal_(0.0)
         first, second = divmod(int(gain.argmax()), len(pairs))
-        if gain[first, second] <= 1e-12 * before[first, second]:
+        (a, b), (c, d) = pairs[first].tolist(), pairs[second].tolist()
+        if gain[first, second] <= 1e-12 * (both[a, b] + both[c, d]):
             break
-        a, b, c, d = *pairs[first].tolist(), *pairs[second].tolist()
-        new = [[a, c], [b, d]] if cross[first, second] <= turned[first, second] else [[a, d], [b, c]]
+        crossed = both[a, c] + both[b, d] <= both[a, d] + both[b, c]
+        new = [[a, c], [b, d]] if crossed else [[a, d], [b, c]]
         pairs[first], pairs[second] = torch.tensor(new[0]), torch.tensor(new[1])
+        changed = torch.tensor([first, second])
+        rows = _gains(both, pairs, changed)  # no other two pairs gain more or less than before
+        gain[changed] = rows
+        gain[:, changed] = rows.T
     return pairs
+
+
+def _gains(both: Tensor, pairs: Tensor, chosen: Tensor) -> Tensor:
+    """What each of the chosen pairs saves by the better exchange with each pair: `(len(chosen), len(pairs))`."""
+    one, two = pairs.T
+    ours, theirs = one[chosen], two[chosen]
+    present = both[one, two]
+    cross = both[ours][:, one] + both[theirs][:, two]
+    turned = both[ours][:, two] + both[theirs][:, one]
+    gain = present[chosen][:, None] + present[None] - torch.minimum(cross, turned)
+    gain[torch.arange(len(chosen)), chosen] = 0.0
+    return gain
 
 
 def _group(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
