@@ -33,6 +33,20 @@ def test_pairing_is_close_to_the_best_of_all_pairings() -> None:
         assert _total(errors, own, heads, ghosts, sources) <= 1.25 * best
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_exchange_between_two_pairs_would_help_any_more(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    errors = torch.rand(32, 32, generator=generator).double()
+    own = torch.rand(32, generator=generator).double()
+    heads, ghosts = match(errors, own, torch.arange(16))
+    directed = errors + own[:, None]
+    cost = torch.minimum(directed, directed.T)
+    for (a, b), (c, d) in itertools.combinations(zip(heads.tolist(), ghosts.tolist(), strict=True), 2):
+        present = cost[a, b] + cost[c, d]
+        assert cost[a, c] + cost[b, d] >= present - 1e-9
+        assert cost[a, d] + cost[b, c] >= present - 1e-9
+
+
 def test_groups_of_copies_are_found_at_ratio_three() -> None:
     family = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
     errors = (family[:, None] != family[None]).float()
