@@ -74,3 +74,9 @@ def test_layers_that_cannot_be_matched():
     wide(images)
     with pytest.raises(InputError, match=r"gives \(1, 8, 8, 8\) in the student and \(1, 16, 8, 8\)"):
         create.loss()
+
+
+def test_layers_without_a_teacher_are_refused():
+    settings = TrainSettings(feature_layers=LAYERS)
+    with pytest.raises(InputError, match=r"`feature_layers` .*layer1.* need a teacher"):
+        fit(networks()[0], batches(), settings, progress=False)

@@ -77,10 +77,18 @@ class FeatureMatch:
 def feature_match(
     student: nn.Module, teacher: nn.Module | None, layers: Sequence[str]
 ) -> Iterator[FeatureMatch | None]:
-    """Watch the layers while the block runs; None without a teacher or without layers."""
-    if teacher is None or not layers:
+    """Watch the layers while the block runs; None without layers.
+
+    Raises:
+        InputError: there are layers and no teacher.
+    """
+    if not layers:
         yield None
         return
+    if teacher is None:
+        raise InputError(
+            f"`feature_layers` (={list(layers)}) need a teacher to be matched to; set `teacher` too"
+        )
     match = FeatureMatch(student, teacher, layers)
     try:
         yield match
