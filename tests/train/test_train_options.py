@@ -1,5 +1,7 @@
 """Options of the loop: pieces of a batch, frozen batch norm, held-out evaluation, the best network, logs."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -134,14 +136,27 @@ def test_bad_options():
         Watch(every_epochs=-1)
 
 
-def test_tensorboard_logs_or_says_what_is_missing(tmp_path):
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match=r"pip install 'ghostnet\[tensorboard\]'"):
-            tensorboard_log(tmp_path)
-        return
-    log = tensorboard_log(tmp_path)
-    log(3, {"train/loss": 0.5})
-    (path,) = tmp_path.iterdir()
-    assert b"train/loss" in path.read_bytes()
+def test_tensorboard_reads_back_what_a_training_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    watch = Watch(batches(20, 7), every_epochs=1, log=tensorboard_log(tmp_path))
+    result = fit(
+        small(), batches(augmentation=Augmentation(1)), TrainSettings(epochs=2), watch=watch, progress=False
+    )
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(events.Tags()["scalars"]) == [
+        "held_out/loss",
+        "held_out/top1",
+        "held_out/top5",
+        "train/learning_rate",
+        "train/loss",
+    ]
+    logged = [(event.step, event.value) for event in events.Scalars("held_out/top1")]
+    assert logged == [(entry["step"], pytest.approx(entry["top1"])) for entry in result.evaluations]
+    assert events.Scalars("train/loss")[0].step == 1
+
+
+def test_tensorboard_that_is_missing_is_named_with_its_pip_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'ghostnet\[tensorboard\]'"):
+        tensorboard_log(tmp_path)
