@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -11,16 +14,29 @@ from ghostnet.nn import GhostConv2d, concat_channels
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
-def _pair(memory_format: torch.memory_format) -> list[torch.Tensor]:
+KINDS = (
+    ((3, 4), torch.float32),
+    ((4, 8), torch.float32),
+    ((8, 16), torch.bfloat16),
+    ((4, 8), torch.bfloat16),
+)
+
+
+def _pair(
+    memory_format: torch.memory_format,
+    channels: tuple[int, int] = (3, 4),
+    dtype: torch.dtype = torch.float32,
+) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    maps = [torch.randn(2, channels, 5, 6).to(memory_format=memory_format) for channels in (3, 4)]
+    maps = [torch.randn(2, number, 5, 6, dtype=dtype).to(memory_format=memory_format) for number in channels]
     return [item.requires_grad_() for item in maps]
 
 
+@pytest.mark.parametrize(("channels", "dtype"), KINDS)
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_gradients_equal_those_of_torch_cat_and_are_dense(memory_format):
-    first, second = _pair(memory_format)
-    upstream = torch.randn(2, 7, 5, 6).to(memory_format=memory_format)
+def test_gradients_equal_those_of_torch_cat_and_are_dense(memory_format, channels, dtype):
+    first, second = _pair(memory_format, channels, dtype)
+    upstream = torch.randn(2, sum(channels), 5, 6, dtype=dtype).to(memory_format=memory_format)
     output = concat_channels(first, second)
     assert torch.equal(output, torch.cat([first, second], dim=1))
     assert output.is_contiguous(memory_format=memory_format)
@@ -43,10 +59,31 @@ def test_only_the_needed_gradient_is_made():
     assert second.grad is None
 
 
-def test_second_derivative_passes():
-    first, second = (item.double().detach()[:1, :2, :2, :2].requires_grad_() for item in _pair(FORMATS[0]))
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_second_derivative_passes(memory_format):
+    maps = [item.double().detach()[:1, :2, :2, :2] for item in _pair(FORMATS[0])]
+    first, second = (item.contiguous(memory_format=memory_format).requires_grad_() for item in maps)
     assert torch.autograd.gradcheck(concat_channels, (first, second))
     assert torch.autograd.gradgradcheck(concat_channels, (first, second))
+
+
+def test_per_sample_gradients_pass_through_vmap():
+    first, second = (item.detach() for item in _pair(torch.channels_last, (4, 8)))
+    weight = torch.randn(12, 5, 6)
+
+    def loss(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (concat_channels(one[None], other[None])[0] ** 2 * weight).sum()
+
+    found = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))(first, second)
+    assert torch.allclose(found[0], 2 * first * weight[:4])
+    assert torch.allclose(found[1], 2 * second * weight[4:])
+
+
+@pytest.mark.parametrize("channels", [(4, 4), (3, 4)])
+def test_maps_of_different_sizes_are_refused_as_torch_cat_refuses_them(channels):
+    first, second = _pair(torch.channels_last, channels)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        concat_channels(first, second[:, :, :4].contiguous(memory_format=torch.channels_last))
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -110,3 +147,9 @@ def test_training_saves_no_more_than_the_plain_implementation(out_channels, rati
     activations = x.numel() + 2 * ghost.intrinsic_channels * 64
     assert 0 < saved <= _saved_bytes(_PlainGhost(ghost), x)
     assert saved <= 4 * (weights + activations)  # the input and the intrinsic maps, nothing of the ghost maps
+
+
+@pytest.mark.slow  # a minute on an idle machine: other load on it blurs the ratio
+def test_a_training_step_takes_at_most_four_fifths_of_that_with_torch_cat():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "concat_step.py"))
+    assert script["measure"](seconds=15)["ratio"] <= 0.8

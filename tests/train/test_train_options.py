@@ -136,6 +136,40 @@ def test_bad_options():
         Watch(every_epochs=-1)
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_a_step_is_the_formula_of_sgd(nesterov, decay_norms):
+    decay, momentum, rate = 0.1, 0.5, 0.25
+    start, model = small().eval(), small()
+    settings = TrainSettings(
+        epochs=1,
+        learning_rate=rate,
+        schedule="constant",
+        warmup_fraction=0.0,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=decay,
+        decay_norms=decay_norms,
+        bf16=False,
+        freeze_batch_norm=True,
+    )
+    one_batch = batches(16)
+    images, labels = next(iter(one_batch.epoch(0)))
+    nn.functional.cross_entropy(start(images), labels).backward()
+
+    def stop(_step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, one_batch, settings, after_step=stop, progress=False)
+    after = dict(model.named_parameters())
+    for name, parameter in start.named_parameters():
+        decayed = decay if decay_norms or parameter.ndim > 1 else 0.0
+        gradient = parameter.grad + decayed * parameter  # the first step's momentum buffer
+        change = gradient + momentum * gradient if nesterov else gradient
+        torch.testing.assert_close(after[name], parameter - rate * change, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_tensorboard_reads_back_what_a_training_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

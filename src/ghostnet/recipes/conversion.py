@@ -62,7 +62,9 @@ def sparsity_training(
         schedule="constant",
         warmup_fraction=0.0,
         momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        decay_norms=recipe.decay_norms,
         bf16=recipe.bf16,
     )
 

@@ -112,7 +112,9 @@ class Recipe(pydantic.BaseModel):
     warmup_fraction: float = TrainSettings.warmup_fraction
     milestones: tuple[float, ...] = TrainSettings.milestones
     momentum: float = TrainSettings.momentum
+    nesterov: bool = TrainSettings.nesterov
     weight_decay: float = TrainSettings.weight_decay
+    decay_norms: bool = TrainSettings.decay_norms
     label_smoothing: float = TrainSettings.label_smoothing
     ema_decay: float = TrainSettings.ema_decay
     distillation_weight: float = TrainSettings.distillation_weight

@@ -1,4 +1,4 @@
-"""The one training loop: SGD with Nesterov momentum, a schedule, distillation, EMA, resumable checkpoints.
+"""The one training loop: SGD with momentum, a schedule, distillation, EMA, resumable checkpoints.
 
 It knows no architecture and no data set. accelerate places model and batches on whatever device there is and runs
 under `torchrun` (DDP, on one or many machines): a batch is the batch of all processes, each takes its share, and the
@@ -132,10 +132,11 @@ def fit(
     if settings.freeze_batch_norm:
         _freeze_batch_norm_(model)
     optimizer = torch.optim.SGD(
-        _parameter_groups(model, settings.weight_decay),
+        _parameter_groups(model, settings),
         lr=settings.learning_rate,
         momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        fused=True,  # on two CPU cores a tenth of the time: 2.8 ms a step of Ghost-VGG-16, not 26
     )
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
     run = _Run(model, optimizer, average, _recorded(settings, batches), TrainResult())
@@ -308,11 +309,14 @@ def _freeze_batch_norm_(model: nn.Module) -> None:
             module.eval()
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {
+            "params": [p for p in parameters if p.ndim <= 1],
+            "weight_decay": settings.weight_decay if settings.decay_norms else 0.0,
+        },
     ]
 
 

@@ -17,8 +17,10 @@ class TrainSettings:
         schedule: "linear", "cosine", "step" or "constant".
         warmup_fraction: share of the run with a rising rate.
         milestones: shares of the run at which "step" divides the rate by ten.
-        momentum: Nesterov momentum.
-        weight_decay: on weights of two and more dimensions only; batch norm and biases are left alone.
+        momentum: of SGD.
+        nesterov: look ahead (Nesterov's form); the ResNet paper does not.
+        weight_decay: on weights of two and more dimensions.
+        decay_norms: decay batch norm's weights and all biases too, as the ResNet paper does.
         label_smoothing: share of the target spread over all classes.
         ema_decay: 0 for none; otherwise the averaged weights are the result.
         distillation_weight: share of the teacher's term when there is a teacher.
@@ -38,7 +40,9 @@ class TrainSettings:
     warmup_fraction: float = 0.1
     milestones: tuple[float, ...] = ()
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
+    decay_norms: bool = False
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     distillation_weight: float = 0.9
