@@ -165,3 +165,13 @@ def test_crop_border_of_zeros_is_black_and_of_reflection_is_not():
 def test_unknown_crop_border():
     with pytest.raises(InputError, match="unknown crop border 'zeroes'; did you mean 'zeros'"):
         Augmentation(crop_border="zeroes")
+
+
+def test_batches_are_made_where_they_are_wanted():
+    """Nothing but drawn numbers is sent to the device: on "meta" any tensor of the CPU's would raise."""
+    images, labels = np.zeros((8, 6, 6, 3), np.uint8), np.zeros(8, np.int64)
+    chosen = Augmentation(crop_padding=2, mirror=True, cutout=3)
+    made = TensorBatches(images, labels, 4, mean=(0.5,) * 3, std=(0.25,) * 3, augmentation=chosen)
+    for pixels, classes in made.epoch(0, device=torch.device("meta")):
+        assert (pixels.device.type, classes.device.type) == ("meta", "meta")
+        assert pixels.shape == (4, 3, 6, 6)

@@ -34,6 +34,10 @@ def reproduce(
         bool,
         typer.Option("--count", help="Count the networks into results/cifar10/counts.json; run nothing."),
     ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(parser=integer, metavar="INTEGER", help="Runs at a time, each with its share of cores."),
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder of networks and checkpoints.")] = Path("runs/reproduce"),
     results: Annotated[Path, typer.Option(help="Folder of finished results.")] = Path("results"),
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
@@ -63,7 +67,7 @@ def reproduce(
         answer(rows, as_json=as_json, text=lambda: _plan_text(rows))
         return
     if not (show or count):
-        recipes.run_plan(planned, out, data_root=data_dir)
+        recipes.run_plan(planned, out, data_root=data_dir, jobs=jobs)
     found = report.read_results(results)
     compared = [row.to_dict() for row in report.compare(exhibit, found)]
     answer(compared, as_json=as_json, text=lambda: report.comparison_text(exhibit, found))

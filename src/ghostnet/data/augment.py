@@ -1,6 +1,7 @@
 """Augmentation on whole batches of tensors: random crop, mirror, cutout. Each image draws its own parameters.
 
-Works on uint8 or float `(N, C, H, W)`; the generator decides everything, so a batch can be made again.
+Works on uint8 or float `(N, C, H, W)` on any device; the generator, which is the CPU's, decides everything, so a batch
+can be made again, anywhere.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator, border
     padded = F.pad(images.float(), (padding,) * 4, mode=_BORDERS[border]).to(images.dtype)
     rows = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator) + torch.arange(height)
     columns = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator) + torch.arange(width)
-    index = torch.arange(count)[:, None, None]
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
     by_pixel = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
     return by_pixel.permute(0, 3, 1, 2)
 
 
 def random_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
     """Flip each image left-right with probability 1/2: `(N, C, H, W) -> (N, C, H, W)`."""
-    flip = torch.rand(len(images), generator=generator) < 0.5
+    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
     return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 
@@ -66,5 +68,5 @@ def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     columns = torch.arange(width)
     inside_rows = (rows >= top) & (rows < top + side)
     inside_columns = (columns >= left) & (columns < left + side)
-    hole = inside_rows[:, :, None] & inside_columns[:, None, :]
+    hole = (inside_rows[:, :, None] & inside_columns[:, None, :]).to(images.device)
     return images.masked_fill(hole[:, None], 0)

@@ -125,23 +125,30 @@ class TensorBatches:
             start: first batch.
             share: `(rank, processes)`: this process takes every so many images of each batch. All of them are
                 augmented first, so that the pixels do not depend on the number of processes.
-            device: where batches are moved.
+            device: where batches are made; the whole set moves there once, and only drawn numbers follow.
         """
         rank, processes = share
+        if device is not None:
+            self._move_(device)
         order = None
         if self.augmentation is not None:
             order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch, 0))
+            order = order.to(self.images.device)
         for index in range(start, len(self)):
             chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
             rows = chosen if order is None else order[chosen]
             images = self._augmented(self.images[rows], epoch, index)[rank::processes]
             labels = self.labels[rows][rank::processes]
             if len(labels):
-                yield images.to(device), labels.to(device)
+                yield images, labels
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of epoch 0."""
         return self.epoch(0)
+
+    def _move_(self, device: torch.device) -> None:
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def _augmented(self, pixels: Tensor, epoch: int, index: int) -> Tensor:
         chosen = self.augmentation

@@ -5,6 +5,7 @@ Left out: which rows a table has (`report.exhibits` knows) and printing.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -28,6 +29,7 @@ from ghostnet.models.checkpoints import ENDINGS
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import batches_of
+from ghostnet.recipes.side_by_side import run_side_by_side
 from ghostnet.recipes.train import run_recipe
 from ghostnet.recipes.variants import VARIANTS, load_variant
 from ghostnet.train import fit
@@ -50,6 +52,17 @@ class PlannedRun:
     recipe: Recipe
     result: Path
     done: bool
+
+    @property
+    def name(self) -> str:
+        """Recipe and seed; no other run of a plan has the same."""
+        return f"{self.recipe.name}-seed{self.recipe.seed}"
+
+    @property
+    def needs(self) -> list[str]:
+        """Names of the runs whose networks this one starts or learns from."""
+        references = (self.recipe.weights, self.recipe.teacher)
+        return [f"{name[1:]}-seed{self.recipe.seed}" for name in references if name.startswith("@")]
 
     @property
     def steps(self) -> int:
@@ -99,7 +112,12 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def run_plan(
-    planned: Sequence[PlannedRun], out: str | Path, *, data_root: str | None = None, progress: bool = True
+    planned: Sequence[PlannedRun],
+    out: str | Path,
+    *,
+    data_root: str | None = None,
+    progress: bool = True,
+    jobs: int = 1,
 ) -> None:
     """Run what is not done; an interrupted run goes on from its checkpoint.
 
@@ -108,19 +126,31 @@ def run_plan(
         out: folder of networks, results and checkpoints.
         data_root: where CIFAR-10 is, if not in the cache.
         progress: show it on standard error.
+        jobs: runs at a time, each in a process with its share of the cores.
 
     Raises:
-        InputError: weights or a network that a run needs are missing.
+        InputError: weights or a network that a run needs are missing, `jobs` below 1, or a run failed beside others.
     """
+    if jobs < 1:
+        raise InputError(f"`jobs` (={jobs}) must be an integer >= 1")
     left = [run for run in planned if not run.done]
     for run in left:
         _check_weights(run.recipe)
+    work = functools.partial(_finish, out=Path(out), data_root=data_root, progress=progress)
+    if jobs > 1 and len(left) > 1:
+        run_side_by_side(left, work, jobs)
+        return
     for run in left:
-        own = Path(out) / run.result.name
-        if not own.is_file():
-            run_recipe(run.recipe, out, data_root=data_root, progress=progress)
-        with atomic_write(run.result) as temporary:
-            shutil.copyfile(own, temporary)
+        work(run)
+
+
+def _finish(run: PlannedRun, *, out: Path, data_root: str | None, progress: bool) -> None:
+    """Run one and put its result where it belongs."""
+    own = out / run.result.name
+    if not own.is_file():
+        run_recipe(run.recipe, out, data_root=data_root, progress=progress)
+    with atomic_write(run.result) as temporary:
+        shutil.copyfile(own, temporary)
 
 
 def _check_weights(recipe: Recipe) -> None:
