@@ -101,6 +101,7 @@ def test_there_are_twelve_verbs() -> None:
         (["data", "shards", "nowhere", "out"], "there is no folder nowhere"),
         (["data", "speed", "nowhere"], "there is no folder nowhere"),
         (["data", "cifar10", "--per-class", "9"], r"--per-class \(=9\) is for --folder"),
+        (["data", "cifar10", "--classes", "cat"], r"--classes \(=cat\) is for --folder"),
         (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),
         (["bench", "resnet20", "resnet20"], "the same network is given twice"),
         (["bench", "nothing.onnx"], "there is no file nothing.onnx"),

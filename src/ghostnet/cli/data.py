@@ -36,6 +36,9 @@ def data(
             parser=integer, metavar="INTEGER", help="cifar10: training images a class that --folder gets."
         ),
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="cifar10: classes that --folder gets, e.g. 'cat,dog'; default: all.")
+    ] = None,
     images_per_shard: Annotated[
         int, typer.Option(parser=integer, metavar="INTEGER", help="shards: images in one .tar.")
     ] = 1000,
@@ -55,6 +58,7 @@ def data(
     Example:
       ghostnet data cifar10
       ghostnet data cifar10 --folder cifar10_files --per-class 500
+      ghostnet data cifar10 --folder pets --per-class 1000 --classes cat,dog
       ghostnet data shards photos/train shards/train
       ghostnet data speed photos/train
     """
@@ -66,16 +70,19 @@ def data(
         what = {"cifar10": "no path", "shards": "SOURCE and OUT", "speed": "SOURCE"}[name]
         raise InputError(f"`ghostnet data {name}` takes {what}, not {len(given)} paths")
     if name == "cifar10":
-        _cifar10(root, folder, per_class, as_json)
+        _cifar10(root, folder, per_class, classes, as_json)
     elif name == "shards":
         _shards(given[0], given[1], images_per_shard, seed, as_json)
     else:
         _speed(given[0], rounds, result, force, as_json)
 
 
-def _cifar10(root: str | None, folder: Path | None, per_class: int | None, as_json: bool) -> None:
-    if per_class is not None and folder is None:
-        raise InputError(f"--per-class (={per_class}) is for --folder; give both")
+def _cifar10(
+    root: str | None, folder: Path | None, per_class: int | None, classes: str | None, as_json: bool
+) -> None:
+    for option, given in (("--per-class", per_class), ("--classes", classes)):
+        if given is not None and folder is None:
+            raise InputError(f"{option} (={given}) is for --folder; give both")
     from ghostnet.data import load_cifar10, write_cifar10_folder
 
     dataset = load_cifar10(root, progress=True)
@@ -88,7 +95,8 @@ def _cifar10(root: str | None, folder: Path | None, per_class: int | None, as_js
         f"cifar10: {value['train_images']:,} training and {value['test_images']:,} test images, hash checked"
     )
     if folder is not None:
-        written = write_cifar10_folder(dataset, folder, per_class=per_class, progress=True)
+        names = {} if classes is None else {"classes": [name.strip() for name in classes.split(",")]}
+        written = write_cifar10_folder(dataset, folder, per_class=per_class, **names, progress=True)
         value["written"] = written
         line += f"; wrote {written['train']:,} and {written['val']:,} of them to {folder}"
     answer(value, as_json=as_json, text=lambda: line)

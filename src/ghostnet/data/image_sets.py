@@ -109,7 +109,12 @@ def with_class_indices(source: ImageSource, count: int, place: str) -> ImageSour
 
 
 def write_cifar10_folder(
-    dataset: Cifar10, out_dir: str | os.PathLike[str], *, per_class: int | None = None, progress: bool = False
+    dataset: Cifar10,
+    out_dir: str | os.PathLike[str],
+    *,
+    per_class: int | None = None,
+    classes: Sequence[str] = CIFAR10_CLASSES,
+    progress: bool = False,
 ) -> dict[str, int]:
     """Write CIFAR-10 as PNG files: `train/CLASS/00001.png` and `val/CLASS/…`, for those who want to see folders work.
 
@@ -117,15 +122,20 @@ def write_cifar10_folder(
         dataset: from `load_cifar10`.
         out_dir: a new or empty folder.
         per_class: training images a class, the first ones; None writes all. The test set shrinks in proportion.
+        classes: names of the classes to write.
         progress: show a bar on standard error.
 
     Returns:
         Number of images written, by part.
 
     Raises:
-        InputError: the folder is not empty, or `per_class` is not between 5 and 5,000.
+        InputError: the folder is not empty, `per_class` is not between 5 and 5,000, or a class is not CIFAR-10's.
     """
     out = Path(out_dir)
+    for name in classes:
+        if name not in CIFAR10_CLASSES:
+            raise unknown_name("class of CIFAR-10", name, CIFAR10_CLASSES)
+    wanted = [CIFAR10_CLASSES.index(name) for name in classes]
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; name another folder")
     if per_class is not None and not 5 <= per_class <= 5000:
@@ -134,15 +144,24 @@ def write_cifar10_folder(
         "train": (dataset.train_images, dataset.train_labels, per_class),
         "val": (dataset.test_images, dataset.test_labels, None if per_class is None else per_class // 5),
     }
-    return {part: _write_part(out / part, *arrays, progress=progress) for part, arrays in parts.items()}
+    return {
+        part: _write_part(out / part, images, labels, most, wanted=wanted, progress=progress)
+        for part, (images, labels, most) in parts.items()
+    }
 
 
 def _write_part(
-    folder: Path, images: np.ndarray, labels: np.ndarray, most: int | None, *, progress: bool
+    folder: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    most: int | None,
+    *,
+    wanted: Sequence[int],
+    progress: bool,
 ) -> int:
     from PIL import Image
 
-    chosen = np.concatenate([np.flatnonzero(labels == label)[:most] for label in range(len(CIFAR10_CLASSES))])
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:most] for label in wanted])
     with Progress(f"write {folder.name}", total=len(chosen), unit="images", enabled=progress) as bar:
         for index in chosen:
             path = folder / CIFAR10_CLASSES[labels[index]] / f"{index:05d}.png"

@@ -1,0 +1,44 @@
+"""CIFAR-10 written as folders of PNG files: which images, which classes, and what is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ghostnet import InputError
+from ghostnet.data import Cifar10, ImageFolder, write_cifar10_folder
+
+LABELS = np.arange(100) % 10
+IMAGES = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
+DATASET = Cifar10(IMAGES, LABELS, IMAGES[:50], LABELS[:50])
+
+
+def test_all_classes_or_some_the_first_images_of_each(tmp_path):
+    assert write_cifar10_folder(DATASET, tmp_path / "all") == {"train": 100, "val": 50}
+    assert len(ImageFolder(tmp_path / "all" / "train").classes) == 10
+    written = write_cifar10_folder(DATASET, tmp_path / "pets", per_class=5, classes=["dog", "cat"])
+    assert written == {"train": 10, "val": 2}
+    folder = ImageFolder(tmp_path / "pets" / "train")
+    assert list(folder.classes) == ["cat", "dog"]
+    assert [int(label) for label in folder.labels] == [0] * 5 + [1] * 5
+    for number in (3, 13, 23, 33, 43):  # cats
+        pixels = np.asarray(Image.open(tmp_path / "pets" / "train" / "cat" / f"{number:05d}.png"))
+        assert np.array_equal(pixels, IMAGES[number])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_class": 4}, r"--per-class \(=4\) must be between 5 and 5000"),
+        ({"classes": ["cats"]}, "unknown class of CIFAR-10 'cats'.*cat"),
+    ],
+)
+def test_bad_options_write_nothing(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        write_cifar10_folder(DATASET, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="is not empty; name another folder"):
+        write_cifar10_folder(DATASET, tmp_path)
