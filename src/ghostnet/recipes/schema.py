@@ -123,6 +123,8 @@ class Recipe(pydantic.BaseModel):
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
     accumulation_steps: int = TrainSettings.accumulation_steps
     freeze_batch_norm: bool = TrainSettings.freeze_batch_norm
+    nesterov: bool = TrainSettings.nesterov
+    gradient_clip: float = TrainSettings.gradient_clip
 
     @pydantic.field_validator("method")
     @classmethod

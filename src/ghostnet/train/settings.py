@@ -17,7 +17,8 @@ class TrainSettings:
         schedule: "linear", "cosine", "step" or "constant".
         warmup_fraction: share of the run with a rising rate.
         milestones: shares of the run at which "step" divides the rate by ten.
-        momentum: Nesterov momentum.
+        momentum: of SGD.
+        nesterov: take Nesterov's form of it.
         weight_decay: on weights of two and more dimensions only; batch norm and biases are left alone.
         label_smoothing: share of the target spread over all classes.
         ema_decay: 0 for none; otherwise the averaged weights are the result.
@@ -30,6 +31,7 @@ class TrainSettings:
         accumulation_steps: pieces that each process cuts its share of a batch into, one after the other in memory;
             the optimiser still steps once a batch. Batch norm then sees one piece at a time.
         freeze_batch_norm: leave the statistics of batch norm as they are.
+        gradient_clip: largest norm of all gradients together; 0 for no limit.
     """
 
     epochs: float = 1.0
@@ -49,6 +51,8 @@ class TrainSettings:
     checkpoint_seconds: float = 60.0
     accumulation_steps: int = 1
     freeze_batch_norm: bool = False
+    nesterov: bool = True
+    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "temperature", "checkpoint_seconds"):
@@ -60,7 +64,7 @@ class TrainSettings:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and below 1")
         if not 0 <= self.distillation_weight <= 1:
             raise InputError(f"`distillation_weight` (={self.distillation_weight}) must be between 0 and 1")
-        for name in ("weight_decay", "feature_weight"):
+        for name in ("weight_decay", "feature_weight", "gradient_clip"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0")
         if self.accumulation_steps < 1:
