@@ -7,7 +7,7 @@ Left out: decoding and worker processes; CIFAR-10 is 180 MB and is augmented fas
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[tuple[Any, Any]]: ...
 
     def epoch(
         self,
@@ -41,8 +41,11 @@ class Batches(Protocol):
         start: int = 0,
         share: tuple[int, int] = (0, 1),
         device: torch.device | None = None,
-    ) -> Iterator[Batch]:
-        """Yield this process's share of the batches of an epoch, normalised, on a device."""
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield this process's share of the batches of an epoch, normalised, on a device.
+
+        A pair is `(images, labels)`, two tensors, or for an objective that takes them lists with an entry an image.
+        """
 
 
 class TensorBatches:

@@ -125,6 +125,7 @@ class Recipe(pydantic.BaseModel):
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
     accumulation_steps: int = TrainSettings.accumulation_steps
     freeze_batch_norm: bool = TrainSettings.freeze_batch_norm
+    gradient_clip: float = TrainSettings.gradient_clip
 
     @pydantic.field_validator("method")
     @classmethod

@@ -2,7 +2,7 @@
 
 from ghostnet.train.evaluate import Evaluation, evaluate
 from ghostnet.train.loop import TrainResult, fit
-from ghostnet.train.objective import classification_loss
+from ghostnet.train.objective import Objective, classification_loss
 from ghostnet.train.predict import Prediction, predict
 from ghostnet.train.processes import (
     join_processes,
@@ -17,6 +17,7 @@ from ghostnet.train.watch import Watch, tensorboard_log
 
 __all__ = [
     "Evaluation",
+    "Objective",
     "Prediction",
     "TrainResult",
     "TrainSettings",

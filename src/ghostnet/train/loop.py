@@ -1,6 +1,7 @@
 """The one training loop: SGD with momentum, a schedule, distillation, EMA, resumable checkpoints.
 
-It knows no architecture and no data set. accelerate places model and batches on whatever device there is and runs
+It knows no architecture and no data set, and what is minimised is an `Objective`: classification unless another one is
+given. accelerate places model and batches on whatever device there is and runs
 under `torchrun` (DDP, on one or many machines): a batch is the batch of all processes, each takes its share, and the
 first one writes the files. bfloat16 autocast and channels_last are the fast setting on CPUs and GPUs alike.
 """
@@ -8,6 +9,7 @@ first one writes the files. bfloat16 autocast and channels_last are the fast set
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -22,9 +24,8 @@ from ghostnet.errors import InputError
 from ghostnet.progress import Progress
 from ghostnet.train.average import WeightAverage
 from ghostnet.train.checkpoint import load_checkpoint, save_checkpoint
-from ghostnet.train.evaluate import evaluate
-from ghostnet.train.feature_match import FeatureMatch, feature_match
-from ghostnet.train.objective import classification_loss
+from ghostnet.train.feature_match import feature_match
+from ghostnet.train.objective import Classification, Objective
 from ghostnet.train.processes import (
     check_batch_size,
     make_accelerator,
@@ -46,7 +47,8 @@ class TrainResult:
         steps: optimiser steps in all, earlier sessions of a resumed run included.
         seconds: wall time in all.
         curve: `{"step", "loss", "learning_rate"}` about a hundred times in the run.
-        evaluations: `{"step", "epoch", "top1", "top5", "loss", "count", "seconds"}` of every look at held-out images.
+        evaluations: `{"step", "epoch", …}` of every look at held-out images, with what `Watch.measure` found: of a
+            classifier `top1`, `top5`, `loss`, `count` and `seconds`.
     """
 
     steps: int = 0
@@ -54,9 +56,13 @@ class TrainResult:
     curve: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
 
+    def best(self, score: str) -> float:
+        """Return the highest held-out value of a key so far, or -1 before the first evaluation."""
+        return max((entry[score] for entry in self.evaluations), default=-1.0)
+
     def best_top1(self) -> float:
         """Return the highest held-out accuracy so far in percent, or -1 before the first evaluation."""
-        return max((entry["top1"] for entry in self.evaluations), default=-1.0)
+        return self.best("top1")
 
 
 class StepHook(Protocol):
@@ -99,6 +105,7 @@ def fit(
     batches: Batches,
     settings: TrainSettings,
     *,
+    objective: Objective | None = None,
     teacher: nn.Module | None = None,
     watch: Watch | None = None,
     checkpoint: str | Path | None = None,
@@ -106,12 +113,14 @@ def fit(
     progress: bool = True,
     description: str = "train",
 ) -> TrainResult:
-    """Train a classifier in place.
+    """Train a network in place.
 
     Args:
-        model: `(N, C, H, W) -> (N, classes)`; it holds the result, averaged weights where EMA is on.
+        model: `(N, C, H, W) -> (N, classes)`, or what the objective takes; it holds the result, averaged weights where
+            EMA is on.
         batches: the training set.
         settings: how to train.
+        objective: the loss of a batch; None is that of a classifier, with the teacher where there is one.
         teacher: a network whose answers are to be matched; it runs in evaluation mode and is not changed.
         watch: held-out images to evaluate on now and then, and where to log.
         checkpoint: file to write every `checkpoint_seconds` and at Ctrl-C, and to go on from when it exists.
@@ -155,7 +164,8 @@ def fit(
         description,
     )
     with feature_match(model, teacher, settings.feature_layers) as features:
-        _steps(session, _Step(wrapped, wrapped_optimizer, teacher, settings, accelerator, features), batches)
+        loss = objective if objective is not None else Classification(settings, teacher, features)
+        _steps(session, _Step(wrapped, wrapped_optimizer, loss, settings, accelerator), batches)
     share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)
@@ -169,12 +179,11 @@ class _Step:
 
     model: nn.Module
     optimizer: Any
-    teacher: nn.Module | None
+    objective: Objective
     settings: TrainSettings
     accelerator: Any
-    features: FeatureMatch | None
 
-    def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
+    def __call__(self, images: Any, labels: Any, learning_rate: float) -> float:
         """Return the batch's mean loss over all processes."""
         device = self.accelerator.device
         for group in self.optimizer.param_groups:
@@ -183,34 +192,36 @@ class _Step:
         pieces = min(self.settings.accumulation_steps, len(labels))
         total = torch.zeros((), device=device)
         for number, (part, answers) in enumerate(
-            zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True), 1
+            zip(_split(images, pieces), _split(labels, pieces), strict=True), 1
         ):
             waits = number < pieces  # gradients are exchanged once, with the last piece
             with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
-                loss = self._loss(part.to(device, memory_format=torch.channels_last), answers.to(device)) * (
-                    len(answers) / len(labels)
-                )
+                share = len(answers) / len(labels)
+                loss = self.objective(self.model, _placed(part, device), _placed(answers, device)) * share
                 self.accelerator.backward(loss)
             total += loss.detach()
+        if self.settings.gradient_clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         return mean_over_processes(total)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            teacher_logits = None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    teacher_logits = self.teacher(images)
-            logits = self.model(images)
-        loss = classification_loss(
-            logits.float(),
-            labels,
-            None if teacher_logits is None else teacher_logits.float(),
-            label_smoothing=self.settings.label_smoothing,
-            distillation_weight=self.settings.distillation_weight,
-            temperature=self.settings.temperature,
-        )
-        return loss if self.features is None else loss + self.settings.feature_weight * self.features.loss()
+
+def _split(batch: Any, pieces: int) -> list[Any]:
+    """Cut a batch, one tensor or a list with an entry for each image, into pieces of nearly equal size."""
+    if isinstance(batch, Tensor):
+        return list(batch.tensor_split(pieces))
+    ends = [round(number * len(batch) / pieces) for number in range(pieces + 1)]
+    return [batch[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    """Move a tensor, or what lists and dictionaries hold, to a device; batches of images to channels_last."""
+    if isinstance(value, Tensor):
+        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+        return value.to(device, memory_format=layout)
+    if isinstance(value, dict):
+        return {key: _placed(entry, device) for key, entry in value.items()}
+    return [_placed(entry, device) for entry in value]
 
 
 @dataclass
@@ -251,13 +262,15 @@ class _Session:
         assert watch.held_out is not None  # for the type checker
         share_buffers_(run.model)
         with run.average.applied_to(run.model) if run.average else contextlib.nullcontext():
-            found = evaluate(run.model, watch.held_out, progress=self.progress)
-            best = found.top1 > run.result.best_top1()
+            found = watch.measure(run.model, watch.held_out, progress=self.progress)
+            values = found.to_dict()
+            best = values[watch.score] > run.result.best(watch.score)
             if best and watch.on_best is not None and share_of_processes()[0] == 0:
                 watch.on_best(run.model, found)
         epoch = run.result.steps / batches_per_epoch
-        run.result.evaluations.append({"step": run.result.steps, "epoch": epoch, **found.to_dict()})
-        self.log({"held_out/top1": found.top1, "held_out/top5": found.top5, "held_out/loss": found.loss})
+        run.result.evaluations.append({"step": run.result.steps, "epoch": epoch, **values})
+        shown = {key: value for key, value in values.items() if isinstance(value, float) and key != "seconds"}
+        self.log({f"held_out/{key}": value for key, value in shown.items()})
 
 
 def _steps(session: _Session, step_fn: _Step, batches: Batches) -> None:
@@ -326,4 +339,11 @@ def _recorded(settings: TrainSettings, batches: Batches) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()
     }
     del values["checkpoint_seconds"]
+    for key, plain in (
+        ("nesterov", True),
+        ("decay_norms", False),
+        ("gradient_clip", 0.0),
+    ):  # checkpoints older than these keys go on
+        if values[key] == plain:
+            del values[key]
     return {**values, "batch_size": batches.batch_size, "seed": batches.seed, "batches": len(batches)}

@@ -1,12 +1,59 @@
-"""What training minimises: cross-entropy with label smoothing, mixed with a teacher's softened answers.
+"""What training minimises: of a classifier cross-entropy with label smoothing, mixed with a teacher's softened answers.
 
 Distillation follows Hinton et al. 2015: KL divergence at a temperature, scaled by its square.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ghostnet.train.feature_match import FeatureMatch
+from ghostnet.train.settings import TrainSettings
+
+
+class Objective(Protocol):
+    """The loss of (a piece of) a batch, whatever its images and answers are; a scalar, mean over the images."""
+
+    def __call__(self, model: nn.Module, images: Any, answers: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A classifier's objective.
+
+    Attributes:
+        settings: label smoothing, autocast and how the teacher counts.
+        teacher: a network in evaluation mode, or None.
+        features: layers whose outputs are drawn to the teacher's, or None.
+    """
+
+    settings: TrainSettings
+    teacher: nn.Module | None = None
+    features: FeatureMatch | None = None
+
+    def __call__(self, model: nn.Module, images: Tensor, answers: Tensor) -> Tensor:
+        """Return the loss of images `(N, C, H, W)` and labels `(N,)`."""
+        settings = self.settings
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bf16):
+            teacher_logits = None
+            if self.teacher is not None:
+                with torch.no_grad():
+                    teacher_logits = self.teacher(images)
+            logits = model(images)
+        loss = classification_loss(
+            logits.float(),
+            answers,
+            None if teacher_logits is None else teacher_logits.float(),
+            label_smoothing=settings.label_smoothing,
+            distillation_weight=settings.distillation_weight,
+            temperature=settings.temperature,
+        )
+        return loss if self.features is None else loss + settings.feature_weight * self.features.loss()
 
 
 def classification_loss(

@@ -32,6 +32,7 @@ class TrainSettings:
         accumulation_steps: pieces that each process cuts its share of a batch into, one after the other in memory;
             the optimiser still steps once a batch. Batch norm then sees one piece at a time.
         freeze_batch_norm: leave the statistics of batch norm as they are.
+        gradient_clip: largest norm of all gradients together; 0 for no limit.
     """
 
     epochs: float = 1.0
@@ -53,6 +54,7 @@ class TrainSettings:
     checkpoint_seconds: float = 60.0
     accumulation_steps: int = 1
     freeze_batch_norm: bool = False
+    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "temperature", "checkpoint_seconds"):
@@ -64,7 +66,7 @@ class TrainSettings:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and below 1")
         if not 0 <= self.distillation_weight <= 1:
             raise InputError(f"`distillation_weight` (={self.distillation_weight}) must be between 0 and 1")
-        for name in ("weight_decay", "feature_weight"):
+        for name in ("weight_decay", "feature_weight", "gradient_clip"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0")
         if self.accumulation_steps < 1:

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from ghostnet.data import Batches
 from ghostnet.errors import InputError
-from ghostnet.train.evaluate import Evaluation
+from ghostnet.train.evaluate import evaluate
 
 Log = Callable[[int, Mapping[str, float]], None]
+
+
+class Measured(Protocol):
+    """What was found on held-out images, of which one number says how good the network is."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Measure(Protocol):
+    """How a network is measured on held-out images; the same result in every process."""
+
+    def __call__(self, model: nn.Module, batches: Any, *, progress: bool = False) -> Measured: ...
 
 
 @dataclass(frozen=True)
@@ -23,15 +35,19 @@ class Watch:
     Attributes:
         held_out: images to evaluate on; None for none.
         every_epochs: epochs between two evaluations; there is one at the end too. 0 evaluates at the end only.
-        on_best: called in the main process with the network (averaged weights where EMA is on) and its accuracy,
-            whenever that is the best of the run.
+        on_best: called in the main process with the network (averaged weights where EMA is on) and what was
+            measured, whenever that is the best of the run.
+        measure: how the network is measured; the default is a classifier's accuracy.
+        score: the key of what was measured that is to be high.
         log: called in the main process with the step and values by name ("train/loss").
     """
 
     held_out: Batches | None = None
     every_epochs: float = 0.0
-    on_best: Callable[[nn.Module, Evaluation], None] | None = None
+    on_best: Callable[[nn.Module, Any], None] | None = None
     log: Log | None = None
+    measure: Measure = evaluate
+    score: str = "top1"
 
     def __post_init__(self) -> None:
         if not 0 <= self.every_epochs < float("inf"):
