@@ -98,7 +98,7 @@ def features(
         found = _layer(model, batch, layer, cheap_kernel_size, top)
     value: dict[str, Any] = {"network": network, "images": len(batch), **found}
     if out is not None:
-        chosen = value.get("layer") or _chosen_layer(model, batch, layer)
+        chosen = value.get("layer") or chosen_layer(model, batch, layer)
         value["pictures"] = draw_pictures(model, pixels, batch, chosen, out)
         if beside is not None:
             value["pictures"] += _draw_beside(beside, pixels, batch, chosen, out)
@@ -149,7 +149,7 @@ def read_images(files: list[Path], wanted: Preprocessing) -> tuple[list[np.ndarr
     return [image.permute(1, 2, 0).numpy() for image in stacked], wanted.normalise(stacked)
 
 
-def _chosen_layer(model: nn.Module, batch: Tensor, layer: str | None) -> str:
+def chosen_layer(model: nn.Module, batch: Tensor, layer: str | None) -> str:
     """Return the layer that is meant: the given one, or where the second convolution's maps are finished."""
     if layer is not None:
         return layer
@@ -164,7 +164,7 @@ def _chosen_layer(model: nn.Module, batch: Tensor, layer: str | None) -> str:
 def _layer(model: nn.Module, batch: Tensor, layer: str | None, size: int, top: int) -> dict[str, Any]:
     from ghostnet.measure import features as measured
 
-    name = _chosen_layer(model, batch, layer)
+    name = chosen_layer(model, batch, layer)
     maps = measured.feature_maps(model, name, batch)
     fits = measured.fit_pairs(maps, size)
     study = measured.study_pairs(maps).to_dict()
@@ -218,7 +218,7 @@ def _draw_beside(network: str, pixels: list[np.ndarray], batch: Tensor, layer: s
     from ghostnet.measure import features as measured
 
     other = open_any(network)
-    name = layer if layer in dict(other.named_modules()) else _chosen_layer(other, batch, None)
+    name = layer if layer in dict(other.named_modules()) else chosen_layer(other, batch, None)
     path = _pictures(out)[-1]
     recipes.draw_maps(pixels[0], measured.feature_maps(other, name, batch[:1])[0], path, title=name)
     return [str(path)]
