@@ -20,6 +20,7 @@ from ghostnet.cli.data import data
 from ghostnet.cli.demo import demo
 from ghostnet.cli.evaluate import evaluate
 from ghostnet.cli.export import export
+from ghostnet.cli.features import features
 from ghostnet.cli.models import models
 from ghostnet.cli.predict import predict
 from ghostnet.cli.profile import profile
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "export": export,
     "bench": bench,
+    "features": features,
     "reproduce": reproduce,
     "data": data,
     "demo": demo,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,18 +17,39 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; exit 1 if something is stale.")
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="The page of all tables and figures. Default: runs/report.html in the repository."),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Make the page from this folder alone; no repository is needed or changed."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's result tables, its picture docs/demo.svg, docs/cifar10.md and docs/cli.md.
+    """Regenerate the README's tables, docs/demo.svg, docs/cifar10.md and docs/cli.md, and make one page of all results.
+
+    The page holds every table and figure, the paper's numbers beside ours, in one HTML file that needs no network. A
+    record that cannot be read is named in one line, the rest is reported, and the exit code is 1. Works without torch.
 
     \b
     Example:
+      ghostnet report
       ghostnet report --check
+      ghostnet report --results results --page report.html
     """
     readme = root / "README.md"
-    if not readme.is_file():
-        raise InputError(f"there is no {readme}; give the repository with --root")
-    stale = {path: text for path, text in _wanted(root).items() if _current(path) != text}
+    if results is None and not readme.is_file():
+        raise InputError(
+            f"there is no {readme}; give the repository with --root, or results alone with --results"
+        )
+    if results is not None and not results.is_dir():
+        raise InputError(f"there is no folder {results}")
+    if check and (page is not None or results is not None):
+        raise InputError("--check looks at a repository's documents; leave out --page and --results")
+    problems: list[str] = []
+    found = _read(results or root / "results", problems)
+    stale = {} if results is not None else _stale(root, found)
     for path, text in stale.items():
         if not check:
             with atomic_write(path) as temporary:
@@ -36,16 +57,57 @@ def report(
         note(f"{path} {'is stale; run `ghostnet report`' if check else 'regenerated'}")
     names = [path.relative_to(root).as_posix() for path in stale]
     verb = "stale" if check else "regenerated"
-    answer({verb: names}, as_json=as_json, text=lambda: f"{verb}: {', '.join(names) or 'nothing'}")
-    if check and stale:
+    value: dict[str, Any] = {verb: names}
+    if not check:
+        value["page"] = _write_page(
+            found, results or root / "results", page or root / "runs/report.html", problems
+        )
+    if problems:
+        value["problems"] = problems
+    answer(value, as_json=as_json, text=lambda: _lines(value, verb))
+    if (check and stale) or problems:
         raise typer.Exit(1)
 
 
-def _wanted(root: Path) -> dict[Path, str]:
+def _lines(value: dict[str, Any], verb: str) -> str:
+    lines = [f"{verb}: {', '.join(value[verb]) or 'nothing'}"]
+    if "page" in value:
+        lines.append(f"page: {value['page']}")
+    return "\n".join(lines)
+
+
+def _read(folder: Path, problems: list[str]) -> list[Any]:
+    """Read all records; what cannot be read is noted in one line each."""
+    from ghostnet.report import read_results
+
+    def noted(error: InputError) -> None:
+        problems.append(str(error))
+        note(f"not reported: {error}")
+
+    return read_results(folder, on_error=noted)
+
+
+def _write_page(found: list[Any], folder: Path, path: Path, problems: list[str]) -> str:
+    from ghostnet.report import exhibits_page
+
+    text, more = exhibits_page(found, folder, problems)
+    for line in more:
+        note(f"not reported: {line}")
+    problems += more
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def _stale(root: Path, found: list[Any]) -> dict[Path, str]:
+    return {path: text for path, text in _wanted(root, found).items() if _current(path) != text}
+
+
+def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
         demo_picture,
-        read_results,
         readme_part,
         readme_section,
         replace_section,
@@ -53,7 +115,6 @@ def _wanted(root: Path) -> dict[Path, str]:
     )
 
     readme = root / "README.md"
-    results = read_results(root / "results")
     section = "\n\n".join([readme_section(results), readme_part(results)])
     wanted = {
         readme: replace_section(readme.read_text(encoding="utf-8"), section),

@@ -1,24 +1,30 @@
-"""`ghostnet reproduce`: a table of the paper, run where it is missing, ours beside the paper's."""
+"""`ghostnet reproduce`: any exhibit of the paper, run where it is missing, ours beside the paper's."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.cli.exhibit_runs import RunOptions, run_exhibit
 from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer, note
+from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from ghostnet.recipes.plan import PlannedRun
 
 
 def reproduce(
-    exhibit: Annotated[
-        str, typer.Argument(help="table3, table4, table5, or short (ResNet-20 in minutes on a CPU).")
-    ],
+    exhibits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXHIBIT...", help="table1 to table8, figure1, 4, 5, 6, 7, or short (ResNet-20)."
+        ),
+    ] = None,
     only: Annotated[str, typer.Option(help="Name or pattern of rows' recipes, e.g. 'resnet56*'.")] = "*",
     seeds: Annotated[
         int, typer.Option(parser=integer, metavar="INTEGER", help="Seeds 0, 1, ... of each.")
@@ -27,9 +33,12 @@ def reproduce(
         str | None, typer.Option(help="For short: weights of the trained ResNet-20 that its rows start from.")
     ] = None,
     list_them: Annotated[
-        bool, typer.Option("--list", help="Show the plan and the time that it takes here; run nothing.")
+        bool,
+        typer.Option(
+            "--list", help="Show what is done, what is left and how long it takes here; run nothing."
+        ),
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the table as it is; run nothing.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the exhibit as it is; run nothing.")] = False,
     count: Annotated[
         bool,
         typer.Option("--count", help="Count the networks into results/cifar10/counts.json; run nothing."),
@@ -38,39 +47,175 @@ def reproduce(
         int,
         typer.Option(parser=integer, metavar="INTEGER", help="Runs at a time, each with its share of cores."),
     ] = 1,
+    network: Annotated[
+        str | None,
+        typer.Option(help="For table2, figure1, 4, 5: a trained network, or a ResNet-50 v2's .npz."),
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="For the same: an image or a folder; may be repeated.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="For the same: dotted name. Default: the second convolution's maps.")
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(parser=integer, metavar="INTEGER", help="For the same: images to use, the first ones."),
+    ] = 8,
+    credit: Annotated[str, typer.Option(help="For the same: author and licence of the first image.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of networks and checkpoints.")] = Path("runs/reproduce"),
     results: Annotated[Path, typer.Option(help="Folder of finished results.")] = Path("results"),
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run again what needs no training.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run what a table misses, go on with what was interrupted, and print paper, ours and the difference.
+    """Run what an exhibit misses, go on with what was interrupted, and print paper, ours and the difference.
 
     \b
     Example:
-      ghostnet reproduce table5 --list
+      ghostnet reproduce --list
+      ghostnet reproduce table1 table7 figure6
+      ghostnet reproduce table2 --network resnet50v2.npz --layer stages.0 --images photos/
       ghostnet reproduce short --dense resnet20.th --only 'short_resnet20_*'
     """
-    from ghostnet import recipes, report
-    from ghostnet.recipes import plan
+    from ghostnet import report
 
-    shown = report.exhibit(exhibit)
-    report.check_only(shown.rows, only)
-    entries = [(row.recipe, row.variant) for row in shown.rows if row.recipe and fnmatchcase(row.name, only)]
-    if count:
-        everything = [
-            (row.recipe, row.variant) for key in report.EXHIBITS for row in report.exhibit(key).rows
-        ]
-        note(f"wrote {plan.count_networks([entry for entry in everything if entry[0]], results)}")
-    planned = recipes.make_plan(entries, results, seeds=seeds, dense=dense)
+    keys = list(dict.fromkeys(exhibits or (report.CATALOGUE if list_them else ())))
+    if not keys:
+        raise InputError("name an exhibit (table1 to table8, figure1, 4, 5, 6, 7, short), or give --list")
+    unknown = next((key for key in keys if key not in report.CATALOGUE), None)
+    if unknown is not None:
+        raise unknown_name("exhibit", unknown, report.CATALOGUE)
+    if limit < 1:
+        raise InputError(f"--limit (={limit}) must be an integer >= 1")
+    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir)
+    if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):
+        overview = _overview(keys, results, out / "step_seconds.json")
+        answer(overview, as_json=as_json, text=lambda: _overview_text(overview))
+        return
     if list_them:
-        rows = _listed(planned, out / "step_seconds.json")
+        rows = _listed(trained.plan(keys[0]), out / "step_seconds.json")
         answer(rows, as_json=as_json, text=lambda: _plan_text(rows))
         return
-    if not (show or count):
-        recipes.run_plan(planned, out, data_root=data_dir, jobs=jobs)
-    found = report.read_results(results)
-    compared = [row.to_dict() for row in report.compare(exhibit, found)]
-    answer(compared, as_json=as_json, text=lambda: report.comparison_text(exhibit, found))
+    options = RunOptions(results, network, layer, tuple(images or ()), limit, credit, force)
+    for key in keys:
+        if key in report.EXHIBITS:
+            trained.check(key)
+    for key in keys:
+        if key in report.EXHIBITS:
+            trained.run(key, count=count, show=show)
+        elif not show:
+            run_exhibit(key, options)
+    found = report.read_results(results, on_error=lambda error: note(f"not read: {error}"))
+    values = {key: _value(key, found) for key in keys}
+    answer(
+        values if len(keys) > 1 else values[keys[0]],
+        as_json=as_json,
+        text=lambda: "\n\n".join(_exhibit_text(key, found) for key in keys),
+    )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """How the exhibits that are trained are run: the options of this command."""
+
+    only: str
+    seeds: int
+    dense: str | None
+    jobs: int
+    out: Path
+    results: Path
+    data_dir: str | None
+
+    def check(self, key: str) -> None:
+        """Raise unless `only` names a row."""
+        from ghostnet import report
+
+        report.check_only(report.exhibit(key).rows, self.only)
+
+    def plan(self, key: str) -> list[PlannedRun]:
+        """Return the runs of a table."""
+        from ghostnet import recipes, report
+
+        self.check(key)
+        rows = report.exhibit(key).rows
+        entries = [
+            (row.recipe, row.variant) for row in rows if row.recipe and fnmatchcase(row.name, self.only)
+        ]
+        return recipes.make_plan(entries, self.results, seeds=self.seeds, dense=self.dense)
+
+    def run(self, key: str, *, count: bool, show: bool) -> None:
+        """Run what a table misses, or count its networks."""
+        from ghostnet import recipes, report
+        from ghostnet.recipes import plan
+
+        if count:
+            rows = [row for each in report.EXHIBITS for row in report.exhibit(each).rows if row.recipe]
+            entries = [(row.recipe, row.variant) for row in rows]
+            note(f"wrote {plan.count_networks(entries, self.results)}")
+        planned = self.plan(key)
+        if not (show or count):
+            recipes.run_plan(planned, self.out, data_root=self.data_dir, jobs=self.jobs)
+
+
+def _value(key: str, found: list[Any]) -> Any:
+    from ghostnet import report
+
+    if key in report.EXHIBITS:
+        return [row.to_dict() for row in report.compare(key, found)]
+    state = report.state_of(key, found)
+    sheets = [asdict(sheet) for sheet in report.sheets_of(key, found)]
+    return {"state": state.word, "detail": state.detail, "records": list(state.records), "sheets": sheets}
+
+
+def _exhibit_text(key: str, found: list[Any]) -> str:
+    from ghostnet import report
+
+    return report.comparison_text(key, found) if key in report.EXHIBITS else report.exhibit_text(key, found)
+
+
+def _overview(keys: list[str], results: Path, cache: Path) -> list[dict[str, Any]]:
+    """Return a row an exhibit: its state, and the hours left where a plan's steps were timed before."""
+    from ghostnet import report
+
+    found = report.read_results(results, on_error=lambda error: note(f"not read: {error}"))
+    rows = []
+    for key in keys:
+        state, entry = report.state_of(key, found), report.CATALOGUE[key]
+        time_here = f"took {state.seconds:,.0f} s" if state.seconds is not None else ""
+        if key in report.EXHIBITS and state.word != "done":
+            hours = _hours_left(key, results, cache)
+            time_here = f"`reproduce {key} --list` times it" if hours is None else f"{hours:,.1f} h left"
+        rows.append(
+            {
+                "exhibit": key,
+                "title": entry.title,
+                "state": state.word,
+                "detail": state.detail,
+                "needs": entry.needs,
+                "time": time_here,
+            }
+        )
+    return rows
+
+
+def _hours_left(key: str, results: Path, cache: Path) -> float | None:
+    """Return the hours that a table's plan takes, or None where a step of it was never timed on this machine."""
+    from ghostnet.recipes import plan
+
+    known = plan.known_step_seconds(cache)
+    runs = [run for run in _Trained("*", 1, None, 1, Path(), results, None).plan(key) if not run.done]
+    if not all(run.recipe.name in known for run in runs):
+        return None
+    return sum(known[run.recipe.name] * run.steps for run in runs) / 3600
+
+
+def _overview_text(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        lines.append(f"{row['exhibit']:<8}  {row['state']:<7}  {row['title']}")
+        facts = (row["detail"], f"needs {row['needs']}", row["time"])
+        lines.append(" " * 19 + "; ".join(fact for fact in facts if fact))
+    return "\n".join(lines)
 
 
 def _listed(planned: list[PlannedRun], cache: Path) -> list[dict[str, Any]]:

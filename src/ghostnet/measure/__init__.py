@@ -1,5 +1,6 @@
 """Room `measure`: parameters, MACs, latency and environment of any module; see docs/architecture.md."""
 
+from ghostnet.measure import features
 from ghostnet.measure.environment import environment
 from ghostnet.measure.latency import Timing, time_interleaved
 from ghostnet.measure.profile import LayerProfile, Profile, profile
@@ -11,6 +12,7 @@ __all__ = [
     "TheoryRow",
     "Timing",
     "environment",
+    "features",
     "profile",
     "theory_table",
     "time_interleaved",

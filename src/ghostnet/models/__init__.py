@@ -18,6 +18,7 @@ from ghostnet.models.cards import WeightCard, weight_cards
 from ghostnet.models.layouts import to_layout
 from ghostnet.models.pyramid import FeaturePyramid, feature_pyramid
 from ghostnet.models.registry import ModelInfo, create_model, list_models, model_info, register
+from ghostnet.models.resnet50_v2 import load_resnet50_v2_trunk
 from ghostnet.models.saved import load, save
 from ghostnet.models.weights import packaged_path, packaged_tags
 
@@ -36,6 +37,7 @@ __all__ = [
     "ghostnet_successors",
     "list_models",
     "load",
+    "load_resnet50_v2_trunk",
     "mobilenet_v1",
     "model_info",
     "packaged_path",

@@ -3,6 +3,7 @@
 from ghostnet.recipes.conversion import sparsity_training
 from ghostnet.recipes.demo import run_demo
 from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
+from ghostnet.recipes.feature_pictures import draw_ghosts, draw_maps, draw_pairs
 from ghostnet.recipes.fine_tune import fine_tune_recipe
 from ghostnet.recipes.plan import make_plan, run_plan
 from ghostnet.recipes.result import make_result, write_json
@@ -14,6 +15,9 @@ __all__ = [
     "VARIANTS",
     "Recipe",
     "draw_feature_maps",
+    "draw_ghosts",
+    "draw_maps",
+    "draw_pairs",
     "fine_tune_recipe",
     "layer_output",
     "list_recipes",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from ghostnet.errors import unknown_name
 from ghostnet.files import atomic_write
+from ghostnet.measure.features import feature_maps
 
 _MOST_MAPS = 64
 
@@ -25,19 +24,7 @@ def layer_output(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     Raises:
         InputError: the network has no such layer; near matches are listed.
     """
-    modules = dict(model.named_modules())
-    if layer not in modules:
-        raise unknown_name("layer", layer, modules)
-    caught: list[Tensor] = []
-    hook = modules[layer].register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-    was_training = model.training
-    try:
-        with torch.inference_mode():
-            model.eval()(images)
-    finally:
-        hook.remove()
-        model.train(was_training)
-    return caught[0]
+    return feature_maps(model, layer, images)
 
 
 def draw_feature_maps(model: nn.Module, layer: str, image: Tensor, path: str | Path, *, title: str) -> None:

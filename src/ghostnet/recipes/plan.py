@@ -213,14 +213,25 @@ def cached_step_seconds(recipe: Recipe, cache: str | Path) -> float:
         recipe: to time.
         cache: JSON file of earlier measurements.
     """
-    place = environment()
-    key = f"{recipe.name} on {place.get('gpu') or place.get('cpu')}, {torch.get_num_threads()} threads"
+    key = f"{recipe.name}{_on_this_machine()}"
     path = Path(cache)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if key not in known:
         known[key] = step_seconds(recipe)
         write_json(path, known)
     return float(known[key])
+
+
+def known_step_seconds(cache: str | Path) -> dict[str, float]:
+    """Return, by recipe, what `cached_step_seconds` has measured on this machine so far."""
+    path, ending = Path(cache), _on_this_machine()
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key.removesuffix(ending): float(value) for key, value in known.items() if key.endswith(ending)}
+
+
+def _on_this_machine() -> str:
+    place = environment()
+    return f" on {place.get('gpu') or place.get('cpu')}, {torch.get_num_threads()} threads"
 
 
 def count_networks(entries: Sequence[tuple[str, str]], results: str | Path) -> Path:

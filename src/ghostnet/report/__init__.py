@@ -1,15 +1,22 @@
 """Results to tables and pages: reads files only, needs no torch."""
 
+from ghostnet.report.catalogue import CATALOGUE, Entry, State, records_of, state_of
 from ghostnet.report.chart import line_chart
 from ghostnet.report.comparison import compare, comparison_text, readme_part, tables_page
 from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
+from ghostnet.report.exhibits_page import exhibits_page
 from ghostnet.report.page import demo_page, render_demo_page
 from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
+from ghostnet.report.sheets import Sheet, exhibit_text, sheets_of
 from ghostnet.report.tables import demo_table, readme_section, replace_section, text_table
 
 __all__ = [
+    "CATALOGUE",
     "EXHIBITS",
+    "Entry",
+    "Sheet",
+    "State",
     "check_only",
     "compare",
     "comparison_text",
@@ -17,13 +24,18 @@ __all__ = [
     "demo_picture",
     "demo_table",
     "exhibit",
+    "exhibit_text",
+    "exhibits_page",
     "line_chart",
     "read_result",
     "read_results",
     "readme_part",
     "readme_section",
+    "records_of",
     "render_demo_page",
     "replace_section",
+    "sheets_of",
+    "state_of",
     "tables_page",
     "text_table",
 ]

@@ -151,9 +151,14 @@ def _shown(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def comparison_cells(key: str, results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a table's header and rows as text, empty columns left out; records are paths."""
+    return _filled(compare(key, results), None)
+
+
 def comparison_text(key: str, results: Results) -> str:
     """Return a table as plain text, empty columns left out."""
-    return "\n".join([exhibit(key).title, "", text_table(*_filled(compare(key, results), None))])
+    return "\n".join([exhibit(key).title, "", text_table(*comparison_cells(key, results))])
 
 
 def comparison_markdown(key: str, results: Results, link_root: str = "results") -> str:

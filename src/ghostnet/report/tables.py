@@ -87,11 +87,7 @@ def readme_section(results: Sequence[tuple[Path, Mapping[str, Any]]], link_root:
         link_root: folder of the results as seen from the README.
     """
     demos = [(path, result) for path, result in results if result["exhibit"] == "demo"]
-    runs = [
-        (path, result)
-        for path, result in results
-        if "top1" in result.get("metrics", {}) and result["exhibit"] not in _WITH_TABLES
-    ]
+    runs = single_runs(results)
     parts = [_demo_part(path, result, link_root) for path, result in demos]
     if not demos:
         parts.append("The demo: not run.")
@@ -110,6 +106,27 @@ def _demo_part(path: Path, result: Mapping[str, Any], link_root: str) -> str:
 
 
 def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -> str:
+    return markdown_table(*runs_cells(runs, link_root))
+
+
+def single_runs(results: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Return the trained or evaluated networks whose rows stand in no table of the paper."""
+    return [
+        (path, result)
+        for path, result in results
+        if "top1" in result.get("metrics", {}) and result["exhibit"] not in _WITH_TABLES
+    ]
+
+
+def runs_cells(
+    runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str | None
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of `single_runs`, one row a recipe.
+
+    Args:
+        runs: from `single_runs`.
+        link_root: folder of the results as seen from the document; None gives paths instead of links.
+    """
     groups: dict[str, list[tuple[Path, Mapping[str, Any]]]] = {}
     for path, result in runs:
         groups.setdefault(_recipe_name(path, result), []).append((path, result))
@@ -117,7 +134,10 @@ def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -
     for name, members in groups.items():
         accuracies = [float(result["metrics"]["top1"]) for _, result in members]
         spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-        links = " ".join(f"[{result['seed']}]({link_root}/{path.as_posix()})" for path, result in members)
+        links = " ".join(
+            path.as_posix() if link_root is None else f"[{result['seed']}]({link_root}/{path.as_posix()})"
+            for path, result in members
+        )
         metrics = members[0][1]["metrics"]
         counts = [f"{metrics[key]:,}" if key in metrics else "?" for key in ("params", "macs")]
         seconds = statistics.mean(float(result["seconds"]) for _, result in members)
@@ -131,18 +151,13 @@ def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -
             links,
         )
         rows.append(row)
-    header = (
-        "recipe",
-        "dense %",
-        "as converted %",
-        "trained %",
-        "n",
-        "params",
-        "MACs",
-        "seconds",
-        "record (seed)",
-    )
-    return markdown_table(header, rows)
+    return _RUNS_HEADER, rows
+
+
+_RUNS_HEADER = (
+    *("recipe", "dense %", "as converted %", "trained %", "n", "params", "MACs", "seconds"),
+    "record (seed)",
+)
 
 
 def _stage(members: Sequence[tuple[Path, Mapping[str, Any]]], stage: str) -> str:

@@ -1,0 +1,248 @@
+"""One HTML page of everything: each table and figure of the paper, paper beside ours, from the results folder alone.
+
+The page holds its style, script and pictures, opens offline and reads on a phone. A record that cannot be used is
+named on it, and the rest is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ghostnet.report.catalogue import CATALOGUE, NOT_RUN, PARTLY, Records, State, records_of, state_of
+from ghostnet.report.page_assets import SCRIPT, STYLE
+from ghostnet.report.points import Point, figure6, figure7
+from ghostnet.report.scatter import family_colours, scatter
+from ghostnet.report.sheets import Sheet, sheets_of
+from ghostnet.report.tables import demo_rows, runs_cells, single_runs, speedup_line
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PLOTS: dict[str, tuple[Callable[[Records], list[Point]], str]] = {
+    "figure6": (figure6, "MACs in millions (logarithmic)"),
+    "figure7": (figure7, "latency in ms (logarithmic)"),
+}
+_DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
+_HEAD = (
+    "Every table and figure of “GhostNet: More Features from Cheap Operations” (CVPR 2020), the paper's numbers beside "
+    "ours. Differences are ours minus the paper's. What was not run says so."
+)
+
+
+def exhibits_page(
+    results: Records, folder: str | os.PathLike[str], problems: Sequence[str] = ()
+) -> tuple[str, list[str]]:
+    """Return the page's HTML, and one line for each record or picture that could not be shown.
+
+    Args:
+        results: from `read_results`.
+        folder: of the results, which pictures' names are relative to.
+        problems: lines on records that could not be read; the page shows them.
+
+    Example:
+        >>> exhibits_page([], "results")[0].count("<section")
+        16
+    """
+    found = list(problems)
+    states: dict[str, State] = {}
+    sections = []
+    for key in CATALOGUE:
+        try:
+            states[key] = state_of(key, results)
+            sections.append(_section(key, states[key], results, Path(folder), found))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            paths = ", ".join(path.as_posix() for path, _ in results if path.parts[0] in (key, "features"))
+            found.append(
+                f"{key} cannot be shown: {type(error).__name__}: {error} in one of {paths or 'its records'}"
+            )
+            states[key] = State(NOT_RUN, "its records cannot be used", None, ())
+            sections.append(
+                _framed(key, CATALOGUE[key].title, states[key], "<p>Its records cannot be used.</p>")
+            )
+    sections.append(_others(results))
+    sections.append(_surroundings(results))
+    body = [f"<h1>GhostNet, reproduced</h1><p>{_HEAD}</p>", _overview(states), *_problems(found), *sections]
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>GhostNet, reproduced</title><style>{STYLE}</style>"
+    )
+    text = "\n".join(body)
+    text += f"\n<script>{SCRIPT}</script>"
+    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{text}\n</body></html>\n'
+    return page, found[len(problems) :]
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _class(word: str) -> str:
+    return "none" if word == NOT_RUN else word
+
+
+def _overview(states: dict[str, State]) -> str:
+    links = [
+        f'<a href="#{key}">{_text(_short(key))} <span class="state {_class(state.word)}">{state.word}</span></a>'
+        for key, state in states.items()
+    ]
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _short(key: str) -> str:
+    return key.replace("table", "Table ").replace("figure", "Fig. ").replace("short", "Short table")
+
+
+def _problems(lines: Sequence[str]) -> list[str]:
+    if not lines:
+        return []
+    items = "".join(f"<li>{_text(line)}</li>" for line in lines)
+    return [f'<div class="missing"><p>Not shown:</p><ul>{items}</ul></div>']
+
+
+def _framed(key: str, title: str, state: State, inside: str) -> str:
+    badge = f'<p class="state {_class(state.word)}">{_text(state.word)}: {_text(state.detail)}</p>'
+    return f'<section id="{key}"><h2>{_text(title)}</h2>{badge}{inside}</section>'
+
+
+def _section(key: str, state: State, results: Records, folder: Path, problems: list[str]) -> str:
+    parts = []
+    if key in _PLOTS:
+        points, label = _PLOTS[key]
+        parts.append(_plot(points(results), label, key))
+    parts += _images(key, results, folder, problems)
+    for sheet in sheets_of(key, results):
+        table = _table(sheet)
+        parts.append(f"<details><summary>All points</summary>{table}</details>" if key in _PLOTS else table)
+    if state.word != NOT_RUN:
+        parts.append(_how(records_of(key, results)))
+    if state.word in (NOT_RUN, PARTLY):
+        needs = CATALOGUE[key].needs
+        parts.append(
+            f'<p class="note">To run it: <code>ghostnet reproduce {key}</code>; needs {_text(needs)}.</p>'
+        )
+    return _framed(key, CATALOGUE[key].title, state, "".join(parts))
+
+
+def _table(sheet: Sheet) -> str:
+    caption = f"<caption>{_text(sheet.caption)}</caption>" if sheet.caption else ""
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in sheet.header)
+    rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in sheet.rows)
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in sheet.notes)
+    return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}'
+
+
+def _cell(text: str) -> str:
+    kind = ' class="missing"' if text == NOT_RUN else ' class="words"' if "/" in text or "," in text else ""
+    return f"<td{kind}>{_text(text)}</td>"
+
+
+def _images(key: str, results: Records, folder: Path, problems: list[str]) -> list[str]:
+    figures = []
+    for path, result in records_of(key, results):
+        for name in result.get("pictures") or ():
+            place = folder / path.parent / str(name)
+            content = place.read_bytes() if place.is_file() else b""
+            if not content.startswith(_PNG):
+                problems.append(f"{place} is {'no PNG' if content else 'not there'}; run its command again")
+                continue
+            source = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+            words = (
+                f"{_short(key)}: {result['metrics'].get('network')}, layer {result['metrics'].get('layer')}"
+            )
+            credit = f". Photograph: {result['credit']}" if result.get("credit") else ""
+            figures.append(
+                f'<figure><img src="{source}" alt="{_text(words)}" loading="lazy">'
+                f"<figcaption>{_text(words + credit)}</figcaption></figure>"
+            )
+    return figures
+
+
+def _plot(points: list[Point], x_label: str, key: str) -> str:
+    colours = family_colours(points)
+    drawn = [point for point in points if point.top1 is not None]
+    families = [
+        (family, f'<span class="swatch" style="background:{colour}"></span>{_text(family)}')
+        for family, colour in colours.items()
+    ]
+    kinds = [(kind, _text(kind)) for kind in dict.fromkeys(point.kind for point in drawn)]
+    svg = scatter(points, x_label=x_label, y_label="top-1 in %", name=_short(key))
+    filters = _boxes("family", families) + _boxes("kind", kinds)
+    hint = "Point at a network or tap it for its name. Hollow: the paper's numbers."
+    return f'<div class="interactive">{filters}{svg}<p class="told">{hint}</p></div>'
+
+
+def _boxes(name: str, entries: Iterable[tuple[str, str]]) -> str:
+    boxes = "".join(
+        f'<label><input type="checkbox" name="{name}" value="{_text(value)}" checked>{label}</label>'
+        for value, label in entries
+    )
+    return f'<div class="filters">{boxes}</div>'
+
+
+def _how(records: Records) -> str:
+    items = []
+    for path, result in records:
+        seconds = f"{float(result.get('seconds', 0)):,.0f} s"
+        commit = f", commit {str(result.get('commit') or 'unknown')[:12]}"
+        items.append(
+            f"<dt>{_text(path.as_posix())}</dt><dd><code>{_text(result.get('command', ''))}</code><br>"
+            f"{seconds}{_text(commit)}, {_text(_device(result))}</dd>"
+        )
+    return (
+        f"<details><summary>Commands and records ({len(items)})</summary><dl>{''.join(items)}</dl></details>"
+    )
+
+
+def _device(result: Any) -> str:
+    place = result.get("environment") or {}
+    return str(
+        place.get("gpu") or f"{place.get('cpu', 'unknown processor')}, {place.get('cores', '?')} cores"
+    )
+
+
+def _others(results: Records) -> str:
+    """Show what belongs to no exhibit of the paper: the demo, and single networks trained or evaluated."""
+    parts = []
+    for _, result in results:
+        if result["exhibit"] == "demo":
+            caption = f"{result['command']}: {result['model']}, seed {result['seed']}, n = 1"
+            sheet = Sheet(_DEMO_HEADER, demo_rows(result), caption, (speedup_line(result) + ".",))
+            parts.append(_table(sheet))
+    runs = single_runs(results)
+    if runs:
+        parts.append(_table(Sheet(*runs_cells(runs, None), "Single networks")))
+    scores = [(path, result) for path, result in results if "scores" in result.get("metrics", {})]
+    for path, result in scores:
+        layers = sorted(result["metrics"]["scores"]["layers"], key=lambda layer: layer["ghost_error"])
+        rows = [
+            (
+                layer["name"],
+                str(layer["channels"]),
+                "×".join(map(str, layer["map_size"])),
+                f"{layer['macs'] / 1e6:.1f}",
+                f"{layer['ghost_error']:.3f}",
+                f"{100 * layer['alike']:.0f}",
+            )
+            for layer in layers
+        ]
+        caption = f"Which layers would ghosting hurt least? {result['metrics']['network']}, {path.as_posix()}"
+        header = ("layer", "maps", "size", "MACs M", "share of variance lost at s = 2", "maps alike, %")
+        parts.append(_table(Sheet(header, rows, caption)))
+    inside = "".join(parts) or "<p>Nothing else was run.</p>"
+    return f'<section id="others"><h2>Beyond the paper</h2>{inside}</section>'
+
+
+def _surroundings(results: Records) -> str:
+    """List the machines and versions that the records name."""
+    known: dict[str, int] = {}
+    for _, result in results:
+        facts = {key: value for key, value in (result.get("environment") or {}).items() if value is not None}
+        line = ", ".join(f"{key} {value}" for key, value in facts.items())
+        known[line] = known.get(line, 0) + 1
+    items = "".join(f"<li>{_text(line)} ({count} records)</li>" for line, count in known.items() if line)
+    again = "<code>ghostnet reproduce --list</code> shows what is left; <code>ghostnet report</code> makes this page."
+    inside = f"<p>{again}</p><ul>{items or '<li>No record.</li>'}</ul>"
+    return f'<section id="environment"><h2>Machines and versions</h2>{inside}</section>'

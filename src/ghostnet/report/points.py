@@ -1,0 +1,109 @@
+"""The points of Fig. 6 (top-1 against MACs) and Fig. 7 (top-1 against latency): the paper's, and ours from records.
+
+No network of Table 7 was trained here, so ours are our counts and latencies at the paper's top-1, and a point says so;
+a record's row that has a `top1` of its own is placed at that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ghostnet.paper import figure7_points, table
+from ghostnet.report.catalogue import Records, records_of, timed_rows
+
+PAPER = "paper"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network in a plot.
+
+    Attributes:
+        name: as the table names it.
+        family: what filters and colours go by ("MobileNetV2").
+        kind: "paper", "counted here", or the runtime of a latency.
+        x: MACs in millions, or milliseconds.
+        top1: in percent, or None: then it stands in the table alone.
+        top1_source: whose accuracy that is.
+    """
+
+    name: str
+    family: str
+    kind: str
+    x: float
+    top1: float | None
+    top1_source: str
+
+
+def family_of(name: str) -> str:
+    """Return a network's family.
+
+    Example:
+        >>> [family_of(name) for name in ("GhostNet 1.0x", "MnasNet-A1", "FE-Net 1.0x", "MobileNetV3 Large 0.75x")]
+        ['GhostNet', 'MnasNet', 'FE-Net', 'MobileNetV3']
+    """
+    return re.sub(r"-[A-Z]\d?$", "", name.split(" ")[0])
+
+
+def figure6(results: Records) -> list[Point]:
+    """Return top-1 against MACs in millions: Table 7 as printed, and at our counts."""
+    points = [
+        Point(
+            str(row["model"]),
+            family_of(str(row["model"])),
+            PAPER,
+            _number(row["macs_m"]),
+            _number(row["top1"]),
+            "",
+        )
+        for row in table(7)
+    ]
+    printed = {str(row["model"]): _number(row["top1"]) for row in table(7)}
+    for row in _counted(results):
+        if row.get("macs") is not None:
+            name = str(row["row"])
+            points.append(
+                Point(
+                    name, family_of(name), "counted here", row["macs"] / 1e6, printed.get(name), "the paper's"
+                )
+            )
+    return points
+
+
+def figure7(results: Records) -> list[Point]:
+    """Return top-1 against latency in ms: the two points of the paper's text, and every latency in the records."""
+    points = [
+        Point(
+            str(row["model"]),
+            family_of(str(row["model"])),
+            "paper: TFLite on a phone",
+            _number(row["latency_ms"]),
+            _number(row["top1"]),
+            "",
+        )
+        for row in figure7_points()
+    ]
+    labels = {str(row["name"]): str(row["row"]) for row in _counted(results)}
+    printed = {str(row["model"]): _number(row["top1"]) for row in table(7)}
+    for _, result in records_of("figure7", results):
+        for row in timed_rows(result):
+            name = re.sub(r"\.(onnx|safetensors|tflite|xml|param)$", "", str(row["name"]))
+            label = labels.get(name, name)
+            own = row.get("top1")
+            top1 = float(own) if own is not None else printed.get(label)
+            source = "ours" if own is not None else "the paper's" if top1 is not None else "not known"
+            kind = " ".join(str(part) for part in (row["runtime"], row.get("precision", "")) if part)
+            points.append(Point(label, family_of(label), kind, float(row["median_ms"]), top1, source))
+    return points
+
+
+def _counted(results: Records) -> list[Mapping[str, Any]]:
+    records = records_of("table7", results)
+    return list(records[-1][1]["metrics"]["rows"]) if records else []
+
+
+def _number(value: Any) -> float:
+    return float(value)
