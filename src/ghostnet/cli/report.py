@@ -39,14 +39,14 @@ def report(
       ghostnet report --results results --page report.html
     """
     readme = root / "README.md"
+    if check and (page is not None or results is not None):
+        raise InputError("--check looks at a repository's documents; leave out --page and --results")
     if results is None and not readme.is_file():
         raise InputError(
             f"there is no {readme}; give the repository with --root, or results alone with --results"
         )
     if results is not None and not results.is_dir():
         raise InputError(f"there is no folder {results}")
-    if check and (page is not None or results is not None):
-        raise InputError("--check looks at a repository's documents; leave out --page and --results")
     problems: list[str] = []
     found = _read(results or root / "results", problems)
     stale = {} if results is not None else _stale(root, found)
