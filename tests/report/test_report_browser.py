@@ -132,14 +132,29 @@ def test_it_fits_a_phone(page: Path, tmp_path: Path) -> None:
     assert seen["plot_width"] > 0.8 * seen["width"]
 
 
-def test_a_screenshot_shows_tables_pictures_and_plots(page: Path, tmp_path: Path) -> None:
-    shot = tmp_path / "page.png"
-    _browse(tmp_path, page, "--window-size=900,12000", f"--screenshot={shot}")
+def _shot(folder: Path, page: Path, section: str) -> np.ndarray:
+    """Take a picture of the page where a section begins."""
+    shot = folder / f"{section}.png"
+    only = page.with_name(f"{section}.html")
+    style = f"<style>section:not(#{section}){{display:none}}</style>"
+    only.write_text(page.read_text(encoding="utf-8").replace("</head>", f"{style}</head>"), encoding="utf-8")
+    _browse(folder, only, "--window-size=900,1400", f"--screenshot={shot}")
     with Image.open(shot) as opened:
-        pixels = np.asarray(opened.convert("RGB")).astype(np.int16)
-    assert pixels.shape[1] == 900
-    written = (pixels.min(2) < 128).any(1)
-    assert written[:9000].mean() > 0.3, "text all the way down"
-    for colour in ((214, 39, 40), (44, 160, 44)):  # frames of Fig. 1 and 4
-        assert (np.abs(pixels - np.array(colour)).sum(2) < 12).sum() > 2000
-    assert (np.abs(pixels - np.array((10, 110, 189))).sum(2) < 12).sum() > 100, "dots of the first family"
+        return np.asarray(opened.convert("RGB")).astype(np.int16)
+
+
+def _near(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((np.abs(pixels - np.array(colour)).sum(2) < 12).sum())
+
+
+def test_screenshots_show_tables_pictures_and_plots(page: Path, tmp_path: Path) -> None:
+    table = _shot(tmp_path, page, "table7")
+    assert table.shape == (1400, 900, 3)
+    assert (table.min(2) < 128).any(1)[250:1200].mean() > 0.4, "lines of text all the way down"
+    pairs, ghosts = (_shot(tmp_path, page, section) for section in ("figure1", "figure4"))
+    for colour in ((214, 39, 40), (44, 160, 44)):  # frames
+        assert _near(pairs, colour) > 500
+        assert _near(ghosts, colour) > 2000
+    plot = _shot(tmp_path, page, "figure6")
+    families = ((10, 110, 189), (209, 73, 91), (46, 139, 87), (184, 134, 11), (106, 76, 147))
+    assert all(_near(plot, colour) > 30 for colour in families), "dots and swatches of the first families"
