@@ -38,7 +38,8 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def _has(picture: Path, colour: str) -> int:
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    with Image.open(picture) as opened:
+        pixels = np.asarray(opened.convert("RGB")).astype(int)
     return int((np.abs(pixels - np.array(FRAMES[colour])).sum(2) == 0).sum())
 
 

@@ -161,11 +161,36 @@ def table6_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def table7_counts() -> list[dict[str, Any]]:
-    """Return Table 7 counted, as `ghostnet models --table 7` does."""
-    from ghostnet.cli.table7 import table7_rows
+def width_rows() -> list[dict[str, Any]]:
+    """Return GhostNet counted at the paper's four widths, in the forms "torch" and "paper" (see `rounding`)."""
+    from torch import nn
 
-    return table7_rows()
+    from ghostnet import measure, models
+
+    rows = []
+    for width in (0.5, 1.0, 1.1, 1.3):
+        row: dict[str, Any] = {"width_mult": width}
+        for form in ("torch", "paper"):
+            network = models.create_model("ghostnet_100", width_mult=width, rounding=form)
+            counted = measure.profile(network, (3, 224, 224))
+            norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+            norm_params = sum(parameter.numel() for norm in norms for parameter in norm.parameters())
+            row[form] = {"params": counted.params, "macs": counted.macs, "norm_params": norm_params}
+        rows.append(row)
+    return rows
+
+
+def _table7(key: str, options: RunOptions) -> None:
+    """Count Table 7 as `ghostnet models --table 7` does, and GhostNet's four widths in both forms."""
+    from ghostnet.cli.table7 import table7_rows
+    from ghostnet.recipes import write_json
+
+    _count(table7_rows)(key, options)
+    path = options.results / "ghostnet_widths" / "counts.json"
+    if not _recorded(path, options):
+        started = time.monotonic()
+        metrics = {"rows": width_rows()}
+        write_json(path, _record(path, "ghostnet_widths", "counts", metrics, time.monotonic() - started))
 
 
 def _features(key: str, options: RunOptions) -> None:
@@ -246,23 +271,19 @@ def _known(results: Path) -> list[Any]:
     return report.read_results(results, on_error=lambda _error: None)
 
 
-def _figure6(_key: str, options: RunOptions) -> None:
-    RUNS["table7"]("table7", options)
-
-
-def _figure7(_key: str, options: RunOptions) -> None:
-    """Fig. 7 needs Table 7's names; its latencies come from `ghostnet bench`."""
-    RUNS["table7"]("table7", options)
+def _plot(_key: str, options: RunOptions) -> None:
+    """Fig. 6 draws Table 7's counts; Fig. 7 needs its names, and takes latencies from `ghostnet bench`'s records."""
+    _table7("table7", options)
 
 
 RUNS: dict[str, Callable[[str, RunOptions], None]] = {
     "table1": _count(table1_rows),
     "table2": _features,
     "table6": _count(table6_rows),
-    "table7": _count(table7_counts),
+    "table7": _table7,
     "figure1": _features,
     "figure4": _features,
     "figure5": _features,
-    "figure6": _figure6,
-    "figure7": _figure7,
+    "figure6": _plot,
+    "figure7": _plot,
 }

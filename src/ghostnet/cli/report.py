@@ -27,7 +27,7 @@ def report(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's tables, docs/demo.svg, docs/cifar10.md and docs/cli.md, and make one page of all results.
+    """Regenerate the README's tables and the generated files of docs/, and make one page of all results.
 
     The page holds every table and figure, the paper's numbers beside ours, in one HTML file that needs no network. A
     record that cannot be read is named in one line, the rest is reported, and the exit code is 1. Works without torch.
@@ -39,14 +39,14 @@ def report(
       ghostnet report --results results --page report.html
     """
     readme = root / "README.md"
+    if check and (page is not None or results is not None):
+        raise InputError("--check looks at a repository's documents; leave out --page and --results")
     if results is None and not readme.is_file():
         raise InputError(
             f"there is no {readme}; give the repository with --root, or results alone with --results"
         )
     if results is not None and not results.is_dir():
         raise InputError(f"there is no folder {results}")
-    if check and (page is not None or results is not None):
-        raise InputError("--check looks at a repository's documents; leave out --page and --results")
     problems: list[str] = []
     found = _read(results or root / "results", problems)
     stale = {} if results is not None else _stale(root, found)
@@ -108,6 +108,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
         demo_picture,
+        discrepancies_page,
         readme_part,
         readme_section,
         replace_section,
@@ -120,6 +121,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         readme: replace_section(readme.read_text(encoding="utf-8"), section),
         root / "docs" / "cli.md": command_reference(),
         root / "docs" / "cifar10.md": tables_page(results),
+        root / "docs" / "paper_against_computed.md": discrepancies_page(results),
     }
     for _, result in results:
         if result["exhibit"] == "demo":

@@ -105,12 +105,24 @@ def records_of(key: str, results: Records) -> list[tuple[Path, Mapping[str, Any]
     if key in ("table3", "table4", "table5", "short"):
         wanted = {path for row in compare(key, results) for path in row.records.values()}
         return [(path, result) for path, result in results if path.as_posix() in wanted]
-    return [
+    found = [
         (path, result)
         for path, result in results
         if result["exhibit"] == key
         or (result["exhibit"] == "features" and recipe_name(result).startswith(f"{key}_"))
     ]
+    return sorted(
+        found, key=lambda pair: not _of_the_paper(str((pair[1].get("metrics") or {}).get("network", "")))
+    )
+
+
+def _plain(network: str) -> str:
+    return network.replace("-", "").replace("_", "").lower()
+
+
+def _of_the_paper(network: str) -> bool:
+    """Tell whether a network is one that the paper's figures show; those come first."""
+    return any(name in _plain(network) for name in ("resnet50", "vgg16"))
 
 
 def recipe_name(result: Mapping[str, Any]) -> str:
@@ -180,8 +192,8 @@ def _shown_on(wanted: str) -> Callable[[Records], tuple[str, str]]:
     """Judge by the network: done on the paper's own, partly on another."""
 
     def judge(records: Records) -> tuple[str, str]:
-        networks = sorted({str(result["metrics"].get("network", "?")) for _, result in records})
-        right = any(wanted in name.replace("-", "").replace("_", "").lower() for name in networks)
+        networks = list(dict.fromkeys(str(result["metrics"].get("network", "?")) for _, result in records))
+        right = any(wanted in _plain(name) for name in networks)
         return (DONE if right else PARTLY), "on " + ", ".join(networks)
 
     return judge

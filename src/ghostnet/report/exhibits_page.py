@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def _section(key: str, state: State, results: Records, folder: Path, problems: l
     for sheet in sheets_of(key, results):
         table = _table(sheet)
         parts.append(f"<details><summary>All points</summary>{table}</details>" if key in _PLOTS else table)
-    if state.word != NOT_RUN:
+    if state.records:
         parts.append(_how(records_of(key, results)))
     if state.word in (NOT_RUN, PARTLY):
         needs = CATALOGUE[key].needs
@@ -127,16 +128,25 @@ def _section(key: str, state: State, results: Records, folder: Path, problems: l
 
 
 def _table(sheet: Sheet) -> str:
+    kinds = [_column_kind([row[place] for row in sheet.rows]) for place in range(len(sheet.header))]
+    head = "".join(f"<th{kind}>{_text(cell)}</th>" for kind, cell in zip(kinds, sheet.header, strict=True))
+    rows = "".join(
+        "<tr>" + "".join(_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        for row in sheet.rows
+    )
     caption = f"<caption>{_text(sheet.caption)}</caption>" if sheet.caption else ""
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in sheet.header)
-    rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in sheet.rows)
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in sheet.notes)
     return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}'
 
 
-def _cell(text: str) -> str:
-    kind = ' class="missing"' if text == NOT_RUN else ' class="words"' if "/" in text or "," in text else ""
-    return f"<td{kind}>{_text(text)}</td>"
+def _column_kind(cells: Sequence[str]) -> str:
+    """Return the class of a column: words are flush left, numbers flush right."""
+    words = any(cell != NOT_RUN and re.search("[a-z]", cell) for cell in cells)
+    return ' class="words"' if words else ""
+
+
+def _cell(text: str, kind: str) -> str:
+    return f'<td class="missing">{NOT_RUN}</td>' if text == NOT_RUN else f"<td{kind}>{_text(text)}</td>"
 
 
 def _images(key: str, results: Records, folder: Path, problems: list[str]) -> list[str]:

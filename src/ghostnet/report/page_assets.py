@@ -15,11 +15,11 @@ nav a{border:1px solid var(--line);border-radius:1rem;padding:.15rem .7rem;text-
 section{border-top:1px solid var(--line);padding:1.4rem 0 .4rem;scroll-margin-top:.5rem}
 .wide{overflow-x:auto;margin:.6rem 0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
-caption{text-align:left;font-weight:600;padding:.3rem 0}
+caption{text-align:left;overflow-wrap:anywhere;font-weight:600;padding:.3rem 0}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{vertical-align:bottom}
+th{vertical-align:bottom;white-space:normal;min-width:4rem}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
-td.words,th.words{text-align:left}
+td.words,th.words{text-align:left}td.words{white-space:normal;min-width:6rem}
 .missing{color:var(--missing)}
 .state{font-size:.85rem;font-weight:600}.done{color:var(--done)}.partly{color:var(--partly)}
 .none{color:var(--missing)}
@@ -35,7 +35,8 @@ figure{margin:.6rem 0}img{max-width:100%;height:auto;background:#fff;border-radi
 figcaption,.note{font-size:.88rem;opacity:.85;margin:.2rem 0;overflow-wrap:anywhere}
 details{margin:.5rem 0}dt{font-weight:600}dd{margin:0 0 .3rem;overflow-wrap:anywhere}
 code{overflow-wrap:anywhere}
-@media(max-width:40rem){body{padding:.7rem;font-size:15px}th,td{padding:.25rem .4rem}table{font-size:.85rem}
+@media(max-width:40rem){body{padding:.7rem;font-size:15px}th,td{padding:.25rem .4rem}
+table{font-size:.85rem}td:first-child{white-space:normal;min-width:8rem}
 svg text{font-size:17px}}
 """
 

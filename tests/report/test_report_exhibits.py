@@ -1,0 +1,243 @@
+"""Every exhibit from records alone: states, sheets, points, one page; bad records cost one line each."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ghostnet import cli
+from ghostnet.errors import InputError
+from ghostnet.paper import table
+from ghostnet.report import (
+    CATALOGUE,
+    exhibit_text,
+    exhibits_page,
+    read_results,
+    records_of,
+    sheets_of,
+    state_of,
+)
+from ghostnet.report.points import figure6, figure7
+from ghostnet.report.scatter import scatter
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _record(exhibit: str, metrics: dict[str, Any], name: str = "x", **more: Any) -> dict[str, Any]:
+    common = {"schema": 1, "command": "ghostnet x", "seconds": 2.0, "seed": 0, "recipe": {"name": name}}
+    return {**common, "exhibit": exhibit, "metrics": metrics, "environment": {"cpu": "A"}, **more}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    shutil.copytree(_ROOT / "results", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_catalogue_holds_every_exhibit_of_the_paper() -> None:
+    wanted = [
+        *(f"table{number}" for number in range(1, 9)),
+        *(f"figure{number}" for number in (1, 4, 5, 6, 7)),
+    ]
+    assert sorted(CATALOGUE) == sorted([*wanted, "short"])
+    with pytest.raises(InputError, match="unknown exhibit 'tabel3'; did you mean 'table3'"):
+        state_of("tabel3", [])
+    with pytest.raises(InputError, match="unknown exhibit 'figure2'"):
+        sheets_of("figure2", [])
+
+
+def test_without_records_nothing_is_run_and_every_page_part_says_so() -> None:
+    for key in CATALOGUE:
+        state = state_of(key, [])
+        assert (state.word, state.seconds, state.records) == ("not run", None, ())
+        assert CATALOGUE[key].title in exhibit_text(key, [])
+    page, problems = exhibits_page([], "nowhere")
+    assert problems == []
+    assert len(re.findall("<section", page)) == len(CATALOGUE) + 2
+    for printed in ("93.7", "73.9", "24.3", "26.6", "1,280" if "1,280" in page else "1280"):
+        assert printed in page, "the paper's numbers stand there without ours"
+
+
+def test_committed_records_answer_exhibits() -> None:
+    found = read_results(_ROOT / "results")
+    words = {key: state_of(key, found).word for key in CATALOGUE}
+    assert {key for key, word in words.items() if word == "done"} >= {"table1", "table2", "figure1"}
+    assert words["figure6"] == words["table7"] == "partly"
+    assert state_of("table1", found).detail == "21 of 21 layers agree"
+    assert len(records_of("table2", found)) >= 2
+    assert "resnet50" in records_of("table2", found)[0][0].name
+    text = exhibit_text("table2", found)
+    assert re.search(r"^red +4\.0 +3\.3 +3\.3 +3\.2$", text, re.MULTILINE)
+    assert "Record: features/table2_resnet9_050.json" in text
+
+
+def test_table2_of_real_networks_falls_to_d3_and_little_after() -> None:
+    """The experiment of the paper on what we measured: not the fits, the records."""
+    studies = [
+        result["metrics"]["table2"] for _, result in records_of("table2", read_results(_ROOT / "results"))
+    ]
+    assert len(studies) >= 3
+    for study in studies:
+        best = study["best_partner"]
+        assert best["3"] < 0.92 * best["1"]
+        assert best["3"] - best["7"] < 0.5 * (best["1"] - best["3"])
+        for pair in study["pairs"]:
+            assert pair["mse"]["1"] > pair["mse"]["3"] > pair["mse"]["5"] > pair["mse"]["7"]
+
+
+def test_a_counted_table_shows_differences_and_reasons() -> None:
+    rows = [
+        {
+            "row": "GhostNet 1.0x",
+            "params": 5_500_000,
+            "macs": 150_000_000,
+            "status": "differs",
+            "reason": "why",
+        }
+    ]
+    found = [(Path("table7/counts.json"), _record("table7", {"rows": rows}))]
+    sheet = sheets_of("table7", found)[0]
+    row = next(row for row in sheet.rows if row[0] == "GhostNet 1.0x")
+    assert row[1:7] == ("5.2", "5.50", "+0.30", "141", "150.0", "+9.00")
+    assert row[7:9] == ("73.9", "not run")
+    assert sheet.notes == ("GhostNet 1.0x: why",)
+    assert state_of("table7", found).detail.startswith("1 networks counted, 0 agree")
+
+
+def test_points_of_both_plots() -> None:
+    rows = [{"row": "GhostNet 1.0x", "name": "ghostnet_100", "params": 1, "macs": 141_100_000}]
+    timed = [
+        {"name": "ghostnet_100.onnx", "runtime": "ncnn", "precision": "int8", "median_ms": 4.5},
+        {"name": "mine", "median_ms": 3, "top1": 70.0},
+        {"name": "no latency"},
+    ]
+    found = [
+        (Path("table7/counts.json"), _record("table7", {"rows": rows})),
+        (Path("deploy/a.json"), _record("deploy", {"rows": timed, "runtime": "openvino"})),
+    ]
+    sixth = figure6(found)
+    assert len(sixth) == len(table(7)) + 1
+    assert (sixth[-1].kind, sixth[-1].x, sixth[-1].top1, sixth[-1].family) == (
+        "counted here",
+        141.1,
+        73.9,
+        "GhostNet",
+    )
+    seventh = figure7(found)[-2:]
+    assert [(point.name, point.kind, point.x) for point in seventh] == [
+        ("GhostNet 1.0x", "ncnn int8", 4.5),
+        ("mine", "openvino", 3.0),
+    ]
+    assert [(point.top1, point.top1_source) for point in seventh] == [(73.9, "the paper's"), (70.0, "ours")]
+    assert "not on the paper's phone" in state_of("figure7", found).detail
+    svg = scatter(seventh, x_label="latency", y_label="top-1", name="Fig. 7")
+    places = {float(x) for x in re.findall(r'cx="([\d.]+)"', svg)}
+    assert len(places) == 2
+    assert all(56 <= x <= 664 for x in places)
+    assert "No points" in scatter([], x_label="", y_label="", name="")
+
+
+def test_page_is_whole_and_escapes_and_embeds_pictures(results: Path) -> None:
+    record = json.loads((results / "features" / "figure5_resnet9_050.json").read_text())
+    record["credit"] = "<script>alert(1)</script>"
+    record["command"] = "ghostnet <b>"
+    record["metrics"]["network"] = '"><script>'
+    (results / "features" / "figure5_resnet9_050.json").write_text(json.dumps(record))
+    page, problems = exhibits_page(read_results(results), results)
+    assert problems == []
+    assert page.count("<script") == 1
+    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', page)
+    assert page.count('src="data:image/png') == len(list(results.glob("features/figure*.png")))
+    assert 'name="viewport"' in page
+
+
+def test_pictures_and_records_that_cannot_be_used(results: Path) -> None:
+    (results / "features" / "figure5_resnet9_050.png").write_text("text")
+    picture = next(results.glob("features/figure4*.png"))
+    picture.unlink()
+    broken = json.loads((results / "table1" / "counts.json").read_text())
+    broken["metrics"] = {"rows": [{"agrees": True}]}
+    (results / "table1" / "counts.json").write_text(json.dumps(broken))
+    page, problems = exhibits_page(read_results(results), results)
+    assert len(problems) == 3
+    text = "\n".join(problems)
+    assert "figure5_resnet9_050.png is no PNG" in text
+    assert f"{picture.name} is not there" in text
+    assert "table1 cannot be shown: KeyError" in text
+    assert "Its records cannot be used" in page
+    assert "Not shown:" in page
+
+
+@pytest.fixture
+def repository(results: Path) -> Path:
+    shutil.copytree(_ROOT / "docs", results.parent / "docs")
+    shutil.copy(_ROOT / "README.md", results.parent / "README.md")
+    return results.parent
+
+
+def test_report_names_each_bad_record_and_reports_the_rest(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "results" / "demo" / "broken.json").write_text('{"schema": 1,')
+    (repository / "results" / "table7" / "newer.json").write_text('{"schema": 2, "exhibit": "table7"}')
+    (repository / "results" / "table7" / "poor.json").write_text('{"schema": 1, "exhibit": "table7"}')
+    assert cli.run(["report", "--root", str(repository)]) == 1
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("not reported: ") for line in lines)
+    assert "broken.json is not JSON" in lines[0]
+    assert "of schema 1 but of 2: a newer ghostnet wrote it" in lines[1]
+    assert "poor.json lacks 'command'" in lines[2]
+    page = (repository / "runs" / "report.html").read_text(encoding="utf-8")
+    assert "broken.json" in page
+    assert "92.77" in page
+    assert printed.out.startswith("regenerated: nothing\n"), (
+        "the committed documents come from the other records"
+    )
+
+
+def test_report_of_results_alone_touches_nothing_else(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["report", "--results", "results", "--page", "a/page.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"regenerated": [], "page": "a/page.html"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "results"]
+    for arguments, message in (
+        (["--results", "none"], "there is no folder none"),
+        (["--check", "--page", "x.html"], "--check looks at a repository's documents"),
+        ([], "there is no README.md; give the repository with --root, or results alone"),
+    ):
+        assert cli.run(["report", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert results.is_dir()
+
+
+def test_report_works_where_torch_cannot_be_imported(repository: Path) -> None:
+    """An import hook stands for an environment without torch; numpy and everything that needs it is missing too."""
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "torchvision", "timm", "numpy", "scipy", "PIL", "matplotlib"}:
+            raise ModuleNotFoundError(f"no {name} here")
+sys.meta_path.insert(0, Missing())
+from ghostnet import cli
+sys.exit(cli.run(["report", "--root", sys.argv[1]]))
+"""
+    (repository / "docs" / "cli.md").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(repository)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("regenerated: docs/cli.md\n")
+    assert (repository / "docs" / "cli.md").read_text() == (_ROOT / "docs" / "cli.md").read_text()
+    assert (repository / "runs" / "report.html").stat().st_size > 100_000
