@@ -34,7 +34,9 @@ class _PickByConvolution(TorchFunctionMode):
     ) -> Any:
         given = dict(kwargs or {})
         if func in (torch.index_select, torch.Tensor.index_select):
-            maps = given.get("input", args[0] if args else None)
+            maps: Any = given.get("input", args[0] if args else None)
+            dim: Any
+            index: Any
             dim, index = (*args[1:], *(given[key] for key in ("dim", "index") if key in given))
             if maps.dim() == 4 and dim in (1, -3):
                 picks = F.one_hot(index, maps.shape[1]).to(maps.dtype)
