@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ghostnet.deploy.benchmark import BenchmarkResult, BenchmarkRow, benchmark
     from ghostnet.deploy.export import ExportReport, export
+    from ghostnet.deploy.lineup import Candidate
     from ghostnet.deploy.manifest import Manifest
     from ghostnet.deploy.optimize import optimize
+    from ghostnet.deploy.random_weights import randomise_statistics_
     from ghostnet.deploy.session import Session, load
     from ghostnet.deploy.targets import TARGETS
 
@@ -22,6 +24,7 @@ _HOME = {
     "TARGETS": "targets",
     "BenchmarkResult": "benchmark",
     "BenchmarkRow": "benchmark",
+    "Candidate": "lineup",
     "ExportReport": "export",
     "Manifest": "manifest",
     "Session": "session",
@@ -29,12 +32,14 @@ _HOME = {
     "export": "export",
     "load": "session",
     "optimize": "optimize",
+    "randomise_statistics_": "random_weights",
 }
 
 __all__ = [
     "TARGETS",
     "BenchmarkResult",
     "BenchmarkRow",
+    "Candidate",
     "ExportReport",
     "Manifest",
     "Session",
@@ -42,6 +47,7 @@ __all__ = [
     "export",
     "load",
     "optimize",
+    "randomise_statistics_",
 ]
 
 

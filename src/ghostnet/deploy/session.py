@@ -107,14 +107,7 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads (={threads!r}) must be an integer >= 1")
-    main = Path(path)
-    if main.suffix == ".json":
-        main = main.with_suffix("")
-    if not main.is_file():
-        raise InputError(f"there is no file {os.fspath(main)}; write one with `ghostnet export`")
-    beside = manifest_path(main)
-    manifest = read_manifest(beside) if beside.is_file() else None
-    target = target_named(manifest.target) if manifest else target_of_file(main)
+    main, manifest, target = identify(path)
     if precision not in target.precisions:
         if precision in ("fp32", "bf16"):
             allowed = " or ".join(target.precisions)
@@ -125,6 +118,25 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     check_files(manifest.files if manifest else {}, files)
     runner = open_files(target, main, threads=threads, precision=precision)
     return Session(runner, files, target, manifest, threads=threads, precision=precision)
+
+
+def identify(path: str | os.PathLike[str]) -> tuple[Path, Manifest | None, Target]:
+    """Return the main file, its manifest if there is one, and the target, without loading the network.
+
+    Args:
+        path: an exported file or its manifest.
+
+    Raises:
+        InputError: no such file, a foreign manifest, or a file of no known runtime.
+    """
+    main = Path(path)
+    if main.suffix == ".json":
+        main = main.with_suffix("")
+    if not main.is_file():
+        raise InputError(f"there is no file {os.fspath(main)}; write one with `ghostnet export`")
+    beside = manifest_path(main)
+    manifest = read_manifest(beside) if beside.is_file() else None
+    return main, manifest, target_named(manifest.target) if manifest else target_of_file(main)
 
 
 def open_files(target: Target, path: Path, *, threads: int, precision: str) -> Runner:
