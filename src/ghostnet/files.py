@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,47 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write several files that belong together, each whole; they move into place when the block ends without an error.
+
+    Args:
+        path: one of them; all end up in its folder. Missing parent folders are made.
+
+    Yields:
+        An empty temporary folder beside `path`. Files in it keep their names; those of the same name are replaced.
+
+    Raises:
+        DiskFullError: there is no room; what was there is untouched.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> with atomic_group("/tmp/net.xml") as folder:
+        ...     _ = (folder / "net.xml").write_text("a"), (folder / "net.bin").write_text("b")
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        yield temporary
+        written = sorted(temporary.iterdir(), key=lambda file: file.name == target.name)  # `path` comes last
+        for file in written:
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            file.chmod(0o644)
+        for file in written:
+            os.replace(file, target.parent / file.name)
+    except Exception as error:
+        if not _says_no_room(error):
+            raise
+        raise DiskFullError(
+            f"no room to write {target} ({error}); nothing that was there is lost: free some space or name "
+            "another place"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _says_no_room(error: Exception) -> bool:

@@ -1,76 +1,98 @@
-"""`ghostnet bench`: latency side by side in ONNX Runtime."""
+"""`ghostnet bench`: networks side by side in any runtimes: latency, size, cold start, peak memory."""
 
 from __future__ import annotations
 
-import tempfile
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ghostnet.cli.contestants import open_contestants
+from ghostnet.cli.export import TARGET_NAMES
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import IMAGENET_SIZE, SIZE_HELP, input_size_of, open_network, parse_size
+from ghostnet.cli.network import SIZE_HELP
 from ghostnet.cli.output import answer, note
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, unknown_name
+from ghostnet.files import refuse_overwrite
+
+_NETWORKS_HELP = (
+    "Names of the zoo, saved networks, timm:NAME, torchvision:NAME, or exported files. "
+    "NAME@plain leaves out rewrites, NAME@optimized applies them."
+)
+_WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name of the zoo; without weights they are random."
+_RUNTIME_HELP = "onnx, openvino, litert, ncnn, with commas; exported files keep their own."
 
 
 def bench(
-    networks: Annotated[list[str], typer.Argument(help="Names of the zoo, saved networks or .onnx files.")],
-    threads: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Threads of the runtime.")
-    ] = 1,
+    networks: Annotated[list[str], typer.Argument(help=_NETWORKS_HELP)],
+    runtime: Annotated[str, typer.Option(metavar="NAMES", help=_RUNTIME_HELP)] = "onnx",
+    precision: Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16, with commas.")] = "fp32",
+    threads: Annotated[str, typer.Option(metavar="NUMBERS", help="Threads, with commas.")] = "1",
+    batch: Annotated[int, typer.Option(parser=integer, metavar="INTEGER", help="Images in a call.")] = 1,
+    weights: Annotated[list[str] | None, typer.Option(metavar="NAME=WEIGHTS", help=_WEIGHTS_HELP)] = None,
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
+    seconds: Annotated[float, typer.Option(help="Least time for each row.")] = 2.0,
+    cold_starts: Annotated[
+        int,
+        typer.Option(
+            "--cold-starts", parser=integer, metavar="INTEGER", help="Fresh processes a row; 0: none."
+        ),
+    ] = 3,
+    result: Annotated[Path | None, typer.Option(help="Also write a result file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the result file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time networks in turn (A B A B ...) in one process; the first is what the others are compared with.
+    """Time networks in turn (A B A B ...) in one process; ratios are to the first one in the same setting.
 
     \b
     Example:
       ghostnet bench dense.safetensors ghost.safetensors --threads 1
+      ghostnet bench ghostnet_100 timm:mobilenetv3_large_100 --runtime onnx,openvino --precision fp32,bf16
     """
-    if threads < 1:
-        raise InputError(f"--threads (={threads}) must be an integer >= 1")
+    runtimes, precisions = _names(runtime), _names(precision)
+    for name in runtimes:
+        if name not in TARGET_NAMES:
+            raise unknown_name("export target", name, TARGET_NAMES)
+    counts = [_thread_count(text) for text in _names(threads)]
     if len(set(networks)) < len(networks):
         raise InputError("the same network is given twice; each needs a name of its own")
+    if result is not None:
+        refuse_overwrite(result, force=force)
+    started = time.monotonic()
     from ghostnet import deploy
 
-    with tempfile.TemporaryDirectory() as folder:
-        paths, size = _exported(networks, Path(folder), input_size)
-        found = deploy.benchmark(paths, input_size=size, threads=threads)
-    answer(found.to_dict(), as_json=as_json, text=lambda: str(found))
+    contestants, size = open_contestants(networks, weights or [], input_size)
+    found = deploy.benchmark(
+        contestants,
+        input_size=size,
+        batch=batch,
+        threads=counts,
+        min_seconds=seconds,
+        runtimes=runtimes,
+        precisions=precisions,
+        cold_starts=cold_starts,
+        announce=note,
+    )
+    value = found.to_dict()
+    if result is not None:
+        _write(result, value, time.monotonic() - started, networks)
+    answer(value, as_json=as_json, text=lambda: str(found))
 
 
-def _exported(
-    networks: list[str], folder: Path, input_size: str | None
-) -> tuple[dict[str, Path], tuple[int, int, int]]:
-    """Return an ONNX file for each network, and the input size that they share."""
-    from ghostnet import deploy
-
-    size = parse_size(input_size) if input_size is not None else None
-    paths: dict[str, Path] = {}
-    for number, name in enumerate(networks):
-        if name.endswith(".onnx"):
-            if not Path(name).is_file():
-                raise InputError(f"there is no file {name}")
-            paths[name] = Path(name)
-            own = size or _own_size(name)
-        else:
-            model = open_network(name)
-            own = input_size_of(model, input_size)
-            paths[name] = folder / f"{number}.onnx"
-            note(f"exporting {name}")
-            deploy.export(model, "onnx", paths[name], input_size=own, force=True)
-        if size is not None and own != size:
-            raise InputError(f"{name} takes {own}, another network {size}; give one --input-size for all")
-        size = own
-    return paths, size or IMAGENET_SIZE
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _own_size(path: str) -> tuple[int, int, int]:
-    """Return the input size that an ONNX file states."""
-    from ghostnet import deploy
+def _thread_count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--threads (={text}) must be an integer >= 1, or several with commas")
+    return int(text)
 
-    size = deploy.load(path).input_size
-    if len(size) != 3 or not all(isinstance(number, int) for number in size):
-        raise InputError(f"{path} leaves its input size open; give --input-size")
-    return size[0], size[1], size[2]
+
+def _write(path: Path, value: dict[str, Any], seconds: float, networks: list[str]) -> None:
+    from ghostnet.recipes import make_result, write_json
+
+    exhibit = path.parent.name or "runs"
+    recipe = {"name": "bench", "networks": networks}
+    write_json(path, make_result(exhibit, metrics=value, seconds=seconds, seed=0, recipe=recipe))

@@ -1,41 +1,87 @@
-"""Exported networks side by side in ONNX Runtime: interleaved, after warm-up, medians, spread and ratios."""
+"""Networks side by side in any runtimes: interleaved, after warm-up, medians, spread and ratios.
+
+Each row is a network in one setting: runtime, precision, threads. Peak memory and cold start come from fresh processes
+(`probe.py`), which hold nothing but numpy and the runtime.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import json
 import os
+import statistics
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ghostnet.deploy.session import Session, load
+import ghostnet
+from ghostnet.deploy.lineup import Settings, line_up
+from ghostnet.deploy.session import Session
+from ghostnet.deploy.targets import TARGETS
 from ghostnet.errors import InputError
-from ghostnet.measure import environment, time_interleaved
+from ghostnet.measure import Timing, environment, time_interleaved
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkRow:
-    """One network: milliseconds of a call, file size in bytes, and its time over the first network's."""
+    """One network in one setting.
+
+    Attributes:
+        name: the network's.
+        runtime: key of `TARGETS`.
+        precision: of the arithmetic.
+        threads: inside one operator.
+        median_ms, p10_ms, p90_ms: milliseconds of a call.
+        rounds: timed calls.
+        bytes: of the files without the manifest.
+        ratio: median over that of the first network in the same setting, else over the first row's.
+        cold_start_ms: loading (the runtime's library included) and the first call in a fresh process, or None.
+        peak_memory_mb: the most memory of that process, or None.
+    """
 
     name: str
+    runtime: str
+    precision: str
+    threads: int
     median_ms: float
     p10_ms: float
     p90_ms: float
     rounds: int
     bytes: int
     ratio: float
+    cold_start_ms: float | None = None
+    peak_memory_mb: float | None = None
+
+
+_HEADER = ("network", "runtime", "precision", "threads", "median ms", "p10-p90 ms", "time ratio", "MB")
+_FRESH_HEADER = ("cold start ms", "peak MB")
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkResult:
-    """What `benchmark` measured; `str()` gives a table, `to_dict()` JSON-able values."""
+    """What `benchmark` measured; `str()` gives a table, `to_dict()` JSON-able values.
+
+    Attributes:
+        rows: settings in order, the networks in order within each.
+        batch: images in one call.
+        threads: as they were asked for.
+        input_size: shape of one input without the batch.
+        environment: processor and versions.
+        skipped: what could not be run, with the reason.
+    """
 
     rows: list[BenchmarkRow]
     batch: int
-    threads: int
+    threads: int | list[int]
     input_size: tuple[int, ...]
     environment: dict[str, Any]
+    skipped: list[str] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -43,69 +89,156 @@ class BenchmarkResult:
 
     def __str__(self) -> str:
         """Return a plain-text table and the conditions."""
-        width = max(len("network"), *(len(row.name) for row in self.rows))
-        lines = [f"{'network':<{width}}  median ms  p10-p90 ms       MB  time ratio"]
-        for row in self.rows:
-            spread = f"{row.p10_ms:.2f}-{row.p90_ms:.2f}"
-            lines.append(
-                f"{row.name:<{width}}  {row.median_ms:9.3f}  {spread:<11}  "
-                f"{row.bytes / 1e6:7.2f}  {row.ratio:10.3f}"
-            )
-        found = self.environment
-        lines.append(
-            f"batch {self.batch}, {self.threads} thread(s), float32, "
-            f"onnxruntime {found.get('onnxruntime')}, {found['cpu']}"
+        fresh = any(row.cold_start_ms is not None for row in self.rows)
+        table = [_HEADER + (_FRESH_HEADER if fresh else ()), *(_cells(row, fresh) for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        lines = [_aligned(line, widths) for line in table]
+        runtimes = dict.fromkeys(row.runtime for row in self.rows)
+        versions = ", ".join(
+            f"{TARGETS[name].runtime} {self.environment.get(TARGETS[name].package)}" for name in runtimes
         )
-        return "\n".join(lines)
+        lines.append(f"batch {self.batch}, input {self.input_size}, {versions}, {self.environment['cpu']}")
+        return "\n".join([*lines, *(f"left out: {reason}" for reason in self.skipped)])
+
+
+def _cells(row: BenchmarkRow, fresh: bool) -> tuple[str, ...]:
+    cells = (
+        row.name,
+        row.runtime,
+        row.precision,
+        str(row.threads),
+        f"{row.median_ms:.3f}",
+        f"{row.p10_ms:.2f}-{row.p90_ms:.2f}",
+        f"{row.ratio:.3f}",
+        f"{row.bytes / 1e6:.2f}",
+    )
+    if not fresh:
+        return cells
+    return (*cells, f"{row.cold_start_ms or 0:.0f}", f"{row.peak_memory_mb or 0:.0f}")
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    text = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
+    numbers = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+    return "  ".join([*text, *numbers]).rstrip()
 
 
 def benchmark(
-    networks: Mapping[str, Session | str | os.PathLike[str]],
+    networks: Mapping[str, Any],
     *,
     input_size: Sequence[int],
     batch: int = 1,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     min_seconds: float = 2.0,
+    runtimes: Sequence[str] = ("onnx",),
+    precisions: Sequence[str] = ("fp32",),
+    cold_starts: int = 3,
+    announce: Callable[[str], None] | None = None,
 ) -> BenchmarkResult:
-    """Time exported networks in turn on the same random input.
+    """Time networks in turn (A B A B …) on the same random input, each in every setting that it can run in.
 
     Args:
-        networks: sessions or paths of exported files by name; ratios are to the first one's median.
+        networks: by name: a session, the path of an exported file, a `Candidate`, or a module, which stands for a
+            candidate with rewrites. Candidates are exported to each of `runtimes`; a file has the runtime that it has.
         input_size: shape of one input without the batch.
         batch: images in one call, >= 1.
-        threads: threads for networks given as paths, >= 1; a session keeps its own.
-        min_seconds: least time in seconds for each network.
+        threads: threads inside one operator, one number or several, >= 1; a session keeps its own.
+        min_seconds: least time in seconds for each row.
+        runtimes: keys of `TARGETS`.
+        precisions: "fp32", "bf16"; a runtime without one is left out there, and the result says so.
+        cold_starts: fresh processes for each row, whose median gives cold start and peak memory; 0 for none.
+        announce: called with a line before each export.
 
     Raises:
-        InputError: no network, a bad count, or a file or input size that does not fit.
+        InputError: no network, a bad count or name, a file or input size that does not fit, or nothing that can run.
 
     Example:
-        >>> print(benchmark({"dense": "a.onnx", "ghost": "b.onnx"}, input_size=(3, 32, 32)))  # doctest: +SKIP
+        >>> print(benchmark({"dense": "a.onnx", "ghost": "b.xml"}, input_size=(3, 32, 32)))  # doctest: +SKIP
     """
     if not networks:
-        raise InputError("there is nothing to benchmark; give at least one exported file")
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise InputError(f"batch (={batch!r}) must be an integer >= 1")
-    sessions = {
-        name: given if isinstance(given, Session) else load(given, threads=threads)
-        for name, given in networks.items()
-    }
-    images = np.random.default_rng(0).standard_normal((batch, *input_size), dtype=np.float32)
-    timings = time_interleaved(
-        {name: _call(session, images) for name, session in sessions.items()}, min_seconds=min_seconds
-    )
-    first = next(iter(timings.values())).median_ms
-    rows = [
-        BenchmarkRow(
-            name=name,
-            **timing.to_dict(),
-            bytes=sessions[name].path.stat().st_size,
-            ratio=timing.median_ms / first,
+        raise InputError("there is nothing to benchmark; give at least one exported file or network")
+    counts = [threads] if isinstance(threads, int) else list(threads)
+    for name, count, least in (
+        ("batch", batch, 1),
+        ("cold_starts", cold_starts, 0),
+        *(("threads", n, 1) for n in counts),
+    ):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise InputError(f"{name} (={count!r}) must be an integer >= {least}")
+    settings = Settings(tuple(runtimes), tuple(precisions), tuple(counts), tuple(input_size))
+    with tempfile.TemporaryDirectory() as folder:
+        sessions, skipped = line_up(networks, settings, Path(folder), announce or (lambda _line: None))
+        images = np.random.default_rng(0).standard_normal((batch, *input_size), dtype=np.float32)
+        timings = time_interleaved(
+            {str(number): _call(session, images) for number, (_, session) in enumerate(sessions)},
+            min_seconds=min_seconds,
         )
-        for name, timing in timings.items()
-    ]
-    return BenchmarkResult(rows, batch, threads, tuple(input_size), environment())
+        rows = _rows(sessions, list(timings.values()))
+        if cold_starts:
+            rows = [
+                dataclasses.replace(row, **_fresh(session, batch, cold_starts))
+                for row, (_, session) in zip(rows, sessions, strict=True)
+            ]
+    asked = counts[0] if len(counts) == 1 else counts
+    found = environment() | {TARGETS[row.runtime].package: _version(row.runtime) for row in rows}
+    return BenchmarkResult(rows, batch, asked, tuple(input_size), found, skipped)
 
 
 def _call(session: Session, images: np.ndarray) -> Callable[[], object]:
     return lambda: session.predict(images)
+
+
+def _rows(sessions: Sequence[tuple[str, Session]], timings: Sequence[Timing]) -> list[BenchmarkRow]:
+    first_name = sessions[0][0]
+    references = {
+        _setting(session): timing.median_ms
+        for (name, session), timing in zip(sessions, timings, strict=True)
+        if name == first_name
+    }
+    return [
+        BenchmarkRow(
+            name,
+            *_setting(session),
+            **timing.to_dict(),
+            bytes=sum(file.stat().st_size for file in session.files),
+            ratio=timing.median_ms / references.get(_setting(session), timings[0].median_ms),
+        )
+        for (name, session), timing in zip(sessions, timings, strict=True)
+    ]
+
+
+def _setting(session: Session) -> tuple[str, str, int]:
+    return session.target, session.precision, session.threads
+
+
+def _fresh(session: Session, batch: int, times: int) -> dict[str, Any]:
+    """Return medians over fresh processes of the time until the first answer, and of the peak memory."""
+    found = [_probed(session, batch) for _ in range(times)]
+    return {
+        "cold_start_ms": statistics.median(run["load_ms"] + run["first_ms"] for run in found),
+        "peak_memory_mb": statistics.median(run["peak_memory_mb"] for run in found),
+    }
+
+
+def _probed(session: Session, batch: int) -> dict[str, float]:
+    source = str(Path(ghostnet.__file__).parent.parent)
+    paths = [source, os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", "ghostnet.deploy.probe", str(session.path)]
+    done = subprocess.run(
+        [*command, str(session.threads), session.precision, str(batch)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"{session.path.name} fails in a process of its own: {last}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _version(runtime: str) -> str | None:
+    try:
+        return importlib.metadata.version(TARGETS[runtime].package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,7 +1,7 @@
-"""Writing a network for a runtime, with proof that the file computes the same.
+"""Writing a network for a runtime, with proof that the files compute the same.
 
-Targets are entries of `TARGETS`; today "onnx" (opset 18, one file, dynamic batch, checked in ONNX Runtime).
-A file whose parity is above the tolerance is never left on disk.
+Targets are entries of `targets.TARGETS`. An export is the target's files and a manifest beside them; files whose
+parity is above the tolerance are never left on disk.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import importlib.util
-import io
-import logging
+import importlib.metadata
+import inspect
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import ghostnet
+from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path
 from ghostnet.deploy.optimize import optimize, random_input, relative_error
-from ghostnet.deploy.session import load
-from ghostnet.errors import InputError, unknown_name
-from ghostnet.files import atomic_write, refuse_overwrite
+from ghostnet.deploy.session import open_files
+from ghostnet.deploy.targets import Target, require_to_write, target_named
+from ghostnet.deploy.targets.target import files_of
+from ghostnet.deploy.unsupported import explained, refuse_data_dependent
+from ghostnet.errors import InputError
+from ghostnet.files import DiskFullError, atomic_group, refuse_overwrite
 
-OPSET = 18
+_IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +38,14 @@ class ExportReport:
     """What was written: where, how large, and how far it is from the PyTorch network.
 
     Attributes:
-        path: the finished file.
-        target: "onnx".
-        bytes: file size.
-        relative_error: largest output difference over the largest output, random input, batches of 1 and 3.
+        path: the finished file that users name.
+        target: key of `TARGETS`.
+        bytes: size of all files but the manifest.
+        relative_error: largest output difference over the largest output, random input, over `batches`.
         input_size: shape of one input without the batch.
         operators: how often each operator occurs in the graph.
+        files: every file that was written, the manifest last.
+        batches: batch sizes that were compared.
     """
 
     path: str
@@ -48,6 +54,8 @@ class ExportReport:
     relative_error: float
     input_size: tuple[int, ...]
     operators: dict[str, int]
+    files: list[str]
+    batches: list[int]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -62,127 +70,127 @@ class ExportReport:
         )
 
 
-def _write_onnx(
-    model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
-) -> dict[str, int]:
-    import onnx
-
-    with _quiet():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
-        )
-    proto = onnx.load(str(path))
-    onnx.helper.set_model_props(proto, dict(metadata))
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # the exporter's stack traces name paths of this machine
-    onnx.checker.check_model(proto)
-    path.write_bytes(proto.SerializeToString())
-    operators: dict[str, int] = {}
-    for node in proto.graph.node:
-        operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    return dict(sorted(operators.items()))
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporter's chatter off the console; its errors still raise."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-TARGETS: dict[str, Callable[[nn.Module, Path, torch.Tensor, Mapping[str, str]], dict[str, int]]] = {
-    "onnx": _write_onnx,
-}
-
-
 def export(
     model: nn.Module,
     target: str,
     path: str | os.PathLike[str],
     *,
     input_size: Sequence[int] = (3, 224, 224),
+    passes: Sequence[str] | None = None,
     optimized: bool = True,
     tolerance: float = 1e-4,
     force: bool = False,
     metadata: Mapping[str, str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> ExportReport:
-    """Write `model` to one file for a runtime and check the file against PyTorch.
+    """Write `model` for a runtime, check the files against PyTorch, and write a manifest beside them.
 
     Args:
         model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched.
-        target: a key of `TARGETS`: "onnx".
-        path: the file to write.
+        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn".
+        path: the file to write, with the target's ending; OpenVINO (.xml) and ncnn (.param) keep their weights in
+            a .bin beside it. The manifest is `<path>.json`.
         input_size: shape of one input without the batch.
-        optimized: apply the exact rewrites of `optimize` first.
+        passes: names of the rewrites for `optimize`; None takes the target's own set.
+        optimized: apply rewrites at all.
         tolerance: largest allowed relative error, > 0.
-        force: overwrite an existing file.
-        metadata: texts to store in the file, such as the origin of the weights.
+        force: overwrite existing files.
+        metadata: texts to keep, such as the origin of the weights.
+        preprocessing: how images are prepared (`mean`, `std`, `image_size`, …); None takes what the network's own
+            `ghostnet_info` says.
+        classes: names of the outputs in order; None takes the network's own.
 
     Returns:
         An `ExportReport` with the error that was measured.
 
     Raises:
-        InputError: unknown target, missing extra, existing file, or a model that cannot run or be exported.
+        InputError: unknown target, missing extra, wrong ending, existing file, or a model that cannot run or that
+            the target cannot express.
         RuntimeError: the error is above `tolerance`; nothing is written then.
+        OSError: the place cannot be written.
 
     Example:
         >>> export(nn.Conv2d(3, 4, 3), "onnx", "net.onnx", input_size=(3, 8, 8))  # doctest: +SKIP
     """
-    if target not in TARGETS:
-        raise unknown_name("export target", target, TARGETS)
+    chosen = target_named(target)
     if not tolerance > 0:
         raise InputError(f"tolerance (={tolerance}) must be above 0; 1e-4 suits float32")
-    require_extra("onnx", "onnxscript", "onnxruntime")
-    refuse_overwrite(path, force=force)
+    if passes is not None and not optimized:
+        raise InputError("passes are given but optimized is false; leave out one of them")
+    require_to_write(chosen)
+    files = files_of(chosen, Path(path))
+    for file in (*files, manifest_path(files[0])):
+        refuse_overwrite(file, force=force)
     sizes = tuple(input_size)
     eager = copy.deepcopy(model).eval().cpu()
-    _run(eager, sizes, batch=2)
-    network = optimize(eager, input_size=sizes) if optimized else eager
-    with atomic_write(path) as temporary:
-        try:
-            operators = TARGETS[target](network, temporary, random_input(eager, (2, *sizes)), metadata or {})
-        except OSError:
-            raise
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"the model cannot be exported to {target}: {reason}; remove data-dependent code"
-            ) from error
-        error_found = _parity(eager, temporary, sizes)
-        if not error_found <= tolerance:
-            raise RuntimeError(
-                f"the {target} file differs from PyTorch by {error_found:.1e} "
-                f"(tolerance {tolerance:.1e}); nothing is kept"
-            )
-        size = temporary.stat().st_size
-    return ExportReport(os.fspath(path), target, size, error_found, sizes, operators)
+    output = _run(eager, sizes, batch=2)
+    batch = "N" if chosen.dynamic_batch else 1
+    with _writable(files[0]) as folder:
+        network = _rewritten(eager, target, passes, sizes) if optimized else eager
+        temporary = folder / files[0].name
+        operators = _write(chosen, (network, eager), temporary, sizes, metadata)
+        parity = _parity(eager, chosen, temporary, sizes, tolerance)
+        written = files_of(chosen, temporary)
+        manifest = Manifest(
+            target=target,
+            files=describe_files(written),
+            input={"shape": [batch, *sizes], "dtype": "float32", "layout": "NCHW"},
+            output={"shape": [batch, *output.shape[1:]], "dtype": "float32"},
+            precision="fp32",
+            **_image_facts(model, preprocessing, classes),
+            passes=None if passes is None else list(passes),
+            optimized=optimized,
+            parity=parity,
+            versions=_versions(chosen),
+            metadata=dict(metadata or {}),
+        )
+        manifest.write(manifest_path(temporary))
+        size = sum(file.stat().st_size for file in written)
+    names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
+    return ExportReport(
+        os.fspath(path), target, size, parity["relative_error"], sizes, operators, names, parity["batches"]
+    )
 
 
-def require_extra(*modules: str) -> None:
-    """Raise with the pip command unless all `modules` of the extra `export` are installed.
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """Open the temporary folder of the files; a place that cannot be written is the user's to change."""
+    try:
+        with atomic_group(path) as folder:
+            yield folder
+    except DiskFullError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write {path}: {reason}; name another place") from error
 
-    Raises:
-        InputError: one is missing.
-    """
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f'{module} is not installed; run: pip install "ghostnet[export]"')
+
+def _rewritten(
+    model: nn.Module, target: str, passes: Sequence[str] | None, input_size: tuple[int, ...]
+) -> nn.Module:
+    """Apply the target's own rewrites, or those that are named."""
+    if "target" not in inspect.signature(optimize).parameters:  # until the branch with passes is merged
+        if passes is not None:
+            raise InputError("passes are not there yet; leave them out")
+        return optimize(model, input_size=input_size)
+    return optimize(model, target=target, passes=passes, input_size=input_size)  # type: ignore[call-arg]
+
+
+def _write(
+    target: Target, networks: tuple[nn.Module, nn.Module], path: Path, input_size: tuple[int, ...], texts: Any
+) -> dict[str, int]:
+    """Write the files of the first network; a failure names a layer of the second, which is the user's."""
+    network, eager = networks
+    example = random_input(eager, (2, *input_size))
+    if target.traces:
+        refuse_data_dependent(network, example, target.runtime)
+    try:
+        return target.write(network, path, example, texts or {})
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        raise explained(error, eager, example, target.runtime) from error
 
 
 def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.Tensor:
@@ -197,10 +205,54 @@ def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.
     return output
 
 
-def _parity(model: nn.Module, path: Path, input_size: tuple[int, ...]) -> float:
-    session = load(path)
-    errors = []
-    for batch in (1, 3):
-        found = torch.from_numpy(session.predict(random_input(model, (batch, *input_size)).numpy()))
-        errors.append(relative_error(_run(model, input_size, batch=batch), found))
-    return max(errors)
+def _parity(
+    model: nn.Module, target: Target, path: Path, input_size: tuple[int, ...], tolerance: float
+) -> dict[str, Any]:
+    """Compare the files with PyTorch at 1 image, and at 3 where the files take any number.
+
+    Raises:
+        RuntimeError: the shapes differ, or the error is above the tolerance.
+    """
+    runner = open_files(target, path, threads=1, precision="fp32")
+    batches, errors = [1, 3] if target.dynamic_batch else [1], []
+    for batch in batches:
+        expected = _run(model, input_size, batch=batch)
+        found = runner.run(random_input(model, (batch, *input_size)).numpy())
+        if found.size != expected.numel():
+            raise RuntimeError(
+                f"the {target.name} file gives {found.shape} where PyTorch gives {tuple(expected.shape)}; "
+                "nothing is kept"
+            )
+        errors.append(relative_error(expected, torch.from_numpy(found.reshape(expected.shape))))
+    if not max(errors) <= tolerance:
+        raise RuntimeError(
+            f"the {target.name} file differs from PyTorch by {max(errors):.1e} "
+            f"(tolerance {tolerance:.1e}); nothing is kept"
+        )
+    return {"relative_error": max(errors), "tolerance": tolerance, "batches": batches}
+
+
+def _image_facts(
+    model: nn.Module, preprocessing: Mapping[str, Any] | None, classes: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return `preprocessing` and `classes` for the manifest: what was given, else what the network carries."""
+    known = getattr(model, "ghostnet_info", None) or {}
+    own = {key: known[key] for key in _IMAGE_FACTS if key in known}
+    facts = own if preprocessing is None else dict(preprocessing)
+    names = known.get("classes") if classes is None else classes
+    return {
+        "preprocessing": facts or None,
+        "classes": None if names is None else [str(name) for name in names],
+    }
+
+
+def _versions(target: Target) -> dict[str, str]:
+    found = {
+        "ghostnet": ghostnet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    for package in (target.package, *target.write_modules):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,15 +1,17 @@
-"""Running an exported file: arrays in, arrays out, no torch in between (ONNX Runtime on the CPU)."""
+"""Running an exported network: arrays in, arrays out, one interface for every runtime, no torch in between."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ghostnet.errors import InputError
+from ghostnet.deploy.manifest import Manifest, check_files, manifest_path, read_manifest
+from ghostnet.deploy.targets import Runner, Target, require_to_open, target_named, target_of_file
+from ghostnet.deploy.targets.target import files_of
+from ghostnet.errors import InputError, unknown_name
 
 
 class Session:
@@ -17,22 +19,36 @@ class Session:
 
     Attributes:
         path: the file it came from.
+        files: all files that it came from.
+        target: key of `deploy.TARGETS`.
+        threads: threads inside one operator.
+        precision: of the arithmetic.
         input_size: shape of one input without the batch, as the file states it.
         metadata: the texts that `export` stored.
+        manifest: what `export` wrote beside the file; None for a file from elsewhere.
     """
 
-    def __init__(self, runtime: Any, path: Path) -> None:
-        self._runtime = runtime
-        self._input = runtime.get_inputs()[0]
-        self.path = path
-        self.input_size: tuple[Any, ...] = tuple(self._input.shape[1:])
-        self.metadata: dict[str, str] = dict(runtime.get_modelmeta().custom_metadata_map)
+    def __init__(
+        self, runner: Runner, files: list[Path], target: Target, manifest: Manifest | None, **how: Any
+    ) -> None:
+        self._runner = runner
+        self.path = files[0]
+        self.files = files
+        self.target = target.name
+        self.threads: int = how["threads"]
+        self.precision: str = how["precision"]
+        self.manifest = manifest
+        self.input_size: tuple[Any, ...] = tuple(runner.input_size)
+        self.metadata: dict[str, str] = dict(manifest.metadata if manifest else runner.metadata)
+        self._output_size = tuple(manifest.output["shape"][1:]) if manifest else None
 
     def predict(self, array: np.ndarray) -> np.ndarray:
         """Return the outputs for a batch.
 
+        ncnn and LiteRT files take one image a call; they are called for each image in turn.
+
         Args:
-            array: float32 `(N, C, H, W)`, normalised like the training data.
+            array: float32 `(N, C, H, W)`, N >= 1, normalised like the training data.
 
         Returns:
             The network's output, e.g. logits `(N, classes)`.
@@ -40,6 +56,19 @@ class Session:
         Raises:
             InputError: the array's type or shape does not fit the file.
         """
+        self._check(array)
+        array = np.ascontiguousarray(array)
+        batch = self._runner.batch
+        if batch is None:
+            output = self._runner.run(array)
+        else:
+            parts = [self._runner.run(array[start : start + batch]) for start in range(0, len(array), batch)]
+            output = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self._output_size is not None and output.shape[1:] != self._output_size:
+            return output.reshape(len(array), *self._output_size)  # ncnn drops leading axes of length 1
+        return output
+
+    def _check(self, array: np.ndarray) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             found = getattr(array, "dtype", type(array).__name__)
             raise InputError(f"predict needs a float32 numpy array, not {found}; use array.astype('float32')")
@@ -49,42 +78,85 @@ class Session:
             for wanted, given in zip(expected, array.shape[1:], strict=True)
         )
         if not fits:
+            sizes = ", ".join(map(str, expected))
             raise InputError(
-                f"an array of shape {array.shape} does not fit; {self.path.name} takes (N, *{expected})"
+                f"an array of shape {array.shape} does not fit; {self.path.name} takes (N, {sizes})"
             )
-        outputs = self._runtime.run(None, {self._input.name: array})
-        return np.asarray(outputs[0])
+        batch = self._runner.batch or 1
+        if len(array) == 0 or len(array) % batch:
+            raise InputError(
+                f"a batch of {len(array)} does not fit; {self.path.name} takes a multiple of {batch}, at least {batch}"
+            )
 
 
-def load(path: str | os.PathLike[str], *, threads: int = 1) -> Session:
-    """Load an exported ONNX file into ONNX Runtime on the CPU.
+def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp32") -> Session:
+    """Load an exported network into its runtime on the CPU; needs numpy and that runtime, no torch.
 
     Args:
-        path: a file that `export` wrote.
+        path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
+            one its ending does (.onnx, .xml, .tflite, .param).
         threads: threads inside one operator, >= 1.
+        precision: of the arithmetic: "fp32", or "bf16" for OpenVINO and ncnn.
 
     Raises:
-        InputError: no such file, not an ONNX file, a bad thread count, or onnxruntime is not installed.
+        InputError: no such file, a foreign, truncated or unusable one, a bad thread count or precision, or the
+            runtime is not installed.
 
     Example:
         >>> load("net.onnx").predict(images)  # doctest: +SKIP
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads (={threads!r}) must be an integer >= 1")
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {os.fspath(path)}; write one with `ghostnet export`")
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise InputError('onnxruntime is not installed; run: pip install "ghostnet[export]"')
-    import onnxruntime
+    main, manifest, target = identify(path)
+    if precision not in target.precisions:
+        if precision in ("fp32", "bf16"):
+            allowed = " or ".join(target.precisions)
+            raise InputError(f"{target.runtime} runs in {allowed} here, not in precision {precision}")
+        raise unknown_name("precision", precision, target.precisions)
+    require_to_open(target)
+    files = files_of(target, main)
+    check_files(manifest.files if manifest else {}, files)
+    runner = open_files(target, main, threads=threads, precision=precision)
+    return Session(runner, files, target, manifest, threads=threads, precision=precision)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+
+def identify(path: str | os.PathLike[str]) -> tuple[Path, Manifest | None, Target]:
+    """Return the main file, its manifest if there is one, and the target, without loading the network.
+
+    Args:
+        path: an exported file or its manifest.
+
+    Raises:
+        InputError: no such file, a foreign manifest, or a file of no known runtime.
+    """
+    main = Path(path)
+    if main.suffix == ".json":
+        main = main.with_suffix("")
+    if not main.is_file():
+        raise InputError(f"there is no file {os.fspath(main)}; write one with `ghostnet export`")
+    beside = manifest_path(main)
+    manifest = read_manifest(beside) if beside.is_file() else None
+    return main, manifest, target_named(manifest.target) if manifest else target_of_file(main)
+
+
+def open_files(target: Target, path: Path, *, threads: int, precision: str) -> Runner:
+    """Load files into their runtime.
+
+    Raises:
+        InputError: the runtime cannot use them.
+    """
     try:
-        runtime = onnxruntime.InferenceSession(
-            Path(path).read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's own classes share no public base class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{os.fspath(path)} is not a usable ONNX file: {reason}; export it again") from error
-    return Session(runtime, Path(path))
+        return target.open(path, threads=threads, precision=precision)
+    except InputError:
+        raise
+    except Exception as error:  # the runtimes' own classes share no public base class
+        raise InputError(
+            f"{os.fspath(path)} is not a usable {target.kind} file: {_reason(error)}; export it again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the telling line of a runtime's message; OpenVINO's first lines name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0]

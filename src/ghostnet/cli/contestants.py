@@ -1,0 +1,128 @@
+"""What `ghostnet bench` is given: exported files, saved networks, names of the zoo, of timm and of torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ghostnet.cli.network import IMAGENET_SIZE, input_size_of, open_network, parse_size
+from ghostnet.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EXPORTED = (".onnx", ".xml", ".tflite", ".param", ".json")
+LIBRARIES = ("timm", "torchvision")
+FORMS = ("plain", "optimized")
+
+
+def open_contestants(
+    names: Sequence[str], weights: Sequence[str], input_size: str | None
+) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """Return what `deploy.benchmark` takes, by the names that were given, and the input size that all share.
+
+    Args:
+        names: see the command's help; "@plain" or "@optimized" behind a network chooses its form.
+        weights: "NAME=TAG or FILE" for names of the zoo.
+        input_size: "3,224,224", or None for what the networks were made for.
+
+    Raises:
+        InputError: an unknown name, a missing file, weights for no network, or sizes that differ.
+    """
+    chosen = _weights(weights, names)
+    size = parse_size(input_size) if input_size is not None else None
+    found: dict[str, Any] = {}
+    for name in names:
+        if name.endswith(EXPORTED):
+            found[name], own = Path(name), size or _size_of_file(name)
+        else:
+            network, form = _network_and_form(name)
+            model, trained = _open(network, chosen.get(network))
+            own = input_size_of(model, input_size)
+            found[name] = _candidate(model, form, own, trained=trained)
+        if size is not None and own != size:
+            raise InputError(f"{name} takes {own}, another network {size}; give one --input-size for all")
+        size = own
+    return found, size or IMAGENET_SIZE
+
+
+def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    networks = {_network_and_form(name)[0] for name in names if not name.endswith(EXPORTED)}
+    chosen = {}
+    for text in given:
+        network, equals, source = text.partition("=")
+        if not equals or not source:
+            raise InputError(
+                f"--weights (={text}) must be NAME=TAG or NAME=FILE, NAME being a network that is timed"
+            )
+        if network not in networks:
+            raise unknown_name("network in --weights", network, networks)
+        chosen[network] = source
+    return chosen
+
+
+def _network_and_form(name: str) -> tuple[str, str]:
+    """Return the network and "plain" or "optimized"; peers are plain unless the name says otherwise."""
+    network, at, form = name.rpartition("@")
+    if not at:
+        network, form = name, "plain" if name.partition(":")[0] in LIBRARIES else "optimized"
+    if form not in FORMS:
+        raise unknown_name("form", form, FORMS)
+    return network, form
+
+
+def _open(network: str, weights: str | None) -> tuple[nn.Module, bool]:
+    """Return a network and whether it has weights that mean something."""
+    library, colon, name = network.partition(":")
+    if not colon or library not in LIBRARIES:
+        model = open_network(network, weights)
+        from_zoo = not (network.endswith(".safetensors") or Path(network).is_file())
+        return model, not from_zoo or _has_weights(network, weights)
+    if weights is not None:
+        raise InputError(f"--weights is for names of the zoo, and {network} is {library}'s")
+    return (_of_timm if library == "timm" else _of_torchvision)(name), False
+
+
+def _has_weights(name: str, weights: str | None) -> bool:
+    from ghostnet import models
+
+    return weights is not None or bool(models.model_info(name).weights)
+
+
+def _of_timm(name: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown_name("network of timm", name, timm.list_models())
+    return timm.create_model(name, pretrained=False).eval()
+
+
+def _of_torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise unknown_name("network of torchvision", name, known)
+    extra = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    if extra:
+        extra["init_weights"] = False
+    return torchvision.models.get_model(name, weights=None, **extra).eval()
+
+
+def _candidate(model: nn.Module, form: str, size: tuple[int, int, int], *, trained: bool) -> Any:
+    from ghostnet import deploy
+
+    if not trained:
+        deploy.randomise_statistics_(model, size)
+    return deploy.Candidate(model, optimized=form == "optimized")
+
+
+def _size_of_file(path: str) -> tuple[int, int, int]:
+    """Return the input size that an exported file states."""
+    from ghostnet import deploy
+
+    size = deploy.load(path).input_size
+    if len(size) != 3 or not all(isinstance(number, int) for number in size):
+        raise InputError(f"{path} leaves its input size open; give --input-size")
+    return size[0], size[1], size[2]

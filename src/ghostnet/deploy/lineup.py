@@ -1,0 +1,139 @@
+"""Who takes part in a benchmark: networks and files become sessions, one for each setting that they can run in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ghostnet.deploy.session import Session, identify, load
+from ghostnet.deploy.targets import TARGETS, target_named
+from ghostnet.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A network that is exported on the fly, to each runtime that it is timed in.
+
+    Attributes:
+        model: the network.
+        optimized: with exact rewrites, or plainly as anybody would export it.
+        passes: names of the rewrites; None takes the runtime's own set.
+    """
+
+    model: nn.Module
+    optimized: bool = True
+    passes: Sequence[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """In which runtimes, precisions and numbers of threads networks are timed, and on which input."""
+
+    runtimes: Sequence[str]
+    precisions: Sequence[str]
+    threads: Sequence[int]
+    input_size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.runtimes:
+            target_named(name)
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise unknown_name("precision", precision, PRECISIONS)
+        for kind, given in (
+            ("runtime", self.runtimes),
+            ("precision", self.precisions),
+            ("thread count", self.threads),
+        ):
+            if not given:
+                raise InputError(f"no {kind} is given; name at least one")
+            if len(set(given)) < len(given):
+                raise InputError(f"the same {kind} is given twice: {', '.join(map(str, given))}")
+
+
+def line_up(
+    networks: Mapping[str, Any], settings: Settings, folder: Path, announce: Callable[[str], None]
+) -> tuple[list[tuple[str, Session]], list[str]]:
+    """Return a session for each network in each setting, setting by setting, and what had to be left out.
+
+    Args:
+        networks: sessions, paths of exported files, candidates or modules by name.
+        settings: what to run them in; sessions keep their own, and a file its runtime.
+        folder: where files of candidates are written; it must outlive the sessions.
+        announce: called with a line before each export.
+
+    Raises:
+        InputError: a file that cannot be used, or nothing that can run.
+    """
+    skipped: list[str] = []
+    found: list[tuple[str, Session]] = []
+    for number, (name, given) in enumerate(networks.items()):
+        if isinstance(given, Session):
+            found.append((name, given))
+            continue
+        for path in _files(name, given, settings, folder / str(number), skipped, announce):
+            found += [(name, session) for session in _sessions(name, path, settings, skipped)]
+    if not found:
+        raise InputError("nothing can be run: " + "; ".join(skipped))
+    places = {name: place for place, name in enumerate(networks)}
+    names = list(TARGETS)
+    found.sort(
+        key=lambda pair: (
+            names.index(pair[1].target),
+            PRECISIONS.index(pair[1].precision),
+            pair[1].threads,
+            places[pair[0]],
+        )
+    )
+    return found, skipped
+
+
+def _files(
+    name: str,
+    given: Any,
+    settings: Settings,
+    folder: Path,
+    skipped: list[str],
+    announce: Callable[[str], None],
+) -> list[Path]:
+    if isinstance(given, str | Path) or hasattr(given, "__fspath__"):
+        return [Path(given)]
+    from ghostnet.deploy.export import export
+
+    candidate = given if isinstance(given, Candidate) else Candidate(given)
+    paths = []
+    for runtime in settings.runtimes:
+        path = folder / f"{runtime}{TARGETS[runtime].suffixes[0]}"
+        announce(f"exporting {name} to {TARGETS[runtime].runtime}")
+        try:
+            export(
+                candidate.model,
+                runtime,
+                path,
+                input_size=settings.input_size,
+                passes=candidate.passes,
+                optimized=candidate.optimized,
+            )
+        except (InputError, RuntimeError) as error:  # what one runtime cannot express, another can
+            skipped.append(f"{name} in {TARGETS[runtime].runtime}: {error}")
+            continue
+        paths.append(path)
+    return paths
+
+
+def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> list[Session]:
+    found = []
+    _, _, target = identify(path)
+    for precision in settings.precisions:
+        if precision not in target.precisions:
+            skipped.append(f"{name}: {target.runtime} has no {precision} here")
+            continue
+        found += [load(path, threads=count, precision=precision) for count in settings.threads]
+    return found

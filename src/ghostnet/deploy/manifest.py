@@ -1,0 +1,115 @@
+"""What lies beside an exported network as `<file>.json`: what it takes and gives, and how it came about.
+
+A device needs it to prepare images and to name classes; `load` needs it to tell a truncated file from a whole
+one. No path and no host name is in it, and its files are named by their endings alone, so they may be renamed
+together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ghostnet.errors import InputError
+from ghostnet.files import sha256_of_file
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The record of one export.
+
+    Attributes:
+        target: key of `deploy.TARGETS`.
+        files: `bytes` and `sha256` of each file by its ending.
+        input: `shape` (first entry "N" where the batch is free), `dtype`, `layout`.
+        output: `shape` and `dtype`.
+        precision: of the weights in the files.
+        preprocessing: `mean`, `std`, `image_size`, … as the network was trained; None where that is not known.
+        classes: names in the order of the outputs; None where they are not known.
+        passes: names of the rewrites that were asked for; None for the target's own set.
+        optimized: whether rewrites were applied at all.
+        parity: `relative_error` against PyTorch, its `tolerance`, and the `batches` that were compared.
+        versions: of what wrote the files.
+        metadata: texts of the user's.
+        schema: of this record.
+    """
+
+    target: str
+    files: dict[str, dict[str, Any]]
+    input: dict[str, Any]
+    output: dict[str, Any]
+    precision: str
+    preprocessing: dict[str, Any] | None
+    classes: list[str] | None
+    passes: list[str] | None
+    optimized: bool
+    parity: dict[str, Any]
+    versions: dict[str, str]
+    metadata: dict[str, str]
+    schema: int = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return dataclasses.asdict(self)
+
+    def write(self, path: Path) -> None:
+        """Write it; the caller takes care of what was there."""
+        path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of an exported file lies."""
+    return path.with_name(path.name + ".json")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        InputError: the file is not one, or a newer version wrote it.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] > SCHEMA:
+            raise InputError(f"{path} is a manifest of a newer ghostnet (schema {found['schema']}); update")
+        manifest = Manifest(**found)
+        [(entry["bytes"], entry["sha256"]) for entry in manifest.files.values()]
+        [int(size) for size in (*manifest.input["shape"][1:], *manifest.output["shape"][1:])]
+        if not isinstance(manifest.metadata, dict):
+            raise TypeError("metadata")
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not a manifest that `ghostnet export` wrote; export again or move it away"
+        ) from error
+    return manifest
+
+
+def describe_files(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return what `Manifest.files` holds for these files."""
+    return {path.suffix: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths}
+
+
+def check_files(files: Mapping[str, Mapping[str, Any]], paths: Sequence[Path]) -> None:
+    """Raise unless every file is there and as long as its manifest says.
+
+    The lengths are compared and not the hashes: that is free, and a copy that stopped halfway shows in them.
+
+    Raises:
+        InputError: a file is missing or has another length.
+    """
+    for path in paths:
+        stated = files.get(path.suffix, {}).get("bytes")
+        if not path.is_file():
+            raise InputError(f"there is no file {path}; it belongs beside {paths[0].name}")
+        if stated is not None and path.stat().st_size != stated:
+            raise InputError(
+                f"{path} has {path.stat().st_size} bytes where its manifest says {stated}: "
+                "it is truncated or was replaced; export it again"
+            )

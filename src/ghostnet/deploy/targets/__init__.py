@@ -1,0 +1,53 @@
+"""The runtimes that a network can be exported to, one file each; `TARGETS` is the registry.
+
+A further runtime is one more file with a class like `target.Target` and one more entry here. Nothing here
+imports torch or a runtime before it is needed: a device that only runs networks has neither torch nor the
+other runtimes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ghostnet.deploy.targets.litert import LiteRT
+from ghostnet.deploy.targets.ncnn import Ncnn
+from ghostnet.deploy.targets.onnx import Onnx
+from ghostnet.deploy.targets.openvino import OpenVINO
+from ghostnet.deploy.targets.target import Runner, Target, require_to_open, require_to_write
+from ghostnet.errors import InputError, unknown_name
+
+TARGETS: dict[str, Target] = {target.name: target for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn())}
+
+__all__ = [
+    "TARGETS",
+    "Runner",
+    "Target",
+    "require_to_open",
+    "require_to_write",
+    "target_named",
+    "target_of_file",
+]
+
+
+def target_named(name: str) -> Target:
+    """Return the target of that name.
+
+    Raises:
+        InputError: there is none; near names are listed.
+    """
+    if name not in TARGETS:
+        raise unknown_name("export target", name, TARGETS)
+    return TARGETS[name]
+
+
+def target_of_file(path: Path) -> Target:
+    """Return the target whose files end like `path`.
+
+    Raises:
+        InputError: no target writes such files.
+    """
+    for target in TARGETS.values():
+        if path.suffix == target.suffixes[0]:
+            return target
+    known = ", ".join(f"{target.suffixes[0]} ({target.runtime})" for target in TARGETS.values())
+    raise InputError(f"{path} is no file of a known runtime; the endings are {known}")

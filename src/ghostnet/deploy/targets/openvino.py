@@ -1,0 +1,116 @@
+"""OpenVINO files (.xml and .bin beside it, weights in float32, dynamic batch) and OpenVINO on the CPU.
+
+The arithmetic is float32, or bfloat16 where the processor has it (AVX-512 BF16, AMX); the files are the
+same for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ghostnet.deploy.targets.target import quiet_native, quiet_python
+from ghostnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_TEXTS = "ghostnet"  # key of our texts in the file's runtime information
+_INFERENCE_PRECISION = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVINO:
+    """The target "openvino"."""
+
+    name = "openvino"
+    runtime = "OpenVINO"
+    kind = "OpenVINO"
+    extra = "export"
+    package = "openvino"
+    write_modules: tuple[str, ...] = ()
+    open_module = "openvino"
+    suffixes: tuple[str, ...] = (".xml", ".bin")
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    traces = True
+    dynamic_batch = True
+
+    def write(
+        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Write both files; `metadata` goes into the .xml."""
+        openvino = _openvino()
+        with _no_usage_reports(), quiet_python(), quiet_native():
+            converted = openvino.convert_model(
+                model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
+            )
+            converted.inputs[0].get_tensor().set_names({"images"})
+            converted.outputs[0].get_tensor().set_names({"logits"})
+            for key, text in metadata.items():
+                converted.set_rt_info(text, [_TEXTS, key])
+            openvino.save_model(converted, str(path), compress_to_fp16=False)
+        return dict(sorted(Counter(node.get_type_name() for node in converted.get_ops()).items()))
+
+    def open(self, path: Path, *, threads: int, precision: str) -> OpenVINORunner:
+        """Compile the files for this processor."""
+        core = _openvino().Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise InputError("this processor has no bfloat16 arithmetic; use precision fp32")
+        with quiet_native():
+            network = core.read_model(str(path), str(path.with_suffix(".bin")))
+            compiled = core.compile_model(
+                network,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[precision],
+                    "INFERENCE_NUM_THREADS": threads,
+                    "NUM_STREAMS": 1,
+                },
+            )
+        return OpenVINORunner(network, compiled)
+
+
+def _openvino() -> Any:
+    with _no_usage_reports():
+        import openvino
+    return openvino
+
+
+@contextlib.contextmanager
+def _no_usage_reports() -> Iterator[None]:
+    """Keep OpenVINO from sending usage figures over the network, as importing and converting do outside of CI."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+
+
+class OpenVINORunner:
+    """A network that OpenVINO compiled."""
+
+    def __init__(self, network: Any, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        shape = network.inputs[0].partial_shape
+        sizes = tuple(size.get_length() if size.is_static else -1 for size in shape)
+        self.input_size: tuple[Any, ...] = tuple(size if size > 0 else "any" for size in sizes[1:])
+        self.batch: int | None = sizes[0] if sizes[0] > 0 else None
+        self.metadata: dict[str, str] = {}
+        if network.has_rt_info([_TEXTS]):
+            texts = network.get_rt_info()[_TEXTS]
+            self.metadata = {key: value.astype(str) for key, value in texts.items()}
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return a copy of the first output; the request's own buffer is written again by the next call."""
+        self._request.infer([images], share_inputs=True)
+        return np.array(self._request.get_output_tensor(0).data)

@@ -1,0 +1,157 @@
+"""What a runtime must offer, and what all of them share: requirements, quiet tools, the file name's rule."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ghostnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Runner(Protocol):
+    """A loaded network of one runtime.
+
+    Attributes:
+        input_size: shape of one input without the batch; a name or -1 where the file leaves it open.
+        batch: images that one call takes; None where any number is.
+        metadata: texts that the file itself carries.
+    """
+
+    input_size: tuple[Any, ...]
+    batch: int | None
+    metadata: dict[str, str]
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the network's output for `(N, C, H, W)` float32, N being `batch` where that is given."""
+        ...
+
+
+class Target(Protocol):
+    """A runtime: how its files are written, and how they are opened.
+
+    Attributes:
+        name: what users type.
+        runtime: what people call it.
+        kind: what people call its files.
+        extra: the pip extra of ghostnet that brings what writing needs.
+        package: the pip package that opening needs, and nothing else.
+        write_modules: modules that must be importable to write.
+        open_module: the module that must be importable to open.
+        suffixes: endings of the files; the first is the one that users name, the others lie beside it.
+        precisions: what the arithmetic may be, first the default.
+        traces: whether writing runs the network once and records what happens, so that a branch would be lost.
+        dynamic_batch: whether its files take any number of images.
+    """
+
+    name: str
+    runtime: str
+    kind: str
+    extra: str
+    package: str
+    write_modules: tuple[str, ...]
+    open_module: str
+    suffixes: tuple[str, ...]
+    precisions: tuple[str, ...]
+    traces: bool
+    dynamic_batch: bool
+
+    def write(
+        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Write the network's files and return how often each operator occurs in them."""
+        ...
+
+    def open(self, path: Path, *, threads: int, precision: str) -> Runner:
+        """Load the files; whatever the runtime raises means that they are of no use to it."""
+        ...
+
+
+def require_to_write(target: Target) -> None:
+    """Raise with the pip command unless all that writing needs is installed.
+
+    Raises:
+        InputError: a module is missing.
+    """
+    for module in (*target.write_modules, target.open_module):
+        if not _is_installed(module):
+            raise InputError(f'{module} is not installed; run: pip install "ghostnet[{target.extra}]"')
+
+
+def require_to_open(target: Target) -> None:
+    """Raise with the pip command unless the runtime is installed.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if not _is_installed(target.open_module):
+        raise InputError(
+            f"{target.runtime} is not installed (module {target.open_module}); "
+            f"run: pip install {target.package}"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package of a dotted name is missing
+        return False
+
+
+def files_of(target: Target, path: Path) -> list[Path]:
+    """Return every file of an export, the named one first.
+
+    Raises:
+        InputError: `path` does not end as the runtime wants it.
+    """
+    if path.suffix != target.suffixes[0]:
+        raise InputError(
+            f"{path} must end in {target.suffixes[0]} for {target.runtime}; "
+            f"use {path.with_suffix(target.suffixes[0])}"
+        )
+    return [path, *(path.with_suffix(suffix) for suffix in target.suffixes[1:])]
+
+
+@contextlib.contextmanager
+def quiet_python() -> Iterator[None]:
+    """Keep an exporter's chatter (prints, warnings, logs) off the console; its errors still raise."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def quiet_native() -> Iterator[None]:
+    """Keep what a C++ library prints off this process's stderr; its verdict comes as a code or an error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)

@@ -1,0 +1,190 @@
+"""Every runtime computes what PyTorch computes, through one interface, and without torch at run time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from random_networks import random_network
+from torch import nn
+
+from ghostnet.deploy import TARGETS, Session, export, load
+from ghostnet.nn import GhostConv2d
+
+TOLERANCE = 1e-4
+NAMES = ("litert", "ncnn", "onnx", "openvino")
+QUICK_SEEDS = (2, 5)
+SLOW_SEEDS = tuple(range(20))
+
+
+def path_for(name: str, folder: Path) -> Path:
+    return folder / f"net{TARGETS[name].suffixes[0]}"
+
+
+def skip_without(name: str) -> None:
+    target = TARGETS[name]
+    for module in (*target.write_modules, target.open_module):
+        pytest.importorskip(module)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    layer = GhostConv2d(3, 7, 3, padding=1)
+    layer.set_channel_order_(torch.randperm(7))
+    norm = nn.BatchNorm2d(7)
+    norm.running_mean.normal_()
+    return nn.Sequential(
+        layer, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4)
+    ).eval()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    skip_without(request.param)
+    path = path_for(request.param, tmp_path_factory.mktemp(request.param))
+    report = export(
+        small_network(),
+        request.param,
+        path,
+        input_size=(3, 17, 15),
+        metadata={"origin": "test"},
+        preprocessing={"mean": [0.5] * 3, "std": [0.25] * 3},
+        classes=["cat", "dog", "owl", "eel"],
+    )
+    assert report.relative_error < 1e-5
+    assert set(report.files) == {str(file) for file in path.parent.iterdir()}  # no leftovers
+    assert report.bytes == sum(Path(file).stat().st_size for file in report.files[:-1])
+    assert sum(report.operators.values()) >= 4
+    return request.param, path
+
+
+def test_the_registry_is_complete():
+    assert tuple(sorted(TARGETS)) == NAMES
+    assert len({target.suffixes[0] for target in TARGETS.values()}) == len(NAMES)
+
+
+def test_a_batch_comes_back_as_from_pytorch(exported):
+    name, path = exported
+    session = load(path)
+    assert isinstance(session, Session)
+    assert (session.target, session.input_size, session.precision) == (name, (3, 17, 15), "fp32")
+    images = np.random.default_rng(3).standard_normal((5, 3, 17, 15), dtype=np.float32)
+    with torch.no_grad():
+        expected = small_network()(torch.from_numpy(images)).numpy()
+    first = session.predict(images)
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+    session.predict(np.ascontiguousarray(images[::-1]))
+    np.testing.assert_allclose(first, expected, atol=1e-5)  # an answer is not overwritten by the next
+    sliced = np.random.default_rng(3).standard_normal((5, 3, 17, 30), dtype=np.float32)[..., ::2]
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            session.predict(sliced), small_network()(torch.from_numpy(sliced.copy())).numpy(), atol=1e-5
+        )
+
+
+def test_the_manifest_says_what_a_device_needs(exported):
+    name, path = exported
+    record = json.loads(path.with_name(path.name + ".json").read_text())
+    target = TARGETS[name]
+    assert record["target"] == name
+    assert set(record["files"]) == set(target.suffixes)
+    batch = "N" if target.dynamic_batch else 1
+    assert record["input"] == {"shape": [batch, 3, 17, 15], "dtype": "float32", "layout": "NCHW"}
+    assert record["output"]["shape"] == [batch, 4]
+    assert record["classes"] == ["cat", "dog", "owl", "eel"]
+    assert record["preprocessing"]["mean"] == [0.5] * 3
+    assert record["parity"]["batches"] == ([1, 3] if target.dynamic_batch else [1])
+    assert record["parity"]["relative_error"] <= record["parity"]["tolerance"]
+    assert {"ghostnet", "torch", target.package} <= set(record["versions"])
+    for session in (load(path), load(path.with_name(path.name + ".json"))):
+        assert session.manifest is not None
+        assert session.manifest.to_dict() == record
+        assert session.metadata == {"origin": "test"}
+
+
+def test_a_file_alone_is_enough(exported, tmp_path):
+    name, path = exported
+    for suffix in TARGETS[name].suffixes:
+        (tmp_path / f"moved{suffix}").write_bytes(path.with_suffix(suffix).read_bytes())
+    session = load(tmp_path / f"moved{path.suffix}")
+    assert session.manifest is None
+    assert session.input_size == (3, 17, 15)
+    images = np.random.default_rng(4).standard_normal((2, 3, 17, 15), dtype=np.float32)
+    np.testing.assert_array_equal(session.predict(images), load(path).predict(images))
+
+
+PROGRAM = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm", "scipy", "pydantic", "PIL"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, NoTorch())
+import numpy as np
+import ghostnet
+images, expected = np.load(sys.argv[1]), np.load(sys.argv[2])
+found = ghostnet.deploy.load(sys.argv[3], threads=1).predict(images)
+print(abs(found - expected).max())
+try:
+    import torch
+    print("torch was not blocked")
+except ImportError:
+    pass
+"""
+
+
+def test_it_runs_where_torch_is_not_installed(exported, tmp_path):
+    _, path = exported
+    images = np.random.default_rng(5).standard_normal((2, 3, 17, 15), dtype=np.float32)
+    with torch.no_grad():
+        np.save(tmp_path / "expected.npy", small_network()(torch.from_numpy(images)).numpy())
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tmp_path / "images.npy", tmp_path / "expected.npy", path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+def test_bfloat16_is_close_and_not_the_same(name, tmp_path):
+    skip_without(name)
+    model, size = random_network(0)
+    export(model, name, path_for(name, tmp_path), input_size=size)
+    images = np.random.default_rng(1).standard_normal((1, *size), dtype=np.float32)
+    try:
+        half = load(path_for(name, tmp_path), precision="bf16")
+    except ValueError as error:
+        pytest.skip(str(error))
+    exact = load(path_for(name, tmp_path)).predict(images)
+    error = np.abs(half.predict(images) - exact).max() / np.abs(exact).max()
+    assert 0 < error < 0.1
+
+
+def check_parity(name: str, seed: int, folder: Path) -> float:
+    skip_without(name)
+    model, size = random_network(seed)
+    report = export(model, name, path_for(name, folder), input_size=size, tolerance=TOLERANCE)
+    assert report.relative_error <= TOLERANCE
+    print(f"parity {name} seed {seed} input {size}: {report.relative_error:.1e}")
+    return report.relative_error
+
+
+@pytest.mark.parametrize("seed", QUICK_SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_parity_on_random_networks(name, seed, tmp_path):
+    check_parity(name, seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SLOW_SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_parity_on_twenty_random_networks(name, seed, tmp_path):
+    check_parity(name, seed, tmp_path)
