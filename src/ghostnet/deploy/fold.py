@@ -31,10 +31,10 @@ def is_foldable(module: nn.Module, norm: nn.Module) -> bool:
     exact = type(module) in (*CONVOLUTIONS, DeployedGhostConv2d) or is_ghost(module)
     plain = not any(hasattr(part, "parametrizations") for part in module.modules())
     hooked = any(part._forward_pre_hooks or part._forward_hooks for part in (*module.modules(), norm))
-    return exact and plain and not hooked and _scalable(module) and _has_statistics(norm)
+    return exact and plain and not hooked and _scalable(module) and has_statistics(norm)
 
 
-def _has_statistics(norm: nn.Module) -> bool:
+def has_statistics(norm: nn.Module) -> bool:
     return type(norm) in BATCH_NORMS and getattr(norm, "running_var", None) is not None
 
 
@@ -74,7 +74,7 @@ def scaled_convolution(conv: nn.Module, scale: torch.Tensor, shift: torch.Tensor
     return fused
 
 
-def _per_channel(scale: torch.Tensor, shift: torch.Tensor, *, like: torch.Tensor) -> nn.Conv2d:
+def per_channel(scale: torch.Tensor, shift: torch.Tensor, *, like: torch.Tensor) -> nn.Conv2d:
     channels = scale.numel()
     conv = nn.Conv2d(channels, channels, 1, groups=channels, device=like.device, dtype=like.dtype)
     conv.weight = nn.Parameter(scale.view(-1, 1, 1, 1).to(like), requires_grad=False)
@@ -86,7 +86,7 @@ def _scaled_operation(operation: nn.Module, scale: torch.Tensor, shift: torch.Te
     """Return a cheap operation whose ghost maps are scaled and shifted."""
     if not isinstance(operation, DepthwiseOperation):
         reference = next(operation.parameters())
-        return nn.Sequential(copy.deepcopy(operation), _per_channel(scale, shift, like=reference))
+        return nn.Sequential(copy.deepcopy(operation), per_channel(scale, shift, like=reference))
     fused = copy.deepcopy(operation)
     made, kept = fused.conv.out_channels, fused.out_channels
     padded = torch.cat([scale, scale.new_ones(made - kept)]), torch.cat([shift, shift.new_zeros(made - kept)])
@@ -204,6 +204,6 @@ def folded(module: nn.Module, norm: nn.Module) -> nn.Module:
         scale, shift = scale[back], shift[back]
     primary_weight = next(ghost.primary.parameters())
     boundary = primary_weight.shape[0]
-    ghost.intrinsic = _per_channel(scale[:boundary], shift[:boundary], like=primary_weight)
+    ghost.intrinsic = per_channel(scale[:boundary], shift[:boundary], like=primary_weight)
     ghost.cheap_operation = _scaled_operation(ghost.cheap_operation, scale[boundary:], shift[boundary:])
     return ghost

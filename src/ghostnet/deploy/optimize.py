@@ -1,9 +1,8 @@
 """Exact rewrites of a trained network for inference: a new network, the same function.
 
-Batch norms are folded (`fold.py`), an activation behind a Ghost convolution moves into it, Identity and
-Dropout go. Where `torch.fx` traces the model, the data flow decides what follows what; where it does not,
-only neighbours inside `nn.Sequential` are touched. With an input size the result is compared with the
-original.
+The rewrites are the passes of `passes/`; which of them run is the target's measured set or the caller's choice. They
+need a network that `torch.fx` traces; where it does not, only neighbours inside `nn.Sequential` are folded. With an
+input size the result is compared with the original.
 """
 
 from __future__ import annotations
@@ -12,32 +11,41 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from ghostnet.deploy.fold import DeployedGhostConv2d, deployed_ghost, folded, is_foldable, is_ghost
+from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
+from ghostnet.deploy.passes import apply_passes, checked_passes, default_passes
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
+from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 
-_NO_WORK_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 RELATIVE_TOLERANCE = 1e-5
 
 
-def optimize(model: nn.Module, *, input_size: Sequence[int] | None = None) -> nn.Module:
+def optimize(
+    model: nn.Module,
+    *,
+    target: str | None = None,
+    passes: Sequence[str] | None = None,
+    input_size: Sequence[int] | None = None,
+) -> nn.Module:
     """Return a faster network that computes the same as `model` in eval mode; `model` is untouched.
 
     Args:
         model: any module.
+        target: the runtime that it is for ("onnx", "openvino", "litert", "ncnn"): the passes that were measured to be
+            quickest there. None: those for PyTorch itself.
+        passes: names of `passes.PASSES` instead; they run in that table's order.
         input_size: shape of one input without the batch; when given, both are compared on random input.
 
     Returns:
-        A new network in eval mode (a `torch.fx.GraphModule` where the model traces).
+        A new network in eval mode (a `torch.fx.GraphModule` where the model traces; where it does not, only batch
+        norms inside `nn.Sequential` are folded).
 
     Raises:
-        InputError: `model` is no module.
+        InputError: `model` is no module, or an unknown target or pass.
         RuntimeError: the results differ by more than 1e-5 of the largest output; nothing is returned then.
 
     Example:
@@ -49,102 +57,35 @@ def optimize(model: nn.Module, *, input_size: Sequence[int] | None = None) -> nn
         raise InputError(
             f"optimize needs a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
+    names = default_passes(target) if passes is None else checked_passes(passes)
     working = copy.deepcopy(model).eval()
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):
         working = fuse_reparameterised(working)  # eight convolutions become one
-    graph = _traced(working)
-    result = _optimized_by_order(working) if graph is None else _optimized_by_graph(graph)
-    result = _with_deployed_ghosts(result).eval()
+    graph = traced(working)
+    if graph is not None:
+        result: nn.Module = apply_passes(graph, names).eval()
+    else:
+        folded_model = _optimized_by_order(working) if "fold_batch_norm" in names else working
+        result = _with_deployed_ghosts(folded_model).eval()
     if input_size is not None:
         _check_equal(model, result, tuple(input_size))
     return result
 
 
 class _Tracer(fx.Tracer):
-    """Keeps Ghost convolutions whole; their folding is a matter of the module, not of its operations."""
+    """Looks into Ghost convolutions, but not into cheap operations whose code depends on sizes."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, GhostConv2d) or super().is_leaf_module(m, module_qualified_name)
+        whole = isinstance(m, (AffineOperation, WaveletOperation))
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module) -> fx.GraphModule | None:
+def traced(model: nn.Module) -> fx.GraphModule | None:
+    """Return the network as a graph, or None where its code cannot be followed."""
     try:
         return fx.GraphModule(model, _Tracer().trace(model))
     except Exception:  # tracing runs arbitrary code on proxies, so anything may be raised
         return None
-
-
-def _optimized_by_graph(traced: fx.GraphModule) -> fx.GraphModule:
-    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
-    for node in list(traced.graph.nodes):
-        if _module(traced, node) is None:
-            _absorb_functional_relu(traced, node, calls)
-            continue
-        _rewrite(traced, node, calls)
-    traced.graph.lint()
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
-
-
-def _rewrite(traced: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> None:
-    module = _module(traced, node)
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or module is None:
-        return
-    if isinstance(module, _NO_WORK_IN_EVAL):
-        node.replace_all_uses_with(source)
-        traced.graph.erase_node(node)
-        return
-    before = _module(traced, source)
-    if before is None or len(source.users) > 1 or calls[source.target] > 1:
-        return
-    if is_foldable(before, module):
-        traced.set_submodule(str(source.target), folded(before, module))
-    elif _takes_activation(before, module):
-        _set_activation_(before, module)
-    else:
-        return
-    node.replace_all_uses_with(source)
-    traced.graph.erase_node(node)
-
-
-def _absorb_functional_relu(traced: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> None:
-    is_relu = node.target in (F.relu, torch.relu) or (node.op == "call_method" and node.target == "relu")
-    source = node.args[0] if is_relu and node.args else None
-    if not isinstance(source, fx.Node) or len(source.users) > 1 or calls[source.target] > 1:
-        return
-    before = _module(traced, source)
-    if before is not None and _takes_activation(before, nn.ReLU()):
-        _set_activation_(before, nn.ReLU())
-        node.replace_all_uses_with(source)
-        traced.graph.erase_node(node)
-
-
-def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _takes_activation(module: nn.Module, activation: nn.Module) -> bool:
-    elementwise = type(activation) in (
-        nn.ReLU,
-        nn.ReLU6,
-        nn.SiLU,
-        nn.Hardswish,
-        nn.GELU,
-        nn.LeakyReLU,
-        nn.Sigmoid,
-    )
-    return (
-        elementwise and isinstance(module, DeployedGhostConv2d) and isinstance(module.activation, nn.Identity)
-    )
-
-
-def _set_activation_(module: nn.Module, activation: nn.Module) -> None:
-    fresh = copy.deepcopy(activation)
-    if hasattr(fresh, "inplace"):
-        fresh.inplace = False  # type: ignore[assignment]  # the cheap operation still reads y
-    module.activation = fresh
 
 
 def _optimized_by_order(model: nn.Module) -> nn.Module:

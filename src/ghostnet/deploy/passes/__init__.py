@@ -1,0 +1,80 @@
+"""Exact rewrites of a traced network, one file each: `fx.GraphModule -> fx.GraphModule`, the same function.
+
+`PASSES` lists them in the order in which they run; `default_passes` gives the set that was measured to be quickest in
+a runtime (`../passes.toml`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import fx
+
+from ghostnet.deploy.passes.canonical import canonical
+from ghostnet.deploy.passes.channels_last import channels_last
+from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
+from ghostnet.deploy.passes.head import head
+from ghostnet.deploy.passes.split import join_late, pad_halves, split, split_residuals
+from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
+from ghostnet.errors import InputError, unknown_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
+    "squeeze_excite": squeeze_excite,
+    "fold_batch_norm": fold_batch_norm,
+    "head": head,
+    "join_late": join_late,
+    "split": split,
+    "split_residuals": split_residuals,
+    "pad_halves": pad_halves,
+    "channels_last": channels_last,
+}
+_DEFAULTS = Path(__file__).parent.parent / "passes.toml"
+
+
+def default_passes(target: str | None = None) -> tuple[str, ...]:
+    """Return the names of the passes that were measured to be quickest in a runtime; None is PyTorch itself.
+
+    Raises:
+        InputError: there is no measured set for `target`.
+
+    Example:
+        >>> "fold_batch_norm" in default_passes("onnx")
+        True
+    """
+    sets = tomllib.loads(_DEFAULTS.read_text(encoding="utf-8"))
+    name = "eager" if target is None else target
+    if name not in sets:
+        raise unknown_name("target with measured passes", name, sets)
+    return tuple(sets[name]["passes"])
+
+
+def checked_passes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names` in the order in which passes run.
+
+    Raises:
+        InputError: a name that is no pass, or text instead of a list.
+    """
+    if isinstance(names, str):
+        raise InputError(f'`passes` (={names!r}) must be a list of names; use ["{names}"]')
+    for name in names:
+        if name not in PASSES:
+            raise unknown_name("pass", name, PASSES)
+    return tuple(name for name in PASSES if name in names)
+
+
+def apply_passes(traced: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
+    """Return the network after `canonical` and the passes `names`."""
+    result = canonical(traced)
+    for name in checked_passes(names):
+        result = PASSES[name](result)
+    return result
+
+
+__all__ = ["PASSES", "apply_passes", "canonical", "checked_passes", "default_passes"]

@@ -1,0 +1,21 @@
+"""Pass "channels_last": convolution weights in the memory format that PyTorch's own kernels prefer on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from ghostnet.deploy.passes.operations import finished
+
+
+def channels_last(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return the network with channels_last weights and, where it has convolutions, input turned into that format.
+
+    For PyTorch itself: files for other runtimes have no memory format.
+    """
+    convolutions = [module for module in traced.modules() if type(module) is nn.Conv2d]
+    for conv in convolutions:
+        conv.weight = nn.Parameter(
+            conv.weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False
+        )
+    return finished(traced)

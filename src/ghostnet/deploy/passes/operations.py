@@ -1,0 +1,226 @@
+"""What the nodes of a traced network do, as far as the rewrites need to know; and making it free of in-place work.
+
+`per_channel_unary` are operations that treat every channel alone and by the same rule, so that they act on each part
+of a concatenation. Left out: operations that look across channels (softmax, layer norm) or reshape them.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ghostnet.nn.dfc_attention import halved
+
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh),
+    *(nn.ELU, nn.CELU, nn.SELU, nn.Mish, nn.Hardtanh, nn.Softplus, nn.LogSigmoid, nn.Softsign),
+)
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d)
+NO_WORK_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
+_FUNCTIONS: set[Any] = {
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.hardswish,
+    F.gelu,
+    F.leaky_relu,
+    F.hardsigmoid,
+    F.elu,
+    F.mish,
+}
+_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh, torch.clamp, F.hardtanh, F.max_pool2d, torch.max_pool2d}
+_FUNCTIONS |= {F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, halved}
+_SWITCHED = {F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.mish}  # the second argument is `inplace`
+_METHODS = {"relu", "sigmoid", "tanh", "clamp", "contiguous"}
+_PLAIN_FORMS: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+    torch.add: operator.add,
+    torch.mul: operator.mul,
+    torch.sub: operator.sub,
+    torch.div: operator.truediv,
+    torch.relu_: torch.relu,
+    torch.concat: torch.cat,
+    torch.concatenate: torch.cat,
+}
+_PLAIN_METHODS: dict[str, Callable[..., Any]] = {
+    **{"add": operator.add, "add_": operator.add, "mul": operator.mul, "mul_": operator.mul},
+    **{"relu_": torch.relu, "sigmoid_": torch.sigmoid, "clamp_": torch.clamp},
+}
+_IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv, torch.relu_}
+_ARITHMETIC = {operator.add, operator.mul, operator.sub, operator.truediv}
+
+
+def module_of(traced: fx.GraphModule, node: object) -> nn.Module | None:
+    """Return the module that a node calls, or None."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    return traced.get_submodule(str(node.target))
+
+
+def plain_module(module: nn.Module | None, kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
+    """Tell whether `module` is of exactly such a type, without hooks or parametrised weights."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return (
+        type(module) in kinds
+        and module is not None
+        and not hasattr(module, "parametrizations")
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )
+
+
+def per_channel_unary(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node treats every channel of its first argument alone and by the same rule."""
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return with_number(node)
+    if node.op == "call_module":
+        module = module_of(traced, node)
+        return plain_module(module, (*ACTIVATIONS, *POOLS)) and not getattr(module, "return_indices", False)
+    if node.op == "call_method":
+        return node.target in _METHODS or _spatial_mean(node)
+    if node.target in _FUNCTIONS:
+        return not node.kwargs.get("return_indices", False)
+    return with_number(node) or _spatial_mean(node)
+
+
+def with_number(node: fx.Node) -> bool:
+    """Tell whether a node is a sum, product, … of a tensor and a plain number."""
+    if node.op != "call_function" or node.target not in _ARITHMETIC or len(node.args) != 2 or node.kwargs:
+        return False
+    return sum(isinstance(argument, (int, float)) for argument in node.args) == 1
+
+
+def _spatial_mean(node: fx.Node) -> bool:
+    if node.target not in ("mean", torch.mean):
+        return False
+    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    return isinstance(axes, (tuple, list)) and sorted(axis % 4 for axis in axes) == [2, 3]
+
+
+def is_binary(node: fx.Node, kind: Callable[..., Any]) -> bool:
+    """Tell whether a node is `kind` (such as `operator.add`) of two tensors."""
+    return (
+        node.op == "call_function"
+        and node.target is kind
+        and len(node.args) == 2
+        and not node.kwargs
+        and all(isinstance(argument, fx.Node) for argument in node.args)
+    )
+
+
+def cat_inputs(node: fx.Node) -> list[fx.Node] | None:
+    """Return what a node concatenates over the channels, or None where it does something else."""
+    if node.op != "call_function" or node.target is not torch.cat:
+        return None
+    tensors = node.args[0] if node.args else node.kwargs.get("tensors")
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if axis not in (1, -3) or not isinstance(tensors, (list, tuple)) or not tensors:
+        return None
+    return [tensor for tensor in tensors if isinstance(tensor, fx.Node)]
+
+
+def channel_range(node: fx.Node, channels: int) -> range | None:
+    """Return the channels that a node such as `x[:, :n]` takes of `channels`, or None where it does something else."""
+    if node.op != "call_function" or node.target is not operator.getitem or len(node.args) != 2:
+        return None
+    key = node.args[1]
+    if not isinstance(key, tuple) or not 2 <= len(key) <= 4 or not all(isinstance(one, slice) for one in key):
+        return None
+    if any(one != slice(None) for index, one in enumerate(key) if index != 1):
+        return None
+    bounds = key[1]
+    if not all(bound is None or isinstance(bound, int) for bound in (bounds.start, bounds.stop, bounds.step)):
+        return None
+    return range(*bounds.indices(channels)) if bounds.step in (None, 1) else None
+
+
+def out_of_place(module: nn.Module) -> nn.Module:
+    """Return `module`, or a copy of it that does not overwrite its input."""
+    if not getattr(module, "inplace", False):
+        return module
+    fresh = copy.deepcopy(module)
+    fresh.inplace = False  # type: ignore[assignment]
+    return fresh
+
+
+def add_module(traced: fx.GraphModule, name: str, module: nn.Module) -> str:
+    """Hang `module` into the network under a free name like `name` and return that name."""
+    stem = name.replace(".", "_")
+    number = 0
+    while hasattr(traced, chosen := f"{stem}_{number}" if number else stem):
+        number += 1
+    traced.add_submodule(chosen, module.eval())
+    return chosen
+
+
+def finished(traced: fx.GraphModule) -> fx.GraphModule:
+    """Drop what nothing reads and return the network, ready to run."""
+    traced.graph.eliminate_dead_code()
+    traced.graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def without_in_place_work(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return the network with every in-place operation replaced, and operations that do nothing in eval mode dropped.
+
+    What reads a tensor after it was overwritten reads the result of the overwriting node from then on. (`x += y` is
+    traced as a plain sum: a network that reads `x` under another name behind it does not trace as it runs, which the
+    comparison of `optimize` shows.)
+    """
+    for node in list(traced.graph.nodes):
+        _write_elsewhere(traced, node)
+        _plain_form(node)
+        source = node.args[0] if node.args else None
+        if isinstance(source, fx.Node) and _does_nothing(traced, node):
+            node.replace_all_uses_with(source)
+            traced.graph.erase_node(node)
+    return finished(traced)
+
+
+def _does_nothing(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_function" and node.target in _DROPOUTS:
+        return node.kwargs.get("training") is False or (len(node.args) > 2 and node.args[2] is False)
+    return plain_module(module_of(traced, node), NO_WORK_IN_EVAL)
+
+
+def _write_elsewhere(traced: fx.GraphModule, node: fx.Node) -> None:
+    source = node.args[0] if node.args else None
+    module = module_of(traced, node)
+    named_in_place = node.op == "call_method" and str(node.target).endswith("_")
+    functional = node.op == "call_function" and node.kwargs.get("inplace") is True
+    if node.target in _SWITCHED and node.args[1:] == (True,):  # F.relu(x, True)
+        node.args, functional = node.args[:1], True
+    in_module = bool(getattr(module, "inplace", False))
+    if not isinstance(source, fx.Node) or not (
+        named_in_place or functional or in_module or node.target in _IN_PLACE
+    ):
+        return
+    later = False
+    for other in traced.graph.nodes:
+        if later and source in other.all_input_nodes:
+            other.replace_input_with(source, node)
+        later = later or other is node
+    if functional:
+        node.kwargs = {**node.kwargs, "inplace": False}
+    if in_module and module is not None:
+        node.target = add_module(traced, str(node.target), out_of_place(module))
+
+
+def _plain_form(node: fx.Node) -> None:
+    if node.op == "call_function" and not node.kwargs:
+        node.target = _PLAIN_FORMS.get(node.target, node.target)
+    elif node.op == "call_method" and not node.kwargs and str(node.target) in _PLAIN_METHODS:
+        node.op, node.target = "call_function", _PLAIN_METHODS[str(node.target)]

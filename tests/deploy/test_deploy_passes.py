@@ -1,0 +1,287 @@
+"""Every pass and every set of passes computes the same, on networks made at random; and does what it says, counted."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter
+from itertools import combinations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import fx, nn
+
+from ghostnet.deploy import optimize
+from ghostnet.deploy.passes import PASSES, default_passes
+from ghostnet.errors import InputError
+from ghostnet.models import create_model
+from ghostnet.nn import GhostConv2d, SqueezeExcite
+from ghostnet.nn.ghost_module import GhostModule
+
+TARGETS = ("onnx", "openvino", "litert", "ncnn")
+
+
+def randomise_(model: nn.Module, seed: int = 1) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            size = module.num_features
+            module.running_mean.copy_(0.3 * torch.randn(size, generator=generator))
+            module.running_var.copy_(torch.rand(size, generator=generator) + 0.5)
+            module.weight.data = torch.rand(size, generator=generator) + 0.5
+            module.bias.data = 0.3 * torch.randn(size, generator=generator)
+    return model.eval()
+
+
+def count(model: nn.Module) -> Counter[str]:
+    assert isinstance(model, fx.GraphModule)
+    names: Counter[str] = Counter()
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            names[type(model.get_submodule(str(node.target))).__name__] += 1
+        elif node.op.startswith("call"):
+            names[getattr(node.target, "__name__", str(node.target))] += 1
+    return names
+
+
+class Block(nn.Module):
+    """Expand, stride or not, gate, project, add: a bottleneck of Ghost convolutions of any shape."""
+
+    def __init__(self, channels: int, hidden: int, *, gate: bool, depthwise: bool, **ghost: object) -> None:
+        super().__init__()
+        self.expand = GhostConv2d(channels, hidden, 1, **ghost)  # type: ignore[arg-type]
+        self.norm = nn.BatchNorm2d(hidden)
+        self.middle = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else nn.Identity()
+        self.gate = SqueezeExcite(hidden) if gate else nn.Identity()
+        self.project = GhostConv2d(hidden, channels, 3, padding=1, **ghost)  # type: ignore[arg-type]
+        self.project_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        hidden = self.gate(self.middle(F.relu(self.norm(self.expand(maps)))))
+        return maps + self.project_norm(self.project(hidden))
+
+
+class Random(nn.Module):
+    def __init__(self, blocks: list[nn.Module], channels: int, end: str) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 3, 2, 1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+        self.blocks = nn.Sequential(*blocks)
+        self.end = end
+        self.mix = nn.Conv2d(channels, 6, 3, padding=2, dilation=2)
+        self.pool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.blocks(self.stem(images))
+        if self.end == "pool":
+            maps = F.max_pool2d(maps, 2)
+        if self.end == "grid":
+            return maps
+        return self.classifier(self.pool(F.relu6(self.mix(maps))).flatten(1))
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> nn.Module:
+    torch.manual_seed(draw(st.integers(0, 99)))
+    channels = draw(st.sampled_from([6, 7, 9, 12, 16, 20]))
+    blocks: list[nn.Module] = []
+    for _ in range(draw(st.integers(1, 2))):
+        block = Block(
+            channels,
+            draw(st.sampled_from([8, 11, 13, 24, 36])),
+            gate=draw(st.booleans()),
+            depthwise=draw(st.booleans()),
+            ratio=draw(st.integers(2, 4)),
+            cheap_kernel_size=draw(st.sampled_from([1, 3, 5, 7])),
+            cheap_operation=draw(
+                st.sampled_from(["depthwise", "depthwise", "depthwise", "wavelet", "affine"])
+            ),
+        )
+        for layer in (block.expand, block.project):
+            if draw(st.booleans()):
+                layer.set_channel_order_(torch.randperm(layer.out_channels))
+        blocks.append(block)
+    return randomise_(Random(blocks, channels, draw(st.sampled_from(["plain", "pool", "grid"]))))
+
+
+def assert_equal(model: nn.Module, result: nn.Module, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected, found = model(images), result(images)
+    assert (expected - found).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(model=networks(), chosen=st.sets(st.sampled_from(list(PASSES)), min_size=1))
+def test_any_set_of_passes_computes_the_same(model: nn.Module, chosen: set[str]) -> None:
+    state = copy.deepcopy(model.state_dict())
+    result = optimize(model, passes=sorted(chosen), input_size=(3, 13, 15))  # compares to 1e-5
+    assert_equal(model, result, torch.randn(3, 3, 14, 18))  # and at another size
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+SHAPES = [
+    {"groups": 2},
+    {"dilation": 2, "padding": 2},
+    {"stride": 2, "padding": 1},
+    {"padding": 1, "padding_mode": "reflect"},
+    {"padding": "same"},
+]
+
+
+@pytest.mark.parametrize("name", list(PASSES))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(shape))
+def test_each_pass_computes_the_same_on_chained_ghost_convolutions(
+    name: str, shape: dict[str, object]
+) -> None:
+    first = GhostConv2d(4, 14, 3, ratio=3, **shape)  # type: ignore[arg-type]
+    second = GhostConv2d(14, 10, 3, **shape)  # type: ignore[arg-type]
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), first, nn.BatchNorm2d(14), nn.SiLU(), second, nn.Conv2d(10, 3, 1)
+    )
+    optimize(randomise_(model), passes=["fold_batch_norm", name], input_size=(3, 12, 12))
+
+
+def test_all_pairs_of_passes_hold() -> None:
+    block = Block(7, 11, gate=True, depthwise=True, ratio=3)
+    model = randomise_(Random([block, Block(7, 12, gate=False, depthwise=False)], 7, "plain"))
+    pairs = list(combinations(PASSES, 2))
+    for pair in pairs:
+        optimize(model, passes=pair, input_size=(3, 32, 32))
+    assert len(pairs) == len(PASSES) * (len(PASSES) - 1) // 2
+
+
+def test_split_leaves_no_concatenation_between_the_modules_of_a_bottleneck() -> None:
+    model = randomise_(create_model("ghostnet_100"))
+    plain = count(optimize(model, passes=["fold_batch_norm"]))
+    split = count(optimize(model, passes=["fold_batch_norm", "split"]))
+    streams = count(optimize(model, passes=["fold_batch_norm", "split_residuals"]))
+    assert (plain["cat"], split["cat"], streams["cat"]) == (32, 16, 0)  # 16 bottlenecks, two modules each
+    assert plain["getitem"] == split["getitem"] == streams["getitem"] == 0
+
+
+def test_split_leaves_one_concatenation_in_a_ghost_vgg() -> None:
+    model = randomise_(create_model("ghost_vgg16"))
+    result = count(optimize(model, passes=["fold_batch_norm", "split"]))
+    assert (result["cat"], result["Conv2d"]) == (
+        1,
+        13 + 13 + 12,
+    )  # the classifier reads it; each layer but the first
+
+
+def test_odd_counts_and_channel_orders_go_into_the_next_weights() -> None:
+    first = GhostConv2d(3, 13, 3)
+    first.set_channel_order_(torch.randperm(13))
+    model = randomise_(nn.Sequential(first, nn.BatchNorm2d(13), nn.ReLU(), nn.Conv2d(13, 5, 3)))
+    before = count(optimize(model, passes=["fold_batch_norm"], input_size=(3, 9, 9)))
+    after = count(optimize(model, passes=["fold_batch_norm", "split"], input_size=(3, 9, 9)))
+    assert before["index_select"] == 1
+    assert not {"index_select", "getitem", "cat"} & set(after)
+
+
+def test_a_pass_changes_nothing_the_second_time() -> None:
+    model = randomise_(
+        Random(
+            [Block(9, 24, gate=True, depthwise=True), Block(9, 16, gate=False, depthwise=False)], 9, "plain"
+        )
+    )
+    for name in PASSES:
+        once = optimize(model, passes=["fold_batch_norm", name])
+        twice = optimize(once, passes=["fold_batch_norm", name])
+        assert count(once) == count(twice), name
+
+
+def test_the_head_becomes_matrix_products() -> None:
+    result = count(optimize(randomise_(create_model("ghostnet_050")), passes=["head"]))
+    assert (result["Linear"], result["flatten"]) == (2, 1)
+
+
+def test_a_head_whose_map_is_read_elsewhere_stays() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.conv = nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.conv(self.pool(images))
+            return maps.flatten(1) + maps.mean((2, 3))
+
+    assert count(optimize(Two(), passes=["head"], input_size=(3, 6, 6)))["Conv2d"] == 1
+
+
+def test_the_gate_becomes_one_operation() -> None:
+    result = count(optimize(randomise_(create_model("ghostnet_100")), passes=["squeeze_excite"]))
+    assert (result["Hardsigmoid"], result["relu6"]) == (7, 0)
+
+
+def test_what_an_in_place_operation_overwrote_is_read_after_it() -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.conv(images)
+            active = self.relu(maps)
+            return maps * 2 + active
+
+    optimize(Overwriting(), passes=[], input_size=(3, 6, 6))
+
+
+def test_wide_concatenations_stay_whole() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branches = nn.ModuleList(GhostConv2d(3, 4, 1) for _ in range(4))
+            self.mix = nn.Conv2d(16, 5, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.mix(torch.cat([branch(images) for branch in self.branches], 1))
+
+    result = count(optimize(Wide(), passes=["split"], input_size=(3, 6, 6)))
+    assert (result["cat"], result["Conv2d"]) == (1, 9)
+
+
+def test_a_network_that_does_not_trace_takes_any_set() -> None:
+    class Untraceable(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images if images.sum() < 1e9 else images * 2)
+
+    body = nn.Sequential(GhostModule(3, 10), GhostModule(10, 6), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))
+    model = randomise_(Untraceable(body))
+    for name in PASSES:
+        result = optimize(model, passes=[name], input_size=(3, 8, 8))
+        assert not isinstance(result, fx.GraphModule)
+
+
+@pytest.mark.parametrize("target", [None, *TARGETS])
+def test_every_target_has_a_measured_set(target: str | None) -> None:
+    assert "fold_batch_norm" in default_passes(target)
+    assert set(default_passes(target)) <= set(PASSES)
+    optimize(randomise_(nn.Sequential(GhostModule(3, 10), nn.Conv2d(10, 4, 1))), target=target)
+
+
+def test_unknown_names_list_near_ones() -> None:
+    model = nn.Conv2d(3, 4, 1)
+    with pytest.raises(InputError, match=r"pass 'spilt'.*split"):
+        optimize(model, passes=["spilt"])
+    with pytest.raises(InputError, match=r"'onx'.*onnx"):
+        optimize(model, target="onx")
+    with pytest.raises(InputError, match=r"must be a list of names; use \[\"split\"\]"):
+        optimize(model, passes="split")
+
+
+def test_operations_are_plain_after_the_trace() -> None:
+    class Sums(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            total = torch.add(images, images)
+            total += images
+            return total.mul_(2).relu_()
+
+    result = optimize(Sums(), passes=[], input_size=(3, 4, 4))
+    assert isinstance(result, fx.GraphModule)
+    targets = {node.target for node in result.graph.nodes if node.op == "call_function"}
+    assert targets == {operator.add, operator.mul, torch.relu}
