@@ -10,7 +10,6 @@ import contextlib
 import copy
 import dataclasses
 import importlib.metadata
-import inspect
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,11 +169,7 @@ def _rewritten(
     model: nn.Module, target: str, passes: Sequence[str] | None, input_size: tuple[int, ...]
 ) -> nn.Module:
     """Apply the target's own rewrites, or those that are named."""
-    if "target" not in inspect.signature(optimize).parameters:  # until the branch with passes is merged
-        if passes is not None:
-            raise InputError("passes are not there yet; leave them out")
-        return optimize(model, input_size=input_size)
-    return optimize(model, target=target, passes=passes, input_size=input_size)  # type: ignore[call-arg]
+    return optimize(model, target=target, passes=passes, input_size=input_size)
 
 
 def _write(
