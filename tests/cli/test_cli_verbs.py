@@ -151,7 +151,7 @@ def test_untrained_names_are_refused_where_weights_matter(
 def test_nothing_is_overwritten_without_force(
     verb: str, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "there"
+    out = tmp_path / "there.onnx"
     out.write_text("precious")
     assert cli.run([verb, str(saved), "-o", str(out)]) == 2
     assert "pass --force" in capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_it_runs_where_torch_is_not_installed(exported, tmp_path):
     assert float(done.stdout) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+@pytest.mark.parametrize("name", ["openvino"])
 def test_bfloat16_is_close_and_not_the_same(name, tmp_path):
     skip_without(name)
     model, size = random_network(0)
