@@ -4,13 +4,19 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-litert lint format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/ghostnet demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+# LiteRT's converter wants older packages than the rest (constraints-litert.txt), so it has an environment of its own.
+test-litert:
+	$(PYTHON) -m venv $(VENV)-litert
+	$(VENV)-litert/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-litert.txt -e ".[export,litert,dev]"
+	OMP_NUM_THREADS=1 $(VENV)-litert/bin/python -m pytest tests/deploy
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
@@ -27,4 +33,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-litert build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

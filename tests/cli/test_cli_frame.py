@@ -106,6 +106,27 @@ def test_the_verbs_are_those_of_the_design() -> None:
         (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),
         (["bench", "resnet20", "resnet20"], "the same network is given twice"),
         (["bench", "nothing.onnx"], "there is no file nothing.onnx"),
+        (["bench", "resnet20", "--threads", "1,x"], r"--threads \(=x\) must be an integer >= 1, or several"),
+        (["bench", "resnet20", "--runtime", "onnx,opnvino"], "unknown export target 'opnvino'.*'openvino'"),
+        (["bench", "resnet20@plane"], "unknown form 'plane'; did you mean 'plain'"),
+        (["bench", "timm:resnet18x"], "unknown network of timm 'resnet18x'; did you mean"),
+        (["bench", "torchvision:resnet19"], "unknown network of torchvision 'resnet19'; did you mean"),
+        (
+            ["bench", "resnet20", "--weights", "resnet20"],
+            r"--weights \(=resnet20\) must be NAME=TAG or NAME=FILE",
+        ),
+        (
+            ["bench", "resnet20", "--weights", "resnet2=x"],
+            "unknown network in --weights 'resnet2'.*'resnet20'",
+        ),
+        (["bench", "timm:resnet18", "--weights", "timm:resnet18=x"], "--weights is for names of the zoo"),
+        (["bench", "resnet20", "ghostnet_100"], "takes .3, 224, 224., another network .3, 32, 32."),
+        (["bench", "resnet20", "--precision", "fp31"], "unknown precision 'fp31'; did you mean 'fp32'"),
+        (
+            ["export", "resnet20", "-o", "x.onnx", "--plain", "--passes", "x"],
+            "--plain leaves all out; give one",
+        ),
+        (["export", "resnet20", "-o", "x.onnx", "--target", "openvino"], "must end in .xml for OpenVINO"),
         (["report", "--root", "nowhere"], "there is no nowhere/README.md"),
     ],
 )

@@ -64,8 +64,17 @@ def test_convert_export_bench(saved: Path, tmp_path: Path, capsys: pytest.Captur
     assert _json(capsys, "profile", str(ghost))["macs"] == report["macs_after"]
     size = _json(capsys, "export", str(ghost), "-o", str(exported))["bytes"]
     assert exported.stat().st_size == size
-    rows = _json(capsys, "bench", str(saved), str(exported))["rows"]
+    manifest = json.loads((tmp_path / "ghost.onnx.json").read_text())
+    assert manifest["metadata"] == {"network": "ghost.safetensors"}
+    assert manifest["preprocessing"]["image_size"] == 32
+    result = tmp_path / "latency" / "two.json"
+    options = ("--seconds", "0.05", "--cold-starts", "1", "--result", str(result))
+    rows = _json(capsys, "bench", str(saved), str(exported), *options)["rows"]
     assert [row["name"] for row in rows] == [str(saved), str(exported)]
+    record = json.loads(result.read_text())
+    assert (record["exhibit"], record["metrics"]["rows"]) == ("latency", rows)
+    assert cli.run(["bench", str(exported), "--result", str(result)]) == 2
+    assert "exists; pass --force" in capsys.readouterr().err
     assert rows[0]["ratio"] == 1.0
     assert all(row["median_ms"] > 0 for row in rows)
 

@@ -40,7 +40,7 @@ class BenchmarkRow:
         median_ms, p10_ms, p90_ms: milliseconds of a call.
         rounds: timed calls.
         bytes: of the files without the manifest.
-        ratio: median over that of the first network in the same setting, else over the first row's.
+        ratio: median over that of the first network in the same setting; where it has no row there, over its first row.
         cold_start_ms: loading (the runtime's library included) and the first call in a fresh process, or None.
         peak_memory_mb: the most memory of that process, or None.
     """
@@ -173,7 +173,7 @@ def benchmark(
             {str(number): _call(session, images) for number, (_, session) in enumerate(sessions)},
             min_seconds=min_seconds,
         )
-        rows = _rows(sessions, list(timings.values()))
+        rows = _rows(next(iter(networks)), sessions, list(timings.values()))
         if cold_starts:
             rows = [
                 dataclasses.replace(row, **_fresh(session, batch, cold_starts))
@@ -188,20 +188,22 @@ def _call(session: Session, images: np.ndarray) -> Callable[[], object]:
     return lambda: session.predict(images)
 
 
-def _rows(sessions: Sequence[tuple[str, Session]], timings: Sequence[Timing]) -> list[BenchmarkRow]:
-    first_name = sessions[0][0]
+def _rows(
+    first: str, sessions: Sequence[tuple[str, Session]], timings: Sequence[Timing]
+) -> list[BenchmarkRow]:
     references = {
         _setting(session): timing.median_ms
         for (name, session), timing in zip(sessions, timings, strict=True)
-        if name == first_name
+        if name == first
     }
+    elsewhere = next(iter(references.values()), timings[0].median_ms)
     return [
         BenchmarkRow(
             name,
             *_setting(session),
             **timing.to_dict(),
             bytes=sum(file.stat().st_size for file in session.files),
-            ratio=timing.median_ms / references.get(_setting(session), timings[0].median_ms),
+            ratio=timing.median_ms / references.get(_setting(session), elsewhere),
         )
         for (name, session), timing in zip(sessions, timings, strict=True)
     ]

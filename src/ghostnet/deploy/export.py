@@ -23,7 +23,7 @@ import ghostnet
 from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path
 from ghostnet.deploy.optimize import optimize, random_input, relative_error
 from ghostnet.deploy.session import open_files
-from ghostnet.deploy.targets import Target, require_to_write, target_named
+from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
 from ghostnet.errors import InputError
@@ -118,7 +118,7 @@ def export(
     if passes is not None and not optimized:
         raise InputError("passes are given but optimized is false; leave out one of them")
     require_to_write(chosen)
-    files = files_of(chosen, Path(path))
+    files = files_of(chosen, _with_fitting_ending(chosen, Path(path)))
     for file in (*files, manifest_path(files[0])):
         refuse_overwrite(file, force=force)
     sizes = tuple(input_size)
@@ -150,6 +150,16 @@ def export(
     return ExportReport(
         os.fspath(path), target, size, parity["relative_error"], sizes, operators, names, parity["batches"]
     )
+
+
+def _with_fitting_ending(target: Target, path: Path) -> Path:
+    for other in TARGETS.values():
+        if path.suffix == other.suffixes[0] and other.name != target.name:
+            raise InputError(
+                f"{path} must end in {target.suffixes[0]} for {target.runtime}, {path.suffix} is {other.runtime}'s; "
+                f"use {path.with_suffix(target.suffixes[0])}"
+            )
+    return path
 
 
 @contextlib.contextmanager

@@ -114,10 +114,13 @@ def _is_installed(module: str) -> bool:
 def files_of(target: Target, path: Path) -> list[Path]:
     """Return every file of an export, the named one first.
 
+    A single file may be called anything, since its manifest tells the runtime; of several, the others are found by
+    their endings.
+
     Raises:
-        InputError: `path` does not end as the runtime wants it.
+        InputError: `path` does not end as it must.
     """
-    if path.suffix != target.suffixes[0]:
+    if path.suffix != target.suffixes[0] and len(target.suffixes) > 1:
         raise InputError(
             f"{path} must end in {target.suffixes[0]} for {target.runtime}; "
             f"use {path.with_suffix(target.suffixes[0])}"

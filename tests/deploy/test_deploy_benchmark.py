@@ -1,0 +1,171 @@
+"""Networks side by side: settings, ratios, fresh processes, what is left out, and random statistics."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ghostnet.deploy import Candidate, benchmark, export, load, optimize, probe, randomise_statistics_
+from ghostnet.deploy.targets import TARGETS
+from ghostnet.errors import InputError
+from ghostnet.models import create_model
+
+for module in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    pytest.importorskip(module)
+
+SIZE = (3, 16, 16)
+
+
+class Bessel(nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(maps)
+
+
+def network(width: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(width)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+    return nn.Sequential(nn.Conv2d(3, width, 3), norm, nn.ReLU(), *head)
+
+
+def test_any_mix_in_any_setting(tmp_path: Path) -> None:
+    export(network(), "openvino", tmp_path / "net.xml", input_size=SIZE)
+    lines: list[str] = []
+    result = benchmark(
+        {"wide": Candidate(network(16), optimized=False), "module": network(), "file": tmp_path / "net.xml"},
+        input_size=SIZE,
+        runtimes=("onnx", "openvino"),
+        threads=(1, 2),
+        min_seconds=0,
+        cold_starts=1,
+        announce=lines.append,
+    )
+    settings = [(row.name, row.runtime, row.threads) for row in result.rows]
+    assert settings == [
+        *((name, "onnx", count) for count in (1, 2) for name in ("wide", "module")),
+        *((name, "openvino", count) for count in (1, 2) for name in ("wide", "module", "file")),
+    ]
+    for row in result.rows:
+        first = next(
+            other for other in result.rows if (other.runtime, other.threads) == (row.runtime, row.threads)
+        )
+        assert row.ratio == pytest.approx(row.median_ms / first.median_ms)
+        assert row.cold_start_ms is not None
+        assert row.cold_start_ms > row.median_ms / 10
+        assert row.peak_memory_mb is not None
+        assert 15 < row.peak_memory_mb < 300  # a process of its own: this one holds torch
+    assert (result.threads, result.skipped) == ([1, 2], [])
+    assert len(lines) == 4
+    assert result.environment["openvino"]
+    assert "cold start ms" in str(result)
+    assert str(result).count("\n") == len(result.rows) + 1
+
+
+def test_a_ratio_without_the_first_network_in_its_setting(tmp_path: Path) -> None:
+    export(network(), "onnx", tmp_path / "a.onnx", input_size=SIZE)
+    export(network(), "openvino", tmp_path / "b.xml", input_size=SIZE)
+    result = benchmark(
+        {"b": tmp_path / "b.xml", "a": tmp_path / "a.onnx"}, input_size=SIZE, min_seconds=0, cold_starts=0
+    )
+    by_name = {row.name: row for row in result.rows}
+    assert by_name["b"].ratio == 1.0
+    assert by_name["a"].ratio == pytest.approx(by_name["a"].median_ms / by_name["b"].median_ms)
+    assert result.rows[0].peak_memory_mb is None
+    assert "cold start" not in str(result)
+
+
+def test_what_cannot_run_is_left_out_and_said() -> None:
+    model = network()
+    model[2] = Bessel()
+    result = benchmark(
+        {"net": network(), "odd": model},
+        input_size=SIZE,
+        precisions=("fp32", "bf16"),
+        min_seconds=0,
+        cold_starts=0,
+    )
+    assert [row.name for row in result.rows] == ["net"]
+    assert result.skipped == [
+        "net: ONNX Runtime has no bf16 here",
+        "odd in ONNX Runtime: ONNX Runtime cannot express bessel_j0 (layer 2); "
+        "use another operation there or another target",
+    ]
+    assert "left out: odd in ONNX Runtime" in str(result)
+    with pytest.raises(InputError, match="nothing can be run: odd in ONNX Runtime"):
+        benchmark({"odd": model}, input_size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"runtimes": ("onxx",)}, "unknown export target 'onxx'; did you mean 'onnx'"),
+        ({"runtimes": ()}, "no runtime is given"),
+        ({"runtimes": ("onnx", "onnx")}, "the same runtime is given twice: onnx, onnx"),
+        ({"precisions": ("fp31",)}, "unknown precision 'fp31'; did you mean 'fp32'"),
+        ({"threads": 0}, r"threads \(=0\) must be an integer >= 1"),
+        ({"threads": (1, 1)}, "the same thread count is given twice"),
+        ({"cold_starts": -1}, r"cold_starts \(=-1\) must be an integer >= 0"),
+    ],
+)
+def test_bad_requests(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        benchmark({"net": network()}, input_size=SIZE, **arguments)  # type: ignore[arg-type]
+
+
+def test_the_probe_measures_loading_and_the_first_call(tmp_path: Path) -> None:
+    export(network(), "onnx", tmp_path / "net.onnx", input_size=SIZE)
+    found = probe.measure(str(tmp_path / "net.onnx"), threads=1, precision="fp32", batch=2)
+    assert found["load_ms"] > 0
+    assert found["first_ms"] > 0
+    assert found["peak_memory_mb"] >= found["base_memory_mb"] > 0
+
+
+def test_a_file_that_fails_alone_is_one_line(tmp_path: Path) -> None:
+    export(network(), "onnx", tmp_path / "net.onnx", input_size=SIZE)
+    session = load(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").unlink()
+    (tmp_path / "net.onnx").write_bytes(b"x" * 5)
+    with pytest.raises(RuntimeError, match=r"net\.onnx fails in a process of its own: .*is truncated"):
+        benchmark({"net": session}, input_size=SIZE, min_seconds=0, cold_starts=1)
+
+
+def test_random_statistics_keep_maps_alive_through_a_deep_network() -> None:
+    model = randomise_statistics_(create_model("ghostnet_100"), (3, 64, 64))
+    spread: list[float] = []
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.running_mean != 0).all()
+            module.register_forward_hook(lambda _m, _a, output: spread.append(output.std().item()))
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)))
+    assert len(spread) >= 80
+    assert min(spread) > 0.05
+    assert max(spread) < 20
+    model, state = network(), torch.random.get_rng_state()
+    randomise_statistics_(model, SIZE)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_functions_stay_functions_when_their_files_are_imported() -> None:
+    import ghostnet.deploy.export
+    import ghostnet.deploy.optimize  # the file of the same name
+
+    assert callable(ghostnet.deploy.export)
+    assert ghostnet.deploy.optimize is optimize
+    assert {"load", "TARGETS"} <= set(dir(ghostnet.deploy))
+    with pytest.raises(AttributeError, match="has no attribute 'exprot'"):
+        _ = ghostnet.deploy.exprot
+
+
+def test_an_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = network().train()
+    before = copy.deepcopy(model.state_dict())
+    export(model, "openvino", tmp_path / "net.xml", input_size=SIZE)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    images = np.zeros((1, *SIZE), np.float32)
+    assert load(tmp_path / "net.xml").predict(images).shape == (1, 4)
+    assert TARGETS["openvino"].suffixes == (".xml", ".bin")
