@@ -37,20 +37,27 @@ def _blocks(page: Path, language: str) -> list[str]:
     )
 
 
-WITH_PYTHON = [page for page in PAGES if _blocks(page, "python")]
+EXAMPLES = [(page.stem, number) for page in PAGES for number in range(len(_blocks(page, "python")))]
+SLOW = {("index", 0), ("convert", 0), ("convert", 2)}  # they fit whole networks in closed form
 
 
 def test_the_guides_have_examples() -> None:
-    assert {page.stem for page in WITH_PYTHON} >= {"index", "convert", "deploy", "train", "features"}
-    assert len(_blocks(ROOT / "docs" / "convert.md", "python")) == 3
+    assert {page for page, _ in EXAMPLES} >= {"index", "convert", "deploy", "train", "features"}
+    assert {number for page, number in EXAMPLES if page == "convert"} == {0, 1, 2}
+    assert set(EXAMPLES) >= SLOW
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
-def test_python_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [pytest.param(*example, marks=pytest.mark.slow if example in SLOW else ()) for example in EXAMPLES],
+)
+def test_python_on_a_page_runs(
+    page: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    for number, block in enumerate(_blocks(page, "python")):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), {"__name__": "example"})
+    block = _blocks(ROOT / "docs" / f"{page}.md", "python")[number]
+    exec(compile(block, f"{page}.md, block {number}", "exec"), {"__name__": "example"})
 
 
 def test_commands_on_the_pages_exist_with_their_options() -> None:
