@@ -1,13 +1,18 @@
-# `make demo` shows the main job on real images, `make test` sets up, lints and tests. Everything lives in .venv.
+# `make demo` shows the main job on real images, `make test` sets up, lints and tests, `make docs`
+# builds the site. Everything lives in .venv.
 
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-litert lint format clean
+.PHONY: demo docs test test-litert lint format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/ghostnet demo
+
+docs: $(STAMP)
+	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "runs/site/index.html"
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
@@ -29,7 +34,7 @@ format: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export,dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export,docs,dev]"
 	touch $(STAMP)
 
 clean:
