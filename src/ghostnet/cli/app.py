@@ -18,6 +18,7 @@ from ghostnet.cli.bench import bench
 from ghostnet.cli.convert import convert
 from ghostnet.cli.data import data
 from ghostnet.cli.demo import demo
+from ghostnet.cli.detect import detect
 from ghostnet.cli.evaluate import evaluate
 from ghostnet.cli.export import export
 from ghostnet.cli.models import models
@@ -28,13 +29,14 @@ from ghostnet.cli.reproduce import reproduce
 from ghostnet.cli.train import train
 from ghostnet.errors import InputError, unknown_name
 
-VERBS: dict[str, Callable[..., None]] = {
+VERBS: dict[str, Callable[..., None] | typer.Typer] = {
     "models": models,
     "profile": profile,
     "convert": convert,
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "detect": detect,
     "export": export,
     "bench": bench,
     "reproduce": reproduce,
@@ -58,7 +60,10 @@ def make_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     for name, function in VERBS.items():
-        app.command(name)(function)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=name)
+        else:
+            app.command(name)(function)
     return app
 
 

@@ -1,8 +1,8 @@
 """Feature maps at strides 4, 8, 16 and 32 of a classifier, for detection and segmentation.
 
 A network offers `pyramid_parts()`: its trunk cut behind the last block of each stride. Mobile networks that come from
-torchvision or timm are cut here in the same way. The pyramid shares the network's modules and leaves the classifier (and
-the last 1x1 convolution of a mobile network, which belongs to it) out, so that no parameter is without a gradient.
+torchvision or timm are cut here in the same way. The pyramid shares the network's modules and leaves the classifier
+(and a mobile network's last 1x1 convolution, which belongs to it) out, so that no parameter is without a gradient.
 """
 
 from __future__ import annotations
