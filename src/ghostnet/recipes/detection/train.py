@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ghostnet import data, detect, models
+from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.detection.schema import DetectionRecipe
@@ -28,7 +29,10 @@ def build_detector(recipe: DetectionRecipe, classes: list[str], *, trained: bool
     Args:
         recipe: says which.
         classes: names of the classes to detect.
-        trained: False leaves the backbone's weights out.
+        trained: False draws the backbone's weights anew.
+
+    Raises:
+        InputError: weights that cannot be used, or none and batch norms that are frozen as they were drawn.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -38,9 +42,15 @@ def build_detector(recipe: DetectionRecipe, classes: list[str], *, trained: bool
             weights = recipe.weights or None
             backbone = models.create_model(recipe.backbone, weights=weights, **recipe.backbone_args)  # type: ignore[arg-type]
     said = getattr(backbone, "ghostnet_info", None) or {}
+    settings = recipe.detector_settings(said)
+    if settings.freeze_batch_norm and not (recipe.start or recipe.weights):
+        raise InputError(
+            f"recipe {recipe.name} freezes the batch norms of a backbone without weights; give weights=FILE (or "
+            "start=FILE, a saved network), or freeze_batch_norm=false to train from nothing"
+        )
     if not trained:
         _forget_(backbone, recipe.seed)
-    return detect.create_detector(backbone, classes, recipe.detector_settings(said), seed=recipe.seed)
+    return detect.create_detector(backbone, classes, settings, seed=recipe.seed)
 
 
 def _forget_(backbone: nn.Module, seed: int) -> None:
