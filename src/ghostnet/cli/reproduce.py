@@ -52,7 +52,9 @@ def reproduce(
         from ghostnet.cli.table8 import counted_table8
 
         counted = counted_table8(results)
-        note("rows are trained by `ghostnet detect train RECIPE --data COCO weights=…`; results/table8/ is read")
+        note(
+            "rows are trained by `ghostnet detect train RECIPE --data COCO weights=…`; results/table8/ is read"
+        )
         answer([row.to_dict() for row in counted], as_json=as_json, text=lambda: report.table8_text(counted))
         return
     from ghostnet.recipes import plan

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torchvision.ops import box_iou
 
+_SAME = 0.01  # pixels between corners
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -51,7 +53,7 @@ def agreement(
     boxes, alone, least, largest = 0, 0, 1.0, 0.0
     for first, second in zip(expected, found, strict=True):
         one, two = _sorted(first), _sorted(second)
-        overlap = box_iou(one["boxes"], two["boxes"])
+        overlap = _overlaps(one["boxes"], two["boxes"])
         overlap[one["labels"][:, None] != two["labels"][None]] = 0
         free = torch.ones(len(two["boxes"]), dtype=torch.bool)
         for row in range(len(one["boxes"])):
@@ -68,6 +70,12 @@ def agreement(
             largest = max(largest, abs(float(one["scores"][row] - two["scores"][best])))
         alone += int((free & (two["scores"] >= least_score)).sum())
     return Agreement(boxes, alone, least, largest)
+
+
+def _overlaps(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Return the IoU of every pair; boxes cut off at the image's edge may have no area, which IoU cannot compare."""
+    apart = (one[:, None] - two[None]).abs().amax(-1)
+    return torch.where(apart < _SAME, 1.0, box_iou(one, two).nan_to_num(0.0))
 
 
 def _sorted(found: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -112,7 +112,9 @@ def run_detection(
     found = detect.score_results(looks.source.to_coco(), results, seconds=round(seconds, 3))
     metrics = {**found.to_dict(), **_counts(model), **_told(trained), **before}
     metrics |= {"train_images": batches.count, "held_out_images": looks.count}
-    metrics["processor_seconds"] = round(busy, 1)  # of this session; a shared machine takes longer by the clock
+    metrics["processor_seconds"] = round(
+        busy, 1
+    )  # of this session; a shared machine takes longer by the clock
     result = make_result(
         recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=_shown(recipe)
     )
