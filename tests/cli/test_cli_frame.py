@@ -57,8 +57,8 @@ def test_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str
     assert f"Example:\n    ghostnet {verb}" in capsys.readouterr().out
 
 
-def test_there_are_twelve_verbs() -> None:
-    assert len(app.VERBS) == 12
+def test_there_are_thirteen_verbs() -> None:
+    assert len(app.VERBS) == 13
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,17 @@ def test_there_are_twelve_verbs() -> None:
         (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),
         (["bench", "resnet20", "resnet20"], "the same network is given twice"),
         (["bench", "nothing.onnx"], "there is no file nothing.onnx"),
+        (["detect", "trian"], "(?i)no such command 'trian'"),
+        (["detect", "train"], "no recipe given; `ghostnet detect train --list`"),
+        (["detect", "train", "bccd_lite"], "unknown recipe 'bccd_lite'; did you mean 'bccd_light'"),
+        (["detect", "train", "bccd_light", "--data", "nowhere"], "there is no folder nowhere"),
+        (["detect", "train", "bccd_light", "epoch=2"], "unknown key .* 'epoch'; did you mean 'epochs'"),
+        (["detect", "eval", "--data", "nowhere"], "give either a saved detector or --results FILE"),
+        (["detect", "eval", "x.safetensors"], "there is nothing to measure on; give --data"),
+        (["detect", "eval", "--results", "x.json", "--data", "y.json"], "there is no file y.json"),
+        (["detect", "predict", "x.safetensors", "nowhere.jpg"], "there is no image nowhere.jpg"),
+        (["detect", "export", "x.safetensors"], "(?i)missing.*--out"),
+        (["detect", "export", "x.safetensors", "-o", "y.onnx"], "no file x.safetensors"),
         (["report", "--root", "nowhere"], "there is no nowhere/README.md"),
     ],
 )

@@ -36,13 +36,13 @@ VERBS: dict[str, Callable[..., None] | typer.Typer] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
-    "detect": detect,
     "export": export,
     "bench": bench,
     "reproduce": reproduce,
     "data": data,
     "demo": demo,
     "report": report,
+    "detect": detect,
 }
 # Newer releases of typer carry their own copy of click, so its error class is reached through typer's own.
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
