@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def reproduce(
     exhibit: Annotated[
-        str, typer.Argument(help="table3, table4, table5, table8, or short (ResNet-20 in minutes on a CPU).")
+        str, typer.Argument(help="table3, table4, table5, or short (ResNet-20 in minutes on a CPU).")
     ],
     only: Annotated[str, typer.Option(help="Name or pattern of rows' recipes, e.g. 'resnet56*'.")] = "*",
     seeds: Annotated[
@@ -47,16 +47,6 @@ def reproduce(
       ghostnet reproduce short --dense resnet20.th --only 'short_resnet20_*'
     """
     from ghostnet import recipes, report
-
-    if exhibit == "table8":  # its runs need COCO and GPUs: `ghostnet detect train RECIPE` each
-        from ghostnet.cli.table8 import counted_table8
-
-        counted = counted_table8(results)
-        note(
-            "rows are trained by `ghostnet detect train RECIPE --data COCO weights=…`; results/table8/ is read"
-        )
-        answer([row.to_dict() for row in counted], as_json=as_json, text=lambda: report.table8_text(counted))
-        return
     from ghostnet.recipes import plan
 
     shown = report.exhibit(exhibit)

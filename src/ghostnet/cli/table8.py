@@ -1,26 +1,32 @@
-"""Table 8 for `ghostnet reproduce`: backbones counted here, mAP from `results/`."""
+"""Table 8 counted: each row's backbone is built and profiled; its mAP comes from the records of training runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ghostnet.report.table8 import Table8Row
-
-_PAPER_ROUNDING = {"ghostnet_110": {"rounding": "paper"}}
+from typing import Any
 
 
-def counted_table8(results: Path) -> list[Table8Row]:
-    """Return the rows of Table 8, backbones counted as whole classifiers as the paper does.
+def table8_rows() -> list[dict[str, Any]]:
+    """Return the six rows of Table 8 in its order, JSON-able.
 
-    Args:
-        results: folder of finished results.
+    Each has `backbone`, `detector`, `recipe` (which trains it), the counted `backbone_macs`, `status` ("agrees" or
+    "differs": truncated or rounded, it is the printed number or not) and `reason`.
     """
-    from ghostnet import measure, models, report
+    from ghostnet.paper import agrees, table
+    from ghostnet.recipes.detection import BACKBONES, DETECTORS
 
-    macs = {}
-    for name in report.table8_backbones().values():
-        model = models.create_model(name, **_PAPER_ROUNDING.get(name, {}))  # type: ignore[arg-type]
-        macs[name] = measure.profile(model, models.model_info(name).input_size).macs
-    return report.table8_rows(macs, report.read_results(results))
+    macs = {label: backbone.macs() for label, backbone in BACKBONES.items()}
+    rows = []
+    for printed in table(8):
+        label, detector = str(printed["backbone"]), str(printed["detector"])
+        same = agrees(macs[label], float(printed["backbone_macs_m"] or 0), 0)
+        rows.append(
+            {
+                "backbone": label,
+                "detector": detector,
+                "recipe": f"{DETECTORS[detector]}_{BACKBONES[label].name}",
+                "backbone_macs": macs[label],
+                "status": "agrees" if same else "differs",
+                "reason": "" if same else BACKBONES[label].reason,
+            }
+        )
+    return rows

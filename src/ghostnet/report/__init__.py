@@ -6,7 +6,6 @@ from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
 from ghostnet.report.page import demo_page, render_demo_page
 from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
-from ghostnet.report.table8 import table8_backbones, table8_rows, table8_text
 from ghostnet.report.tables import demo_table, readme_section, replace_section, text_table
 
 __all__ = [
@@ -25,9 +24,6 @@ __all__ = [
     "readme_section",
     "render_demo_page",
     "replace_section",
-    "table8_backbones",
-    "table8_rows",
-    "table8_text",
     "tables_page",
     "text_table",
 ]

@@ -17,6 +17,7 @@ from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.detection.schema import DetectionRecipe
+from ghostnet.recipes.detection.table8 import answered_rows
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.train import TrainResult, Watch, fit, join_processes, tensorboard_log
 
@@ -115,6 +116,8 @@ def run_detection(
     metrics["processor_seconds"] = round(
         busy, 1
     )  # of this session; a shared machine takes longer by the clock
+    if rows := answered_rows(recipe, found.stats["AP"]):
+        metrics["rows"] = rows
     result = make_result(
         recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=_shown(recipe)
     )
