@@ -120,7 +120,7 @@ def light_settings(kind: str = "retinanet", **changes: Any) -> DetectorSettings:
         "pyramid_channels": 96,
         "head_layers": 2,
         "light": True,
-        "anchor_scale": 2.0 if kind == "retinanet" else 3.0,  # objects are smaller too: 320 pixels, not 800
+        "anchor_scale": 3.0,  # objects are smaller too: images of 320 pixels, not of 800
         "proposals": 150,
         "box_channels": 256,
         "candidates": 300,
