@@ -21,8 +21,9 @@ LAW: dict[str, set[str]] = {
     "convert": {"nn", "measure"},
     "data": set(),
     "train": {"data", "measure"},
+    "detect": {"nn", "models", "data", "train"},
     "deploy": {"nn", "measure"},
-    "recipes": {"nn", "models", "measure", "convert", "data", "train", "deploy"},
+    "recipes": {"nn", "models", "measure", "convert", "data", "train", "detect", "deploy"},
     "report": {"paper"},
 }
 LAW["cli"] = set(LAW)  # sits on top of all

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ghostnet import convert, data, deploy, measure, models, nn, paper, recipes, report, train
+    from ghostnet import convert, data, deploy, detect, measure, models, nn, paper, recipes, report, train
     from ghostnet.convert import ConversionReport, ghostify
     from ghostnet.errors import InputError
     from ghostnet.measure import profile
@@ -30,7 +30,19 @@ _HOME = {
     "evaluate": "ghostnet.train",
     "InputError": "ghostnet.errors",
 }
-_ROOMS = ("convert", "data", "deploy", "measure", "models", "nn", "paper", "recipes", "report", "train")
+_ROOMS = (
+    "convert",
+    "data",
+    "deploy",
+    "detect",
+    "measure",
+    "models",
+    "nn",
+    "paper",
+    "recipes",
+    "report",
+    "train",
+)
 
 __all__ = [  # noqa: RUF022  (names first, then rooms)
     "ConversionReport",
@@ -45,6 +57,7 @@ __all__ = [  # noqa: RUF022  (names first, then rooms)
     "convert",
     "data",
     "deploy",
+    "detect",
     "measure",
     "models",
     "nn",

@@ -58,7 +58,9 @@ def test_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    wanted = "models profile convert train eval predict export bench features reproduce report demo data"
+    wanted = (
+        "models profile convert train eval predict detect export bench features reproduce report demo data"
+    )
     assert set(app.VERBS) == set(wanted.split())
 
 
@@ -127,6 +129,17 @@ def test_the_verbs_are_those_of_the_design() -> None:
             "--plain leaves all out; give one",
         ),
         (["export", "resnet20", "-o", "x.onnx", "--target", "openvino"], "must end in .xml for OpenVINO"),
+        (["detect", "trian"], "(?i)no such command 'trian'"),
+        (["detect", "train"], "no recipe given; `ghostnet detect train --list`"),
+        (["detect", "train", "bccd_lite"], "unknown recipe 'bccd_lite'; did you mean 'bccd_light'"),
+        (["detect", "train", "bccd_light", "--data", "nowhere"], "there is no folder nowhere"),
+        (["detect", "train", "bccd_light", "epoch=2"], "unknown key .* 'epoch'; did you mean 'epochs'"),
+        (["detect", "eval", "--data", "nowhere"], "give either a saved detector or --results FILE"),
+        (["detect", "eval", "x.safetensors"], "there is nothing to measure on; give --data"),
+        (["detect", "eval", "--results", "x.json", "--data", "y.json"], "there is no file y.json"),
+        (["detect", "predict", "x.safetensors", "nowhere.jpg"], "there is no image nowhere.jpg"),
+        (["detect", "export", "x.safetensors"], "(?i)missing.*--out"),
+        (["detect", "export", "x.safetensors", "-o", "y.onnx"], "no file x.safetensors"),
         (["report", "--root", "nowhere"], "there is no nowhere/README.md"),
     ],
 )

@@ -18,6 +18,7 @@ from ghostnet.cli.bench import bench
 from ghostnet.cli.convert import convert
 from ghostnet.cli.data import data
 from ghostnet.cli.demo import demo
+from ghostnet.cli.detect import detect
 from ghostnet.cli.evaluate import evaluate
 from ghostnet.cli.export import export
 from ghostnet.cli.features import features
@@ -29,7 +30,7 @@ from ghostnet.cli.reproduce import reproduce
 from ghostnet.cli.train import train
 from ghostnet.errors import InputError, unknown_name
 
-VERBS: dict[str, Callable[..., None]] = {
+VERBS: dict[str, Callable[..., None] | typer.Typer] = {
     "models": models,
     "profile": profile,
     "convert": convert,
@@ -43,6 +44,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "data": data,
     "demo": demo,
     "report": report,
+    "detect": detect,
 }
 # Newer releases of typer carry their own copy of click, so its error class is reached through typer's own.
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -60,7 +62,10 @@ def make_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     for name, function in VERBS.items():
-        app.command(name)(function)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=name)
+        else:
+            app.command(name)(function)
     return app
 
 

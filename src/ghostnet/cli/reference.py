@@ -28,15 +28,21 @@ def command_reference() -> str:
     group: Any = typer.main.get_command(make_app())
     parts = [_HEAD, _section(group, "ghostnet", None)]
     with group.make_context("ghostnet", ["--version"], resilient_parsing=True) as context:
-        parts += [_section(command, name, context) for name, command in group.commands.items()]
+        for name, command in group.commands.items():
+            parts.append(_section(command, name, context))
+            inner = command.context_class(command, info_name=name, parent=context)
+            parts += [
+                _section(child, child_name, inner, f"{name} {child_name}")
+                for child_name, child in getattr(command, "commands", {}).items()
+            ]
     return "\n".join(parts)
 
 
-def _section(command: Any, name: str, parent: Any) -> str:
+def _section(command: Any, name: str, parent: Any, title: str = "") -> str:
     context = command.context_class(
         command, info_name=name, parent=parent, terminal_width=_WIDTH, max_content_width=_WIDTH
     )
     with context:
         lines = [line.rstrip() for line in command.get_help(context).splitlines()]
-    title = name if parent is None else f"ghostnet {name}"
+    title = name if parent is None else f"ghostnet {title or name}"
     return "\n".join([f"## {title}", "", "```text", *lines, "```", ""])

@@ -1,9 +1,13 @@
-"""Images to train and evaluate on: CIFAR-10 checked by hash, class folders, shards, and batches of them."""
+"""Images to train and evaluate on: CIFAR-10 checked by hash, class folders, shards, boxes, and batches of them."""
 
 from ghostnet.data.augment import Augmentation
 from ghostnet.data.batches import Batches, TensorBatches
 from ghostnet.data.cifar10 import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Cifar10, load_cifar10
+from ghostnet.data.coco import coco_splits, open_coco, read_coco, read_json
 from ghostnet.data.decode import UnreadableImageError, decode_image
+from ghostnet.data.detection import BoxImage, DetectionSet
+from ghostnet.data.detection_batches import DetectionBatches
+from ghostnet.data.detection_sets import open_detection
 from ghostnet.data.image_batches import ImageBatches
 from ghostnet.data.image_folder import (
     IMAGE_ENDINGS,
@@ -31,6 +35,7 @@ from ghostnet.data.preprocessing import (
     training_transform,
 )
 from ghostnet.data.shards import ShardFolder, write_shards
+from ghostnet.data.voc import read_voc
 
 __all__ = [
     "CIFAR10_CLASSES",
@@ -41,8 +46,11 @@ __all__ = [
     "IMAGE_ENDINGS",
     "Augmentation",
     "Batches",
+    "BoxImage",
     "Cifar10",
     "CropAugmentation",
+    "DetectionBatches",
+    "DetectionSet",
     "ImageBatches",
     "ImageFolder",
     "ImageSource",
@@ -51,14 +59,20 @@ __all__ = [
     "Subset",
     "TensorBatches",
     "UnreadableImageError",
+    "coco_splits",
     "compare_loading_speed",
     "decode_image",
     "evaluation_transform",
     "list_images",
     "load_cifar10",
+    "open_coco",
+    "open_detection",
     "open_held_out",
     "open_images",
     "open_split",
+    "read_coco",
+    "read_json",
+    "read_voc",
     "split_stratified",
     "training_transform",
     "with_class_indices",

@@ -1,13 +1,15 @@
 """Feature maps at strides 4, 8, 16 and 32 of a classifier, for detection and segmentation.
 
-A network offers `pyramid_parts()`: its trunk cut behind the last block of each stride. The pyramid shares the network's
-modules and leaves the classifier out, so that no parameter is without a gradient.
+A network offers `pyramid_parts()`: its trunk cut behind the last block of each stride. Mobile networks that come from
+torchvision or timm are cut here in the same way. The pyramid shares the network's modules and leaves the classifier
+(and a mobile network's last 1x1 convolution, which belongs to it) out, so that no parameter is without a gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -64,7 +66,8 @@ def feature_pyramid(model: nn.Module, *, strides: Sequence[int] = STRIDES) -> Fe
     """Return the feature maps of a network of the zoo as a module that shares its weights.
 
     Args:
-        model: from `create_model`, with or without weights.
+        model: from `create_model` or `load`, with or without weights; also MobileNetV2 of torchvision, and of timm
+            what is made of `conv_stem` and `blocks` (MobileNetV3, EfficientNet, EfficientNet-Lite, MnasNet).
         strides: which maps, ascending; the coarser pieces of the trunk are left out.
 
     Raises:
@@ -75,10 +78,46 @@ def feature_pyramid(model: nn.Module, *, strides: Sequence[int] = STRIDES) -> Fe
         >>> feature_pyramid(create_model("ghostnet_100")).channels
         (24, 40, 112, 160)
     """
-    parts = getattr(model, "pyramid_parts", None)
-    if parts is None:
-        raise InputError(
-            f"{type(model).__name__} offers no feature pyramid; take a ghostnet_*, ghostnetv2_*, ghostnetv3_*, "
-            "repghostnet_* or resnet50 of the zoo"
-        )
-    return FeaturePyramid(parts(), strides).train(model.training)
+    return FeaturePyramid(_parts_of(model), strides).train(model.training)
+
+
+def _parts_of(model: nn.Module) -> list[PyramidPart]:
+    network: Any = model
+    if hasattr(model, "pyramid_parts"):
+        return network.pyramid_parts()
+    if type(model).__name__ == "MobileNetV2" and type(model).__module__.startswith("torchvision."):
+        blocks = list(network.features)[:-1]
+        channels = [blocks[0][0].out_channels, *(block.out_channels for block in blocks[1:])]
+        halves = [True, *(block.stride == 2 for block in blocks[1:])]
+        return _cut(blocks, halves, channels)
+    if type(model).__module__.startswith("timm.") and {"conv_stem", "blocks"} <= {
+        n for n, _ in model.named_children()
+    }:
+        return _timm_parts(network)
+    raise InputError(
+        f"{type(model).__name__} offers no feature pyramid; take a ghostnet_*, ghostnetv2_*, ghostnetv3_*, "
+        "repghostnet_*, resnet50, ghost_resnet50, mobilenetv2_* or mobilenetv3_* of the zoo"
+    )
+
+
+def _timm_parts(network: Any) -> list[PyramidPart]:
+    """Cut a network of timm's EfficientNet family; a stage whose only layer is the last 1x1 is left out."""
+    stages = [stage for stage in network.blocks if type(stage[0]).__name__ != "ConvBnAct"]
+    halves, channels = [True], [network.conv_stem.out_channels]
+    for stage in stages:
+        strides = [module.stride for module in stage.modules() if isinstance(module, nn.Conv2d)]
+        halves.append((2, 2) in strides)
+        ends = [module.out_channels for module in stage[-1].modules() if isinstance(module, nn.Conv2d)]
+        channels.append(ends[-1])
+    return _cut([nn.Sequential(network.conv_stem, network.bn1), *stages], halves, channels)
+
+
+def _cut(blocks: Sequence[nn.Module], halves: Sequence[bool], channels: Sequence[int]) -> list[PyramidPart]:
+    """Return the trunk cut in front of each block that halves the maps, from stride 4 on."""
+    starts = [number for number, half in enumerate(halves) if half]
+    ends = [*starts[1:], len(blocks)]
+    parts: list[PyramidPart] = []
+    for level, end in enumerate(ends[1:]):
+        begin = starts[level + 1] if level else 0  # the first piece holds the stem, whose stride is 2
+        parts.append(PyramidPart(nn.Sequential(*blocks[begin:end]), 4 << level, channels[end - 1]))
+    return parts

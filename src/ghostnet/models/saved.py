@@ -84,7 +84,7 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
 
         return create_model(name, weights=default_tag(name)).eval()
     record, tensors = read_saved(name)
-    network = model if model is not None else _rebuild(record["origin"], name)
+    network = model if model is not None else rebuild(record["origin"], name)
     apply_edits_(network, record["edits"])
     load_state_(network, tensors, name)
     network.ghostnet_origin = record["origin"]
@@ -193,7 +193,12 @@ def _is_timm(model: nn.Module) -> bool:
     )
 
 
-def _rebuild(origin: dict[str, Any] | None, path: str) -> nn.Module:
+def rebuild(origin: dict[str, Any] | None, path: str) -> nn.Module:
+    """Build the network that a saved file's origin names, with fresh weights and without its edits.
+
+    Raises:
+        InputError: there is no origin, or nothing here builds it; `path` says where it comes from.
+    """
     if origin is None:
         raise InputError(
             f"{path} holds a network of your own class; pass a fresh one: ghostnet.load(path, model=…)"
@@ -203,6 +208,8 @@ def _rebuild(origin: dict[str, Any] | None, path: str) -> nn.Module:
         return create_model(name, **args)
     if library == "torchvision":
         return _build_torchvision(name, args)
+    if library == "ghostnet.detect":
+        raise InputError(f"{path} holds a detector; use ghostnet.detect.load_detector, or `ghostnet detect`")
     if library == "timm":
         import timm
 

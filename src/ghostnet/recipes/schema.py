@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 
@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 _FOLDER = Path(__file__).parent
+_Kind = TypeVar("_Kind", bound=pydantic.BaseModel)
 
 
 class Recipe(pydantic.BaseModel):
@@ -161,12 +162,29 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         >>> load_recipe("resnet9_050", ["epochs=2"]).epochs
         2.0
     """
+    values, source = read_recipe_file(name_or_path, overrides, _FOLDER)
+    recipe = checked_recipe(Recipe, values, source)
+    recipe.settings()  # checks ranges before anything is loaded
+    return recipe
+
+
+def read_recipe_file(name_or_path: str, overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any], str]:
+    """Return a TOML file's keys, overrides applied, and what errors call the file.
+
+    Args:
+        name_or_path: the name of a recipe in `folder`, or the path of a TOML file.
+        overrides: `key=value` strings.
+        folder: of the packaged recipes.
+
+    Raises:
+        InputError: no such recipe, TOML that does not parse, or an override without "=".
+    """
     given = Path(name_or_path)
-    path = given if given.suffix == ".toml" else _FOLDER / f"{name_or_path}.toml"
+    path = given if given.suffix == ".toml" else folder / f"{name_or_path}.toml"
     if not path.is_file():
         if given.suffix == ".toml":
             raise InputError(f"there is no recipe file {given}")
-        raise unknown_name("recipe", name_or_path, list_recipes())
+        raise unknown_name("recipe", name_or_path, [known.stem for known in folder.glob("*.toml")])
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -177,7 +195,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise InputError(f"override {override!r} must have the form key=value")
         values[key.strip()] = _value(text.strip())
-    return _checked(values, path.name)
+    return values, path.name
 
 
 def _value(text: str) -> Any:
@@ -187,16 +205,19 @@ def _value(text: str) -> Any:
         return text
 
 
-def _checked(values: dict[str, Any], source: str) -> Recipe:
+def checked_recipe(kind: type[_Kind], values: dict[str, Any], source: str) -> _Kind:
+    """Return a recipe of a kind from its keys.
+
+    Raises:
+        InputError: an unknown key (near match), or a value of the wrong type or outside its range.
+    """
     for key in values:
-        if key not in Recipe.model_fields:
-            raise unknown_name(f"key in recipe {source}", key, Recipe.model_fields)
+        if key not in kind.model_fields:
+            raise unknown_name(f"key in recipe {source}", key, kind.model_fields)
     try:
-        recipe = Recipe(**values)
+        return kind(**values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         said = str(first["msg"]).removeprefix("Value error, ")
         raise InputError(f"recipe {source}: `{place}` (={first.get('input')!r}): {said}") from error
-    recipe.settings()  # checks ranges before anything is loaded
-    return recipe

@@ -1,0 +1,111 @@
+"""Pascal VOC: one XML a picture, lists of names in `ImageSets/Main`.
+
+Coordinates are taken as the files have them (torchvision's and mmdetection's custom; VOC counts pixels from 1).
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+from ghostnet.data.detection import BoxCheck, DetectionSet, box_image, check_files
+from ghostnet.errors import InputError, unknown_name
+
+_Objects = list[tuple[list[float], str, bool]]
+
+
+def read_voc(
+    root: str | os.PathLike[str],
+    split: str = "",
+    *,
+    classes: Sequence[str] | None = None,
+    bad_boxes: str = "error",
+) -> DetectionSet:
+    """Read a set in Pascal VOC's format: `Annotations/`, `JPEGImages/` and, for a split, `ImageSets/Main/`.
+
+    Args:
+        root: the folder.
+        split: name of a list in `ImageSets/Main` ("train", "test"); empty takes every annotation.
+        classes: names in the order of their labels; None takes those that occur, sorted, over the whole folder.
+        bad_boxes: "error" or "drop" boxes without width or height or outside their image.
+
+    Returns:
+        The set; image ids count the sorted names of the whole folder from 1, so that they agree between splits.
+
+    Raises:
+        InputError: a missing folder, list, annotation or image, XML that is cut short, an image that is listed twice,
+            an unknown class or a bad box.
+    """
+    place = Path(root).expanduser()
+    files = {path.stem: path for path in sorted((place / "Annotations").glob("*.xml"))}
+    if not files:
+        raise InputError(f"{place} is not in Pascal VOC's format: there is no XML in {place / 'Annotations'}")
+    names = _listed(place, split) if split else list(files)
+    source = f"{place.name} {split}".strip()
+    for name in names:
+        if name not in files:
+            raise InputError(
+                f"{source} lists {name}, for which there is no {place / 'Annotations' / name}.xml"
+            )
+    parsed = {name: _parse(path) for name, path in files.items() if classes is None or name in set(names)}
+    known = (
+        list(classes)
+        if classes is not None
+        else sorted({found for _, _, objects in parsed.values() for _, found, _ in objects})
+    )
+    numbers = {name: number for number, name in enumerate(files, 1)}
+    check = BoxCheck(source, bad_boxes)
+    images = []
+    for name in sorted(names):
+        file_name, size, objects = parsed[name]
+        found = []
+        for box, label, difficult in objects:
+            if label not in known:
+                raise unknown_name(f"class in {files[name].name}:", label, known)
+            kept = check.checked(box, *size, files[name].name)
+            if kept is not None:
+                area = (kept[2] - kept[0]) * (kept[3] - kept[1])
+                found.append((kept, known.index(label), difficult, area))
+        images.append(box_image(numbers[name], place / "JPEGImages" / file_name, size, found))
+    check.report()
+    check_files(images, source)
+    return DetectionSet(images, known, list(range(1, len(known) + 1)), source)
+
+
+def _listed(place: Path, split: str) -> list[str]:
+    path = place / "ImageSets" / "Main" / f"{split}.txt"
+    if not path.is_file():
+        raise unknown_name(f"split of {place}:", split, [p.stem for p in path.parent.glob("*.txt")])
+    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"{path} lists no image")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path} lists {twice} twice; an image must occur once")
+    return names
+
+
+def _parse(path: Path) -> tuple[str, tuple[int, int], _Objects]:
+    """Return the image's file name and size, and its objects."""
+    try:
+        root = ElementTree.parse(path).getroot()
+        size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
+        objects: _Objects = []
+        for element in root.iter("object"):
+            corners = [
+                float(element.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
+            ]
+            name = element.findtext("name", "").strip()
+            objects.append((corners, name, element.findtext("difficult", "0").strip() == "1"))
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path} is not whole XML ({error}); copy it again") from error
+    except ValueError as error:
+        raise InputError(f"{path} lacks a number for the image's size or a box's corner ({error})") from error
+    file_name = root.findtext("filename", "").strip()
+    if not (
+        path.parent.parent / "JPEGImages" / file_name
+    ).is_file():  # some tools write other names than they save
+        file_name = f"{path.stem}.jpg"
+    return file_name, size, objects

@@ -1,0 +1,84 @@
+"""How far the boxes of two runs of one detector lie apart, whatever order they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision.ops import box_iou
+
+_SAME = 0.01  # pixels between corners
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was found.
+
+    Attributes:
+        boxes: boxes compared.
+        without_partner: boxes of either run for which the other has none of the class that overlaps by half.
+        least_iou: least overlap of a pair, 1 where there is none.
+        largest_score_difference: of a pair.
+    """
+
+    boxes: int
+    without_partner: int
+    least_iou: float
+    largest_score_difference: float
+
+    def within(self, iou: float, score: float) -> bool:
+        """Tell whether every box has its partner, that close."""
+        return self.without_partner == 0 and self.least_iou >= iou and self.largest_score_difference <= score
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return (
+            f"{self.boxes} boxes, {self.without_partner} without partner, least IoU {self.least_iou:.4f}, "
+            f"largest score difference {self.largest_score_difference:.1e}"
+        )
+
+
+def agreement(
+    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], *, least_score: float = 0.0
+) -> Agreement:
+    """Compare two runs image by image; each box of a class is paired with the one that overlaps most.
+
+    Args:
+        expected, found: for each image `boxes`, `labels` and `scores`, tensors or arrays.
+        least_score: boxes below it need no partner; give a little more than the detector's threshold, at which
+            rounding decides.
+    """
+    boxes, alone, least, largest = 0, 0, 1.0, 0.0
+    for first, second in zip(expected, found, strict=True):
+        one, two = _sorted(first), _sorted(second)
+        overlap = _overlaps(one["boxes"], two["boxes"])
+        overlap[one["labels"][:, None] != two["labels"][None]] = 0
+        free = torch.ones(len(two["boxes"]), dtype=torch.bool)
+        for row in range(len(one["boxes"])):
+            values = overlap[row] * free
+            best = int(values.argmax()) if len(values) else -1
+            needed = float(one["scores"][row]) >= least_score
+            if best < 0 or values[best] < 0.5:
+                alone += needed
+                boxes += needed
+                continue
+            free[best] = False
+            boxes += 1
+            least = min(least, float(values[best]))
+            largest = max(largest, abs(float(one["scores"][row] - two["scores"][best])))
+        alone += int((free & (two["scores"] >= least_score)).sum())
+    return Agreement(boxes, alone, least, largest)
+
+
+def _overlaps(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Return the IoU of every pair; boxes cut off at the image's edge may have no area, which IoU cannot compare."""
+    apart = (one[:, None] - two[None]).abs().amax(-1)
+    return torch.where(apart < _SAME, 1.0, box_iou(one, two).nan_to_num(0.0))
+
+
+def _sorted(found: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    values = {key: torch.as_tensor(found[key]) for key in ("boxes", "labels", "scores")}
+    order = values["scores"].argsort(descending=True, stable=True)
+    return {key: value[order] for key, value in values.items()}

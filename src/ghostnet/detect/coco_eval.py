@@ -1,0 +1,157 @@
+"""COCO's average precision, by pycocotools: its twelve numbers and a row for each class.
+
+AP is the mean over overlaps 0.50, 0.55, …, 0.95; small, medium and large are below 32², 96² and above pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ghostnet.data import read_json
+from ghostnet.errors import InputError
+
+STATS = (
+    *("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"),
+    *("AR1", "AR10", "AR100", "ARsmall", "ARmedium", "ARlarge"),
+)
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """Result of an evaluation; every number is in [0, 1], or -1 where there is nothing to measure.
+
+    Attributes:
+        stats: the twelve numbers under the names of `STATS`.
+        classes: for each class its `AP`, `AP50` and `boxes`, the number of boxes to find.
+        images: number of images.
+        seconds: wall time of detecting, 0 for a results file.
+    """
+
+    stats: dict[str, float]
+    classes: dict[str, dict[str, float]]
+    images: int
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as a flat JSON-able dictionary, with `classes`, `images` and `seconds`."""
+        return {**self.stats, "classes": self.classes, "images": self.images, "seconds": self.seconds}
+
+
+def score_results(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, seconds: float = 0.0
+) -> CocoScores:
+    """Measure detections against ground truth.
+
+    Args:
+        truth: COCO's instances as a dictionary (`DetectionSet.to_coco()`).
+        results: COCO's results: `image_id`, `category_id`, `bbox` as x, y, width, height, and `score`.
+        seconds: goes into the result.
+
+    Raises:
+        InputError: no image to evaluate on, or a result of an unknown image or category or without a number.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    if not truth["images"]:
+        raise InputError("there is nothing to evaluate on: the set has no image")
+    _check(truth, results)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints tables of its own
+        ground = COCO()
+        ground.dataset = dict(truth)
+        ground.createIndex()
+        found = COCO()
+        found.dataset = {**truth, "annotations": _as_annotations(results)}
+        found.createIndex()
+        evaluation = COCOeval(ground, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    counts = dict.fromkeys(names, 0)
+    for annotation in truth["annotations"]:
+        counts[annotation["category_id"]] += not annotation.get("iscrowd", 0)
+    # precision: overlaps x recalls x classes x sizes x detections; all sizes, 100 detections
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    classes = {
+        names[number]: {
+            "AP": _mean(precision[:, :, place]),
+            "AP50": _mean(precision[0, :, place]),
+            "boxes": counts[number],
+        }
+        for place, number in enumerate(evaluation.params.catIds)
+    }
+    stats = {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
+    return CocoScores(stats, classes, len(truth["images"]), seconds)
+
+
+def score_file(
+    truth: Mapping[str, Any] | str | os.PathLike[str], results: str | os.PathLike[str]
+) -> CocoScores:
+    """Measure a saved results file.
+
+    Args:
+        truth: COCO's instances, or the path of their JSON.
+        results: a JSON list of results, or an object whose `annotations` they are.
+
+    Raises:
+        InputError: JSON that is cut short or of another form, or as `score_results`.
+    """
+    ground = truth if isinstance(truth, Mapping) else read_json(truth)
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(ground, Mapping) or not isinstance(ground.get(part), list):
+            raise InputError(f"the ground truth lacks the list {part!r}; it is not COCO's instances format")
+    found = read_json(results)
+    if isinstance(found, dict):
+        found = found.get("annotations")
+    if not isinstance(found, list):
+        raise InputError(
+            f"{os.fspath(results)} must be a JSON list of results, each with image_id, bbox and score"
+        )
+    return score_results(ground, found)
+
+
+def _mean(precision: np.ndarray) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    images = {image["id"] for image in truth["images"]}
+    categories = {category["id"] for category in truth["categories"]}
+    for number, result in enumerate(results):
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in result:
+                raise InputError(
+                    f"result {number} lacks {key!r}; each needs image_id, category_id, bbox and score"
+                )
+        if result["image_id"] not in images:
+            raise InputError(
+                f"result {number} is of image {result['image_id']}, which the ground truth lacks"
+            )
+        if result["category_id"] not in categories:
+            raise InputError(
+                f"result {number} is of category {result['category_id']}, which the ground truth lacks"
+            )
+
+
+def _as_annotations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": number,
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "bbox": list(result["bbox"]),
+            "area": float(result["bbox"][2] * result["bbox"][3]),
+            "iscrowd": 0,
+            "score": float(result["score"]),
+        }
+        for number, result in enumerate(results, 1)
+    ]

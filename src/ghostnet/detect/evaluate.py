@@ -1,0 +1,106 @@
+"""Detection on a whole set: COCO's results, and what they are worth."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.data import DetectionBatches, DetectionSet
+from ghostnet.detect.coco_eval import CocoScores, score_results
+from ghostnet.errors import InputError
+from ghostnet.progress import Progress
+from ghostnet.train import share_of_processes
+
+
+def detect(
+    model: nn.Module, batches: DetectionBatches, *, progress: bool = False
+) -> tuple[list[dict[str, Any]], float]:
+    """Run a detector over a set; the mode of each module is restored afterwards.
+
+    Under `torchrun` every process must call it; each takes its share and all get all results.
+
+    Args:
+        model: a `Detector` whose classes are those of the set.
+        batches: images in order, not for training.
+        progress: show a bar on standard error.
+
+    Returns:
+        COCO's results, sorted by image, boxes in pixels of the image's file; and the seconds it took.
+
+    Raises:
+        InputError: a set with other classes than the detector's.
+    """
+    _check_classes(model, batches.source)
+    started = time.perf_counter()
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    sizes = {image.id: (image.width, image.height) for image in batches.source.images}
+    results: list[dict[str, Any]] = []
+    model.eval()
+    try:
+        bar = Progress("detect", total=len(batches), unit="batches", enabled=progress)
+        with bar, torch.inference_mode():
+            for images, targets in batches.epoch(0, share=share_of_processes(), device=device):
+                for image, target, found in zip(images, targets, model(images), strict=True):
+                    number = int(target["image_id"])
+                    results += _results(found, number, image, sizes[number], batches.source.category_ids)
+                bar.update()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return _gathered(results), time.perf_counter() - started
+
+
+def evaluate_detector(model: nn.Module, batches: DetectionBatches, *, progress: bool = False) -> CocoScores:
+    """Measure a detector by COCO's average precision.
+
+    Args:
+        model: a `Detector` whose classes are those of the set.
+        batches: images in order, not for training.
+        progress: show a bar on standard error.
+
+    Raises:
+        InputError: a set without images or with other classes.
+    """
+    results, seconds = detect(model, batches, progress=progress)
+    return score_results(batches.source.to_coco(), results, seconds=round(seconds, 3))
+
+
+def _results(
+    found: dict[str, Tensor], number: int, image: Tensor, size: tuple[int, int], category_ids: list[int]
+) -> list[dict[str, Any]]:
+    scale = found["boxes"].new_tensor([size[0] / image.shape[2], size[1] / image.shape[1]] * 2)
+    boxes = (found["boxes"] * scale).cpu()
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        {
+            "image_id": number,
+            "category_id": category_ids[label],
+            "bbox": [round(value, 3) for value in box],
+            "score": round(score, 5),
+        }
+        for box, label, score in zip(
+            boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
+        )
+    ]
+
+
+def _gathered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    _, processes = share_of_processes()
+    if processes == 1:
+        return results
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, results)
+    return sorted((result for part in parts for result in part), key=lambda result: result["image_id"])
+
+
+def _check_classes(model: nn.Module, source: DetectionSet) -> None:
+    known = list(getattr(model, "classes", ()))
+    if known != source.classes:
+        raise InputError(
+            f"the detector tells {len(known)} classes apart, {source.source} has {len(source.classes)}, "
+            "or they are named otherwise; use DetectionSet.with_classes(detector.classes)"
+        )

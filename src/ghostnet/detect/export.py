@@ -1,0 +1,151 @@
+"""A detector as one ONNX file with everything in it: scaling, network, anchors and non-maximum suppression.
+
+The file takes one image of any size, `image` float32 `(3, H, W)` in [0, 1], and gives `boxes`, `labels` and `scores` in
+pixels of that image. It is written by PyTorch's tracing exporter: the newer one (`dynamo=True`) stops at the branches
+of torchvision's suppression, whose sizes depend on the image (torch 2.14, torchvision 0.29).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.detect.agreement import Agreement, agreement
+from ghostnet.detect.detector import Detector
+from ghostnet.detect.session import load_detector_file, require
+from ghostnet.files import atomic_write, refuse_overwrite
+
+OPSET = 18
+NAMES = ("boxes", "labels", "scores")
+LEAST_IOU = 0.99
+MOST_SCORE = 1e-3
+
+
+@dataclass(frozen=True)
+class DetectorExport:
+    """What was written and how far it is from PyTorch.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        images: how many images both were run on.
+        agreement: by runtime ("onnxruntime", "openvino"), see `Agreement`.
+    """
+
+    path: str
+    bytes: int
+    images: int
+    agreement: dict[str, Agreement]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return asdict(self)
+
+
+class _OneImage(nn.Module):
+    """A detector on one image, with a tuple of tensors as the graph's outputs."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found = self.detector([image])[0]
+        return tuple(found[name] for name in NAMES)
+
+
+def export_detector(
+    detector: Detector,
+    path: str | os.PathLike[str],
+    *,
+    images: Sequence[Tensor] = (),
+    runtimes: Sequence[str] = ("onnxruntime",),
+    force: bool = False,
+) -> DetectorExport:
+    """Write a detector to ONNX and check the file against PyTorch.
+
+    Args:
+        detector: on the CPU; it is put into evaluation mode.
+        path: the file to write.
+        images: uint8 `(3, H, W)` to check it on; none checks on random noise in two sizes.
+        runtimes: "onnxruntime", "openvino" or both.
+        force: overwrite an existing file.
+
+    Raises:
+        InputError: an unknown runtime, a missing package, or an existing file.
+        RuntimeError: a box differs by more than an overlap of 0.99 or a score by more than 0.001; nothing is kept.
+    """
+    refuse_overwrite(path, force=force)
+    require("onnx", *runtimes)
+    network = _OneImage(detector.eval().cpu()).eval()
+    size = (detector.settings.min_size, detector.settings.min_size + 32)
+    checked = [image.float() / 255 for image in images] or [
+        torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) for shape in (size, size[::-1])
+    ]
+    found: dict[str, Agreement] = {}
+    with atomic_write(path) as temporary:
+        _write(network, temporary, checked[0], detector)
+        with torch.inference_mode():
+            expected = [detector([image])[0] for image in checked]
+        for runtime in runtimes:
+            session = load_detector_file(temporary, runtime=runtime)
+            found[runtime] = agreement(
+                expected,
+                [session.run(image.numpy()) for image in checked],
+                least_score=detector.settings.score_threshold + MOST_SCORE,
+            )
+            if not found[runtime].within(LEAST_IOU, MOST_SCORE):
+                raise RuntimeError(
+                    f"the file differs from PyTorch in {runtime}: {found[runtime]}; nothing is kept"
+                )
+        size_in_bytes = temporary.stat().st_size
+    return DetectorExport(os.fspath(path), size_in_bytes, len(checked), found)
+
+
+def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) -> None:
+    import onnx
+
+    axes: dict[str, dict[int, str]] = {"image": {1: "height", 2: "width"}}
+    axes |= {name: {0: "detections"} for name in NAMES}
+    with _quiet():
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(NAMES),
+            dynamic_axes=axes,
+        )
+    proto = onnx.load(str(path))
+    onnx.helper.set_model_props(proto, {"classes": json.dumps(list(detector.classes))})
+    for node in proto.graph.node:
+        node.ClearField("doc_string")  # the exporter's stack traces name paths of this machine
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter off the console; its errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,104 @@
+"""COCO's evaluation against its published numbers, and on detections that are known to be right or wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ghostnet import InputError
+from ghostnet.data import DetectionBatches
+from ghostnet.detect import STATS, detect, evaluate_detector, score_file, score_results
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return json.loads((Path(__file__).parent / "coco_eval.json").read_text())
+
+
+def test_the_twelve_official_numbers(reference, tmp_path):
+    assert (len(reference["truth"]["annotations"]), len(reference["results"])) == (830, 734)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(reference["results"]))
+    found = score_file(reference["truth"], path)
+    assert tuple(found.stats) == STATS == tuple(reference["stats"])
+    for name, value in reference["stats"].items():
+        assert found.stats[name] == pytest.approx(value, abs=1e-6)
+    path.write_text(json.dumps({"annotations": reference["results"]}))  # the other form of a results file
+    assert score_file(reference["truth"], path).stats == found.stats
+
+
+def _perfect(truth):
+    return [
+        {"score": 0.9, **{key: entry[key] for key in ("image_id", "category_id", "bbox")}}
+        for entry in truth["annotations"]
+    ]
+
+
+def test_perfect_and_empty_results(cells):
+    truth = cells.to_coco()
+    found = score_results(truth, _perfect(truth))
+    assert found.stats["AP"] == pytest.approx(1)
+    assert {name: row["AP50"] for name, row in found.classes.items()} == pytest.approx(
+        dict.fromkeys(["Platelets", "RBC", "WBC"], 1.0)
+    )
+    assert sum(row["boxes"] for row in found.classes.values()) == len(truth["annotations"]) > 50
+    assert score_results(truth, []).stats["AP"] == 0
+
+
+def test_a_class_that_was_not_found_is_seen_in_its_row(cells):
+    truth = cells.to_coco()
+    found = score_results(truth, [r for r in _perfect(truth) if r["category_id"] != 2])
+    assert (found.classes["RBC"]["AP"], found.classes["WBC"]["AP"]) == (0, pytest.approx(1))
+
+
+def test_crowd_boxes_are_neither_missed_nor_wrong(cells):
+    truth = cells.to_coco()
+    results = _perfect(truth)
+    for entry in truth["annotations"]:
+        if entry["category_id"] == 2:
+            entry["iscrowd"] = 1
+    with_them = score_results(truth, results)
+    without = score_results(truth, [r for r in results if r["category_id"] != 2])
+    assert with_them.stats["AP"] == without.stats["AP"] == pytest.approx(1)
+    assert with_them.classes["RBC"] == {"AP": -1.0, "AP50": -1.0, "boxes": 0}
+
+
+def test_detections_come_back_in_the_files_pixels(cells, small_detector):
+    detector = small_detector("retinanet", score_threshold=0.0)
+    whole = DetectionBatches(cells.subset(2), 2)
+    reduced = DetectionBatches(cells.subset(2), 1, longest=160)
+    for batches in (whole, reduced):
+        results, seconds = detect(detector, batches)
+        assert len(results) == 200
+        assert seconds > 0
+        assert {r["image_id"] for r in results} == {image.id for image in cells.images[:2]}
+        right = max(r["bbox"][0] + r["bbox"][2] for r in results)
+        assert 240 < right <= 320.01  # images are 320 wide, also where they were reduced
+    assert detector.training
+    assert evaluate_detector(detector, whole).images == 2
+
+
+def test_bad_results(cells, tmp_path, small_detector):
+    truth = cells.to_coco()
+    good = _perfect(truth)[0]
+    for change, message in (
+        ({"image_id": 999}, "result 0 is of image 999, which the ground truth lacks"),
+        ({"category_id": 9}, "result 0 is of category 9"),
+    ):
+        with pytest.raises(InputError, match=message):
+            score_results(truth, [{**good, **change}])
+    with pytest.raises(InputError, match="result 0 lacks 'score'"):
+        score_results(truth, [{key: good[key] for key in ("image_id", "category_id", "bbox")}])
+    with pytest.raises(InputError, match="the set has no image"):
+        score_results({**truth, "images": []}, [])
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([good])[:-20])
+    with pytest.raises(InputError, match=r"results.json is not whole JSON .* at line 1, column"):
+        score_file(truth, path)
+    path.write_text('{"a": 1}')
+    with pytest.raises(InputError, match="must be a JSON list of results"):
+        score_file(truth, path)
+    with pytest.raises(InputError, match="the ground truth lacks the list 'images'"):
+        score_file({"annotations": []}, path)
+    with pytest.raises(InputError, match="tells 3 classes apart"):
+        detect(small_detector("retinanet"), DetectionBatches(cells.with_classes([*cells.classes, "x"]), 1))

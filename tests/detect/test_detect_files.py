@@ -1,0 +1,214 @@
+"""Detectors in files: saved and loaded, drawn on pictures, exported with suppression in the graph."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ghostnet import InputError, ghostify, load
+from ghostnet.detect import (
+    KINDS,
+    Agreement,
+    DetectedImage,
+    FoundBox,
+    agreement,
+    as_coco,
+    create_detector,
+    detect_files,
+    draw_boxes,
+    export_detector,
+    light_settings,
+    load_detector,
+    load_detector_file,
+    save_detector,
+    score_file,
+)
+from ghostnet.models import create_model
+
+_PHOTO = "BloodImage_00007.jpg"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_rebuilds_the_detector(kind, small_detector, tmp_path):
+    detector = small_detector(kind, score_threshold=0.0).eval()
+    path = tmp_path / "cells.safetensors"
+    save_detector(detector, path, info={"AP": 0.5})
+    again = load_detector(path)
+    assert (again.classes, again.settings, again.ghostnet_info) == (
+        detector.classes,
+        detector.settings,
+        {"AP": 0.5},
+    )
+    image = torch.rand(3, 100, 120)
+    with torch.no_grad():
+        one, two = detector([image])[0], again([image])[0]
+    assert len(one["boxes"]) > 0
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_converted_backbones_are_rebuilt(tmp_path):
+    backbone, report = ghostify(create_model("mobilenetv2_035"), ratio=2, init="random")
+    assert report.to_dict()["layers"]
+    detector = create_detector(backbone, ["a"], light_settings(min_size=64, max_size=64)).eval()
+    save_detector(detector, tmp_path / "x.safetensors")
+    again = load_detector(tmp_path / "x.safetensors")
+    assert list(again.state_dict()) == list(detector.state_dict())
+
+
+def test_files_that_do_not_fit(small_detector, tmp_path):
+    path = tmp_path / "cells.safetensors"
+    save_detector(small_detector("retinanet"), path)
+    with pytest.raises(InputError, match=r"was trained on 3 classes \(Platelets, RBC, WBC\), not 80"):
+        load_detector(path, classes=80)
+    with pytest.raises(InputError, match=r"holds a detector; use ghostnet.detect.load_detector"):
+        load(path)
+    with pytest.raises(InputError, match="exists; pass --force"):
+        save_detector(small_detector("retinanet"), path, force=False)
+    classifier = tmp_path / "classifier.safetensors"
+    from ghostnet import save
+
+    save(create_model("ghostnet_050"), classifier)
+    with pytest.raises(InputError, match="holds a classifier, no detector"):
+        load_detector(classifier)
+    backbone = create_model("ghostnet_050")
+    del backbone.ghostnet_origin
+    with pytest.raises(InputError, match="a network of your own class"):
+        save_detector(create_detector(backbone, ["a"]), classifier)
+
+
+def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
+    detector = small_detector("retinanet", score_threshold=0.0)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    paths = [cells.images[0].path, broken]
+    found = detect_files(detector, paths, least_score=0.0, out_dir=tmp_path / "drawn")
+    assert "skipped" in capsys.readouterr().err
+    assert found[1].error
+    assert len(found[0].boxes) == 100
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{cells.images[0].path.stem}.png"))
+    original = np.asarray(Image.open(cells.images[0].path))
+    assert drawn.shape == original.shape
+    assert (drawn != original).any()
+    value = as_coco(found, detector.classes)
+    assert [image["file_name"] for image in value["images"]] == [_PHOTO, "broken.jpg"]
+    assert len(value["annotations"]) == 100
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(value))
+    truth = {**value, "annotations": [{**a, "id": n} for n, a in enumerate(value["annotations"], 1)]}
+    assert score_file(truth, path).images == 2  # it is COCO's format: pycocotools reads it
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        detect_files(detector, [broken])
+    with pytest.raises(InputError, match=r"the least score \(=2\)"):
+        detect_files(detector, paths, least_score=2)
+    with pytest.raises(InputError, match="no images"):
+        detect_files(detector, [])
+    with pytest.raises(InputError, match="two images named"):
+        detect_files(detector, [paths[0], paths[0]], out_dir=tmp_path / "twice")
+
+
+def test_a_box_is_drawn_where_it_is():
+    pixels = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    box = FoundBox("b", 0.9, (20.0, 40.0, 80.0, 90.0))
+    image = np.asarray(draw_boxes(pixels, [box], ["a", "b"]))
+    assert tuple(image[90, 50]) == tuple(image[70, 20]) == (0x1F, 0x77, 0xB4)
+    assert not image[60:80, 30:70].any()
+    assert as_coco([DetectedImage(path=__import__("pathlib").Path("x.png"))], ["a"])["annotations"] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx_gives_pytorchs_boxes_on_real_images(kind, small_detector, cells, tmp_path):
+    pytest.importorskip("onnxruntime")
+    detector = small_detector(kind, score_threshold=0.02)
+    if kind == "faster_rcnn":
+        torch.nn.init.normal_(detector.network.roi_heads.box_predictor.cls_score.weight, std=0.1)
+    else:
+        torch.nn.init.normal_(detector.network.head.classification_head.cls_logits[1].weight, std=0.15)
+    images = [cells.read(index) for index in range(10)]
+    images.append(images[0][:, :150, :].clone())  # another shape than the one that was traced
+    images.append(images[0].transpose(1, 2).contiguous())
+    runtimes = ("onnxruntime", "openvino") if _has("openvino") else ("onnxruntime",)
+    path = tmp_path / "cells.onnx"
+    done = export_detector(detector, path, images=images, runtimes=runtimes)
+    assert done.images == 12
+    assert tuple(done.agreement) == runtimes
+    for found in done.agreement.values():
+        assert found.boxes >= 100
+        assert found.without_partner == 0
+        assert found.least_iou >= 0.99
+        assert found.largest_score_difference <= 1e-3
+    operators = _operators(path)
+    assert "NonMaxSuppression" in operators
+    assert ("RoiAlign" in operators) == (kind == "faster_rcnn")
+    session = load_detector_file(path)
+    assert session.classes == ["Platelets", "RBC", "WBC"]
+    assert len(session.run(np.zeros((3, 90, 70), np.uint8))["boxes"]) <= 100
+    with pytest.raises(InputError, match="exists; pass --force"):
+        export_detector(detector, path)
+
+
+def test_onnx_of_an_image_with_nothing_on_it(small_detector, tmp_path):
+    pytest.importorskip("onnxruntime")
+    detector = small_detector("retinanet", score_threshold=0.9)  # nothing is that sure
+    done = export_detector(detector, tmp_path / "none.onnx")
+    assert done.agreement["onnxruntime"] == Agreement(0, 0, 1.0, 0.0)
+    found = load_detector_file(tmp_path / "none.onnx").run(np.zeros((3, 100, 100), np.uint8))
+    assert found["boxes"].shape == (0, 4)
+
+
+def test_agreement_sees_what_differs():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 40]])
+    one = {"boxes": boxes, "labels": torch.tensor([0, 1]), "scores": torch.tensor([0.9, 0.8])}
+    turned = {key: value.flip(0) for key, value in one.items()}
+    assert agreement([one], [turned]) == Agreement(2, 0, 1.0, 0.0)
+    moved = {**one, "boxes": boxes + torch.tensor([0.0, 0, 0, 2])}
+    assert agreement([one], [moved]).least_iou == pytest.approx(10 / 12, abs=1e-3)
+    assert not agreement([one], [moved]).within(0.99, 1e-3)
+    other = {**one, "labels": torch.tensor([0, 0])}
+    assert agreement([one], [other]).without_partner == 2
+    few = {key: value[:1] for key, value in one.items()}
+    assert agreement([one], [few]).without_partner == 1
+    assert agreement([few], [one]).without_partner == 1
+    assert agreement([one], [few], least_score=0.85).without_partner == 0
+    flat = {**one, "boxes": torch.tensor([[0.0, 5, 30, 5], [20, 20, 30, 40]])}  # cut off at the edge: no area
+    assert agreement([flat], [flat]) == Agreement(2, 0, 1.0, 0.0)
+    less = {**one, "scores": torch.tensor([0.9, 0.7])}
+    assert agreement([one], [less]).largest_score_difference == pytest.approx(0.1)
+
+
+def test_bad_files_of_exported_detectors(tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "x.onnx"
+    with pytest.raises(InputError, match=r"there is no file .*x.onnx"):
+        load_detector_file(path)
+    path.write_bytes(b"nothing")
+    for runtime in ("onnxruntime", *(["openvino"] if _has("openvino") else [])):
+        with pytest.raises(InputError, match="is not an exported detector"):
+            load_detector_file(path, runtime=runtime)
+    with pytest.raises(InputError, match="unknown runtime 'openvin'; did you mean 'openvino'"):
+        load_detector_file(path, runtime="openvin")
+    with pytest.raises(InputError, match=r"threads \(=0\)"):
+        load_detector_file(path, threads=0)
+
+
+def _has(package):
+    import importlib.util
+
+    return importlib.util.find_spec(package) is not None
+
+
+def _operators(path):
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    found = set()
+
+    def walk(nodes):
+        for node in nodes:
+            found.add(node.op_type)
+            for attribute in node.attribute:
+                walk(attribute.g.node)
+
+    walk(graph.node)
+    return found
