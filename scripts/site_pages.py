@@ -38,7 +38,8 @@ def command_pages() -> dict[str, str]:
     pages = {}
     for section in sections:
         title, _, body = section.partition("\n")
-        pages[f"commands/{title.split()[-1]}.md"] = f"# {title}\n{body}"
+        name = "-".join(title.split()[1:]) or title  # "ghostnet detect train" is not "ghostnet train"
+        pages[f"commands/{name}.md"] = f"# {title}\n{body}"
     return pages
 
 

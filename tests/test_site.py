@@ -193,8 +193,9 @@ def test_every_command_has_a_page(site: Path) -> None:
         text = (site / "commands" / f"{verb}.html").read_text(encoding="utf-8")
         assert f"Usage: ghostnet {verb}" in text
     assert "Examples" in (site / "api" / "ghostnet.nn.html").read_text(encoding="utf-8")
+    detect = [f"detect-{name}" for name in ("train", "eval", "predict", "export")]
     assert sorted(_site_pages().command_pages()) == sorted(
-        f"commands/{name}.md" for name in ["ghostnet", *VERBS]
+        f"commands/{name}.md" for name in ["ghostnet", *VERBS, *detect]
     )
 
 

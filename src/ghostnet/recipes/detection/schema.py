@@ -96,6 +96,7 @@ class DetectionRecipe(pydantic.BaseModel):
     momentum: float = TrainSettings.momentum
     nesterov: bool = False
     weight_decay: float = 1e-4
+    decay_norms: bool = TrainSettings.decay_norms
     ema_decay: float = TrainSettings.ema_decay
     bf16: bool = False
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
