@@ -16,7 +16,9 @@ from ghostnet.nn import GhostConv2d
 
 TOLERANCE = 1e-4
 NAMES = ("litert", "ncnn", "onnx", "openvino")
-QUICK_SEEDS = (2, 5)
+QUICK = [
+    (name, seed) for seed in (2, 5) for name in NAMES if (name, seed) != ("litert", 5)
+]  # that one takes 4 s
 SLOW_SEEDS = tuple(range(20))
 
 
@@ -177,8 +179,7 @@ def check_parity(name: str, seed: int, folder: Path) -> float:
     return report.relative_error
 
 
-@pytest.mark.parametrize("seed", QUICK_SEEDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "seed"), QUICK)
 def test_parity_on_random_networks(name, seed, tmp_path):
     check_parity(name, seed, tmp_path)
 

@@ -104,10 +104,9 @@ def export(
         An `ExportReport` with the error that was measured.
 
     Raises:
-        InputError: unknown target, missing extra, wrong ending, existing file, or a model that cannot run or that
-            the target cannot express.
-        RuntimeError: the error is above `tolerance`; nothing is written then.
-        OSError: the place cannot be written.
+        InputError: unknown target, missing extra, wrong ending, existing file, a place that cannot be written, or a
+            model that cannot run or that the target cannot express.
+        RuntimeError: the error is above `tolerance`. Nothing is written in any of these cases.
 
     Example:
         >>> export(nn.Conv2d(3, 4, 3), "onnx", "net.onnx", input_size=(3, 8, 8))  # doctest: +SKIP

@@ -84,9 +84,11 @@ class Ncnn:
         net = ncnn.Net()
         net.opt.num_threads = threads
         net.opt.use_vulkan_compute = False
-        for half in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
-            setattr(net.opt, half, False)  # on ARM they are on unless they are switched off
-        net.opt.use_bf16_storage = net.opt.use_bf16_packed = False
+        for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+            setattr(net.opt, option, False)  # on ARM they are on unless they are switched off
+        for option in ("use_bf16_packed", "use_bf16_storage"):
+            if hasattr(net.opt, option):  # older releases have the second only
+                setattr(net.opt, option, False)
         with quiet_native():
             if net.load_param(str(path)) != 0:
                 raise ValueError("its layers cannot be read")
