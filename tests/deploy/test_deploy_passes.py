@@ -182,6 +182,41 @@ def test_odd_counts_and_channel_orders_go_into_the_next_weights() -> None:
     assert not {"index_select", "getitem", "cat"} & set(after)
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "silu"])
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+def test_a_narrow_ghost_convolution_has_a_twin_without_concatenation(
+    activation: str | None, ratio: int
+) -> None:
+    layer = GhostConv2d(5, 12, 1, ratio=ratio, norm="batch", activation=activation)
+    model = randomise_(nn.Sequential(layer, nn.Conv2d(12, 4, 1)))
+    result = count(optimize(model, passes=["fold_batch_norm", "twin"], input_size=(5, 9, 9)))
+    assert result["cat"] == (activation == "silu")  # silu(silu(y)) is not silu(y)
+
+
+def test_the_twin_takes_the_norm_of_the_intrinsic_maps_in() -> None:
+    model = randomise_(nn.Sequential(GhostConv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.SiLU()))
+    result = count(optimize(model, passes=["fold_batch_norm", "twin"], input_size=(3, 9, 9)))
+    assert (result["cat"], result["Conv2d"]) == (0, 2)
+
+
+def test_a_wide_ghost_convolution_has_no_twin() -> None:
+    model = randomise_(nn.Sequential(GhostConv2d(3, 18, 3), nn.Conv2d(18, 4, 1)))
+    assert count(optimize(model, passes=["twin"], input_size=(3, 9, 9)))["cat"] == 1
+
+
+def test_padded_halves_are_multiples_of_a_block_and_cost_no_slice() -> None:
+    result = optimize(
+        randomise_(create_model("ghostnet_100")), passes=["fold_batch_norm", "twin", "pad_halves"]
+    )
+    assert isinstance(result, fx.GraphModule)
+    assert not {"getitem", "index_select"} & set(count(result))
+    maps = [
+        conv for name, conv in result.named_modules() if type(conv) is nn.Conv2d and "squeeze" not in name
+    ]
+    blocks = [conv.out_channels % 16 == 0 for conv in maps]
+    assert sum(blocks) >= len(blocks) - 2  # what is left are the gates' layers, on one pixel
+
+
 def test_a_pass_changes_nothing_the_second_time() -> None:
     model = randomise_(
         Random(

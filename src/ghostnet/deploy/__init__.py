@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ghostnet.deploy.random_weights import randomise_statistics_
     from ghostnet.deploy.session import Session, load
     from ghostnet.deploy.targets import TARGETS
+    from ghostnet.deploy.tune import TuneResult, TuneRow, tune
 
 _HOME = {
     "TARGETS": "targets",
@@ -28,11 +29,14 @@ _HOME = {
     "ExportReport": "export",
     "Manifest": "manifest",
     "Session": "session",
+    "TuneResult": "tune",
+    "TuneRow": "tune",
     "benchmark": "benchmark",
     "export": "export",
     "load": "session",
     "optimize": "optimize",
     "randomise_statistics_": "random_weights",
+    "tune": "tune",
 }
 
 __all__ = [
@@ -43,11 +47,14 @@ __all__ = [
     "ExportReport",
     "Manifest",
     "Session",
+    "TuneResult",
+    "TuneRow",
     "benchmark",
     "export",
     "load",
     "optimize",
     "randomise_statistics_",
+    "tune",
 ]
 
 

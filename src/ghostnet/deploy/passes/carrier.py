@@ -28,6 +28,7 @@ from ghostnet.deploy.passes.operations import (
     module_of,
     per_channel_unary,
     plain_module,
+    pools_to_one,
 )
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 
@@ -40,6 +41,7 @@ class Reach:
         norms: batch norms.
         unary: activations and poolings.
         convolutions: convolutions, depthwise ones included.
+        split: convolutions read each part by itself and add; otherwise the parts are joined, zero channels kept.
         products: products of two maps, such as the gates of squeeze-excite.
         sums: additions of two maps: residual streams then stay in parts. Otherwise each operand is joined first.
         max_parts: a concatenation of more parts is built (a dense block would otherwise fall into crumbs).
@@ -49,6 +51,7 @@ class Reach:
     norms: bool = True
     unary: bool = True
     convolutions: bool = True
+    split: bool = True
     products: bool = True
     sums: bool = True
     max_parts: int = 4
@@ -89,14 +92,18 @@ class Carrier:
         self.new_wishes: dict[str, Layout] = {}
         self.new_bans: set[str] = set()
         self.padded: set[fx.Node] = set()
+        self.pixels: set[fx.Node] = set()  # maps of one pixel, which are small whatever their channels
         self.tails: dict[fx.Node, fx.Node] = {}
         self.values: dict[fx.Node, Lazy] = {}
+        self.whole: dict[fx.Node, Lazy] = {}
         self.built: dict[fx.Node, fx.Node] = {}
         self.widths: dict[fx.Node, int] = {}
 
     def run(self) -> fx.GraphModule:
         """Rewrite the network in place and return it."""
         for node in list(self.graph.nodes):
+            if pools_to_one(self.traced, node) or self._follows_a_pixel(node):
+                self.pixels.add(node)
             with self.graph.inserting_before(node):
                 value = self._carried(node)
             if isinstance(value, Lazy):
@@ -105,6 +112,8 @@ class Carrier:
                 continue
             if isinstance(value, fx.Node):
                 self.widths[value] = self._width(node) or 0
+                if node in self.pixels:
+                    self.pixels.add(value)
                 node.replace_all_uses_with(value)
                 continue
             for source in node.all_input_nodes:
@@ -112,6 +121,11 @@ class Carrier:
                     node.replace_input_with(source, self._build(source))
             self.widths[node] = self._width(node) or 0
         return finished(self.traced)
+
+    def _follows_a_pixel(self, node: fx.Node) -> bool:
+        source = node.args[0] if node.args else None
+        same = isinstance(module_of(self.traced, node), nn.Conv2d) or per_channel_unary(self.traced, node)
+        return same and isinstance(source, fx.Node) and source in self.pixels
 
     # ---- one node
 
@@ -198,6 +212,8 @@ class Carrier:
 
     def _convolution(self, node: fx.Node, conv: nn.Conv2d, lazy: Lazy) -> Lazy | fx.Node | None:
         if conv.groups == 1:
+            if not self.reach.split and node not in self.pixels:
+                lazy = self._joined(node.args[0])  # type: ignore[arg-type]
             return self._sum_of_convolutions(node, conv, lazy)
         if conv.groups != conv.in_channels:
             return None
@@ -221,7 +237,10 @@ class Carrier:
 
     def _widens(self, node: fx.Node, conv: nn.Conv2d) -> bool:
         return (
-            conv.groups == 1 and conv.out_channels % self.reach.multiple > 0 and node.name not in self.banned
+            conv.groups == 1
+            and conv.out_channels % self.reach.multiple > 0
+            and node.name not in self.banned
+            and node not in self.pixels
         )
 
     def _wider(self, conv: nn.Conv2d) -> list[int | None]:
@@ -277,13 +296,20 @@ class Carrier:
         if all(self.values[source].index is None for source in sources):
             return None
         for source in sources:
-            lazy = self.values[source]
-            if len(lazy.parts) > 1:
-                with self._behind(source):
-                    joined = self._concatenated(Lazy(lazy.parts, lazy.channels))
-                self.values[source] = Lazy((joined,), (sum(lazy.channels),), lazy.index)
+            self.values[source] = self._joined(source)
         value = self._both(node)
         return value.parts[0] if value is not None and value.index is None else value
+
+    def _joined(self, node: fx.Node) -> Lazy:
+        """Return a carried value in one part, zero channels and order kept."""
+        lazy = self.values[node]
+        if len(lazy.parts) == 1:
+            return lazy
+        if node not in self.whole:
+            with self._behind(node):
+                whole = self._concatenated(Lazy(lazy.parts, lazy.channels))
+            self.whole[node] = Lazy((whole,), (sum(lazy.channels),), lazy.index)
+        return self.whole[node]
 
     def _both(self, node: fx.Node) -> Lazy | None:
         """Act on each part of both operands where these have, or can be given, the same layout."""
@@ -291,11 +317,11 @@ class Carrier:
             return None  # x + x
         first, second = (argument for argument in node.args if isinstance(argument, fx.Node))
         lazies = (self.values.get(first), self.values.get(second))
-        like = lazies[0] or lazies[1]
+        fixed = [lazy for node, lazy in zip((first, second), lazies, strict=True) if node not in self.padded]
+        like = next((lazy for lazy in (*fixed, *lazies) if lazy is not None), None)
         if like is None:
             return None
-        one = lazies[0] or self._divided(first, like)
-        two = lazies[1] or self._divided(second, like)
+        one, two = self._divided(first, like), self._divided(second, like)
         if one is None or two is None or one.layout != two.layout:
             return None
         operation: Callable[..., object] = node.target  # type: ignore[assignment]
@@ -306,8 +332,10 @@ class Carrier:
 
     def _divided(self, node: fx.Node, like: Lazy, *, alone: bool = True) -> Lazy | None:
         """Return the node's value in the layout of `like`, by dividing the layers that make it; None if it cannot."""
-        if node in self.values:
-            return self.values[node] if self.values[node].layout == like.layout else None
+        if node in self.values and self.values[node].layout == like.layout:
+            return self.values[node]
+        if node in self.values and node not in self.padded:
+            return None
         if not node.args or not isinstance(node.args[0], fx.Node):
             return None
         if alone and len(node.users) > 1:  # dividing now what others need whole would compute it twice
@@ -342,9 +370,9 @@ class Carrier:
             return None
         source = node.args[0]
         assert isinstance(source, fx.Node)  # seen by `_divided`
+        lazy = self.values.get(source) or Lazy((source,), (conv.in_channels,))
         return like.through(
-            self._call(f"{node.target}_out{number}", kept_outputs(conv, positions), source)
-            for number, positions in enumerate(like.members())
+            self._sum(node, kept_outputs(conv, positions), lazy) for positions in like.members()
         )
 
     def _divided_sum(self, node: fx.Node, like: Lazy) -> Lazy | None:

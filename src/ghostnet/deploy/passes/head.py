@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from ghostnet.deploy.passes.operations import ACTIVATIONS, add_module, finished, module_of, plain_module
+from ghostnet.deploy.passes.operations import (
+    ACTIVATIONS,
+    add_module,
+    finished,
+    module_of,
+    plain_module,
+    pools_to_one,
+)
 
 
 def head(traced: fx.GraphModule) -> fx.GraphModule:
@@ -33,24 +40,13 @@ def _chain(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
     """Return the nodes from behind the pooling to in front of the flattening, or None where there is no such chain."""
     chain: list[fx.Node] = []
     current = node.args[0]
-    while isinstance(current, fx.Node) and not _pools_to_one(traced, current):
+    while isinstance(current, fx.Node) and not pools_to_one(traced, current):
         module = module_of(traced, current)
         if len(current.users) > 1 or not (_is_one_by_one(module) or plain_module(module, ACTIVATIONS)):
             return None
         chain.insert(0, current)
         current = current.args[0]
     return chain if isinstance(current, fx.Node) else None
-
-
-def _pools_to_one(traced: fx.GraphModule, node: fx.Node) -> bool:
-    module = module_of(traced, node)
-    if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
-        return module.output_size in (1, (1, 1)) and not getattr(module, "return_indices", False)
-    return (
-        node.target in ("mean", torch.mean)
-        and node.args[1:] in (((2, 3),), ([2, 3],), ((-2, -1),), ((2, 3), True))
-        and bool(node.kwargs.get("keepdim", len(node.args) > 2))
-    )
 
 
 def _is_one_by_one(module: nn.Module | None) -> bool:

@@ -23,7 +23,7 @@ def taken(values: Tensor, positions: Sequence[int | None], axis: int = 0, *, mis
     return chosen.masked_fill(absent.view(shape), missing).contiguous()
 
 
-def _like(
+def like_convolution(
     conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, *, in_channels: int, groups: int
 ) -> nn.Conv2d:
     padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
@@ -48,13 +48,13 @@ def kept_inputs(conv: nn.Conv2d, positions: Sequence[int | None], *, bias: bool)
     """Return a convolution of one part of the input, with the bias or without."""
     weight = taken(conv.weight, positions, 1)
     kept = conv.bias.detach().clone() if bias and conv.bias is not None else None
-    return _like(conv, weight, kept, in_channels=len(positions), groups=1)
+    return like_convolution(conv, weight, kept, in_channels=len(positions), groups=1)
 
 
 def kept_outputs(conv: nn.Conv2d, positions: Sequence[int | None]) -> nn.Conv2d:
     """Return a convolution that makes one part of the output."""
     bias = taken(conv.bias, positions) if conv.bias is not None else None
-    return _like(conv, taken(conv.weight, positions), bias, in_channels=conv.in_channels, groups=1)
+    return like_convolution(conv, taken(conv.weight, positions), bias, in_channels=conv.in_channels, groups=1)
 
 
 def physical_depthwise(conv: nn.Conv2d, positions: Sequence[int | None]) -> nn.Conv2d:
@@ -64,7 +64,9 @@ def physical_depthwise(conv: nn.Conv2d, positions: Sequence[int | None]) -> nn.C
         None if position is None else position * each + copy for position in positions for copy in range(each)
     ]
     bias = taken(conv.bias, spread) if conv.bias is not None else None
-    return _like(conv, taken(conv.weight, spread), bias, in_channels=len(positions), groups=len(positions))
+    return like_convolution(
+        conv, taken(conv.weight, spread), bias, in_channels=len(positions), groups=len(positions)
+    )
 
 
 def physical_norm(norm: nn.BatchNorm2d, positions: Sequence[int | None]) -> nn.BatchNorm2d:

@@ -108,6 +108,18 @@ def _spatial_mean(node: fx.Node) -> bool:
     return isinstance(axes, (tuple, list)) and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
+def pools_to_one(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node makes one pixel of a map: a global pooling that keeps the axes."""
+    module = module_of(traced, node)
+    if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+        return module.output_size in (1, (1, 1)) and not getattr(module, "return_indices", False)
+    return (
+        node.target in ("mean", torch.mean)
+        and node.args[1:] in (((2, 3),), ([2, 3],), ((-2, -1),), ((2, 3), True))
+        and bool(node.kwargs.get("keepdim", len(node.args) > 2))
+    )
+
+
 def is_binary(node: fx.Node, kind: Callable[..., Any]) -> bool:
     """Tell whether a node is `kind` (such as `operator.add`) of two tensors."""
     return (
