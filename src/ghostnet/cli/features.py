@@ -74,7 +74,7 @@ def features(
     (d = 1, 3, 5, 7) is done on the three most alike pairs. Pictures: maps.png (all maps), pairs.png (Fig. 1),
     and for a Ghost convolution ghosts.png (Fig. 4).
 
-    \\b
+    \b
     Example:
       ghostnet features resnet9_050 photo.jpg --layer features.5 -o pictures
       ghostnet features resnet9_050 photos/ --scores
