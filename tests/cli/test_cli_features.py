@@ -125,3 +125,11 @@ def test_an_image_that_is_none(photo: str, tmp_path: Path, capsys: pytest.Captur
     assert "there is no image" in capsys.readouterr().err
     assert cli.run(["features", "vgg16", photo]) == 2
     assert "no packaged weights" in capsys.readouterr().err
+
+
+def test_no_help_shows_the_mark_that_keeps_its_lines_apart() -> None:
+    from ghostnet.cli.reference import command_reference
+
+    text = command_reference()
+    assert "\\b" not in text
+    assert "  Example:\n    ghostnet features resnet9_050 photo.jpg" in text

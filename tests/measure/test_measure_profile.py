@@ -164,3 +164,11 @@ def test_theory_stands_beside_the_counted_ratio(nested: bool) -> None:
     assert row.counted_speed_up == pytest.approx(12 / 7)  # Eq. 4 with c = 6, k = d = 3, s = 2
     assert row.theoretical_speed_up == 2.0
     assert row.name == ("0" if nested else "(model)")
+
+
+def test_counts_are_the_same_inside_inference_mode():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+    outside = profile(model, (3, 8, 8))
+    with torch.inference_mode():
+        inside = profile(model, (3, 8, 8))
+    assert (inside.macs, inside.uncounted) == (outside.macs, []) == (9216, [])

@@ -117,6 +117,7 @@ def test_points_of_both_plots() -> None:
         {"name": "ghostnet_100.onnx", "runtime": "ncnn", "precision": "int8", "median_ms": 4.5},
         {"name": "mine", "median_ms": 3, "top1": 70.0},
         {"name": "no latency"},
+        {"name": "two", "median_ms": 2.0, "top1": 71.0, "threads": 2},
     ]
     found = [
         (Path("table7/counts.json"), _record("table7", {"rows": rows})),
@@ -130,7 +131,13 @@ def test_points_of_both_plots() -> None:
         73.9,
         "GhostNet",
     )
-    seventh = figure7(found)[-2:]
+    other = (
+        Path("training/step.json"),
+        _record("training", {"rows": [{"name": "no runtime", "median_ms": 1.0}]}),
+    )
+    assert figure7([*found, other]) == figure7(found)
+    assert figure7(found)[-1].kind == "openvino, 2 threads"
+    seventh = figure7(found)[-3:-1]
     assert [(point.name, point.kind, point.x) for point in seventh] == [
         ("GhostNet 1.0x", "ncnn int8", 4.5),
         ("mine", "openvino", 3.0),

@@ -167,12 +167,14 @@ def _example_input(model: nn.Module, input_size: tuple[int, ...]) -> torch.Tenso
 
 def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
     mode, handles = _CountingMode(), []
-    example = _example_input(model, input_size)
     try:
         for name, module in model.named_modules():
             handles += mode.attach(name or ROOT, module)
-        with _eval_mode(model), torch.no_grad(), mode:
-            model(example)
+        # in a caller's inference mode a convolution would reach `mode` as an operation that it does not know
+        with torch.inference_mode(False), torch.no_grad(), _eval_mode(model):
+            example = _example_input(model, input_size)
+            with mode:
+                model(example)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(

@@ -132,7 +132,7 @@ def recipe_name(result: Mapping[str, Any]) -> str:
 
 
 def timed_rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a record's rows that have a name and a latency, whatever command wrote it; demos have none.
+    """Return a record's rows that have a name, a runtime and a latency, whatever command wrote it; demos have none.
 
     Rows may stand in the record or in its metrics; a row's `runtime` may be the record's.
     """
@@ -145,8 +145,11 @@ def timed_rows(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     )
     found: list[Mapping[str, Any]] = []
     for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, Mapping) and "name" in row and isinstance(row.get("median_ms"), (int, float)):
-            found.append({**row, "runtime": row.get("runtime") or common or "unknown runtime"})
+        if not isinstance(row, Mapping) or "name" not in row:
+            continue
+        runtime = row.get("runtime") or common
+        if runtime and isinstance(row.get("median_ms"), (int, float)):
+            found.append({**row, "runtime": runtime})
     return found
 
 

@@ -96,6 +96,8 @@ def figure7(results: Records) -> list[Point]:
             top1 = float(own) if own is not None else printed.get(label)
             source = "ours" if own is not None else "the paper's" if top1 is not None else "not known"
             kind = " ".join(str(part) for part in (row["runtime"], row.get("precision", "")) if part)
+            if row.get("threads", 1) != 1:
+                kind += f", {row['threads']} threads"
             points.append(Point(label, family_of(label), kind, float(row["median_ms"]), top1, source))
     return points
 

@@ -1,0 +1,134 @@
+"""Every script in examples/ runs, on small data."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ghostnet
+from ghostnet import data
+
+ROOT = Path(__file__).parents[1]
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
+
+
+def _example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "photos"
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.clip(random.normal(colour, 40, (20, 20, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def test_every_example_is_tested() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    names = [path.stem for path in (ROOT / "examples").glob("*.py")]
+    assert len(names) >= 4
+    assert all(f'_example("{name}")' in here for name in names)
+
+
+def test_photographs(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = _example("photographs")
+    table = tmp_path / "images.csv"
+    with table.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([("file", "class_index"), ("0.png", 7), ("1.png", 388)])
+    example.main(["folders", str(table), str(images / "red"), str(tmp_path / "out")])
+    assert sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")
+    ) == [
+        "0007/0.png",
+        "0388/1.png",
+    ]
+    network = ghostnet.load("resnet9_050")
+    ghostnet.save(network, tmp_path / "network.safetensors")
+    given = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        made = network(given).numpy()
+    np.savez(tmp_path / "reference.npz", input_0=given.numpy(), output_0=made)
+    record = tmp_path / "record.json"
+    example.main(
+        [
+            "reference",
+            *(str(tmp_path / name) for name in ("network.safetensors", "reference.npz")),
+            str(record),
+        ]
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["largest_difference"] <= 1e-5 * found["largest_output"]
+    assert json.loads(record.read_text())["metrics"] == found
+    with pytest.raises(SystemExit, match="do not fit the network"):
+        example.fill_in_order_(nn.Conv2d(3, 4, 1), [torch.zeros(2)])
+
+
+def test_own_network(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = _example("own_network")
+    example.main([str(images), "--epochs", "4", "--size", "12", "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("of the variance lost" in line for line in lines) == 5
+    found = {line.rsplit(maxsplit=1)[0].strip(): float(line.rsplit(maxsplit=1)[1]) for line in lines[5:]}
+    assert list(found) == ["dense", "as converted", "fine-tuned", "MACs left"]
+    assert found["dense"] > 60
+    assert found["fine-tuned"] > 60
+    assert 0.5 < found["MACs left"] < 0.95
+    again = ghostnet.load(tmp_path / "ghost.safetensors", model=example.OwnNetwork(3))
+    assert again(torch.zeros(1, 3, 12, 12)).shape == (1, 3)
+    assert (tmp_path / "ghost.onnx").is_file()
+
+
+def test_filters_against_sgd(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = _example("filters_against_sgd")
+    monkeypatch.setattr(example, "LEARNING_RATES", (0.1,))
+    record = tmp_path / "record.json"
+    example.main(["resnet9_050", str(images / "red" / "0.png"), "features.5", str(record)])
+    rows = json.loads(record.read_text())["metrics"]["rows"]
+    assert [row["d"] for row in rows] == [1, 3, 5, 7] * 3
+    assert all(math.isfinite(row["sgd"]) and row["sgd"] >= row["closed_form"] * (1 - 1e-5) for row in rows)
+    assert min(row["ratio"] for row in rows if row["d"] == 1) < 1.01, "SGD does learn one number"
+    assert "worst ratio" in capsys.readouterr().out
+
+
+def test_which_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = _example("which_layers")
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(64) % 10
+    monkeypatch.setattr(data, "load_cifar10", lambda _root: data.Cifar10(pixels, labels, pixels, labels))
+    network = tmp_path / "network.safetensors"
+    torch.manual_seed(0)
+    ghostnet.save(ghostnet.create_model("resnet20", width_mult=0.25), network)
+    example.main([str(network), "32", str(tmp_path / "record.json")])
+    metrics: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())["metrics"]
+    scores = [row["score"] for row in metrics["layers"]]
+    assert len(scores) == 19
+    assert scores == sorted(scores)
+    assert all(row["macs_saved"] > 0 for row in metrics["layers"])
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"top1_lost", "loss_rise"}
