@@ -45,6 +45,7 @@ def _wanted(root: Path) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
         demo_picture,
+        detection_section,
         read_results,
         readme_part,
         readme_section,
@@ -60,6 +61,9 @@ def _wanted(root: Path) -> dict[Path, str]:
         root / "docs" / "cli.md": command_reference(),
         root / "docs" / "cifar10.md": tables_page(results),
     }
+    detection = root / "docs" / "detection.md"
+    if detection.is_file():
+        wanted[detection] = replace_section(detection.read_text(encoding="utf-8"), detection_section(results))
     for _, result in results:
         if result["exhibit"] == "demo":
             wanted[root / "docs" / "demo.svg"] = demo_picture(result)
