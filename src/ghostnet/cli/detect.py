@@ -1,4 +1,4 @@
-"""`ghostnet detect`: train, measure, use and export detectors; each is a verb of its own."""
+"""`ghostnet detect`: train, measure, use, export and time detectors; each is a verb of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.cli.detect_bench import bench
 from ghostnet.cli.images import image_files
 from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer, note
@@ -225,6 +226,9 @@ def export(
     lines = [f"{done.path}: {done.bytes / 1e6:.2f} MB, checked on {done.images} images"]
     lines += [f"{name}: {found}" for name, found in done.agreement.items()]
     answer(done.to_dict(), as_json=as_json, text=lambda: "\n".join(lines))
+
+
+detect.command()(bench)
 
 
 def _boxes_text(found: list[DetectedImage]) -> str:

@@ -108,6 +108,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
         demo_picture,
+        detection_section,
         discrepancies_page,
         readme_part,
         readme_section,
@@ -123,6 +124,9 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         root / "docs" / "cifar10.md": tables_page(results),
         root / "docs" / "paper_against_computed.md": discrepancies_page(results),
     }
+    detection = root / "docs" / "detection.md"
+    if detection.is_file():
+        wanted[detection] = replace_section(detection.read_text(encoding="utf-8"), detection_section(results))
     for _, result in results:
         if result["exhibit"] == "demo":
             wanted[root / "docs" / "demo.svg"] = demo_picture(result)

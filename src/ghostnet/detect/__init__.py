@@ -11,6 +11,7 @@ from ghostnet.detect.predict import DetectedImage, FoundBox, as_coco, detect_fil
 from ghostnet.detect.saved import load_detector, save_detector
 from ghostnet.detect.session import RUNTIMES, DetectorSession, load_detector_file
 from ghostnet.detect.settings import KINDS, DetectorSettings, light_settings
+from ghostnet.detect.speed import export_fresh_detector
 
 __all__ = [
     "KINDS",
@@ -33,6 +34,7 @@ __all__ = [
     "draw_boxes",
     "evaluate_detector",
     "export_detector",
+    "export_fresh_detector",
     "light_settings",
     "load_detector",
     "load_detector_file",

@@ -3,6 +3,7 @@
 from ghostnet.report.catalogue import CATALOGUE, Entry, State, records_of, state_of
 from ghostnet.report.chart import line_chart
 from ghostnet.report.comparison import compare, comparison_text, readme_part, tables_page
+from ghostnet.report.detection import detection_section
 from ghostnet.report.discrepancies import discrepancies_page
 from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
 from ghostnet.report.exhibits_page import exhibits_page
@@ -24,6 +25,7 @@ __all__ = [
     "demo_page",
     "demo_picture",
     "demo_table",
+    "detection_section",
     "discrepancies_page",
     "exhibit",
     "exhibit_text",

@@ -1,0 +1,88 @@
+"""`ghostnet detect` from end to end on ten real images: train, eval, predict, export, bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ghostnet import cli
+
+_CELLS = Path(__file__).parents[1] / "detect" / "cells"
+_SHORT = (
+    *(
+        "train_split=cells.json",
+        "held_out_split=cells.json",
+        "backbone=ghostnet_050",
+        "freeze_batch_norm=false",
+    ),
+    *("frozen_stages=0", "min_size=96", "max_size=128", "epochs=1", "batch_size=5", "evaluate_every=0"),
+    *("untrained=false", "bf16=false", "name=short", "score_threshold=0.0"),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    assert cli.run(["detect", "train", "bccd_light", "--data", str(_CELLS), "--out", str(out), *_SHORT]) == 0
+    return out / "short-seed0.safetensors"
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["detect", "train", "--list", "--json"]) == 0
+    assert "retinanet_ghostnet_110" in json.loads(capsys.readouterr().out)
+
+
+def test_a_detector_and_its_results_file_are_measured_alike(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, found = str(_CELLS / "cells.json"), tmp_path / "found.json"
+    arguments = ["detect", "eval", str(trained), "--data", data, "--out", str(found), "--json"]
+    assert cli.run(arguments) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert cli.run(["detect", "eval", "--results", str(found), "--data", data, "--json"]) == 0
+    two = json.loads(capsys.readouterr().out)
+    assert {**one, "seconds": 0.0} == two
+    assert two["images"] == 10
+    assert cli.run(["detect", "eval", "--results", str(found), "--data", data]) == 0
+    assert "Platelets" in capsys.readouterr().out
+    assert cli.run(arguments) == 2
+    assert "pass --force" in capsys.readouterr().err
+
+
+def test_pictures_and_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn, coco = tmp_path / "drawn", tmp_path / "found.json"
+    arguments = ["detect", "predict", str(trained), str(_CELLS), "--out", str(drawn), "--coco", str(coco)]
+    assert cli.run([*arguments, "--least-score", "0"]) == 0
+    assert "BloodImage_00007.jpg" in capsys.readouterr().out
+    assert len(list(drawn.glob("*.png"))) == 10
+    value = json.loads(coco.read_text())
+    assert len(value["images"]) == 10
+    assert value["annotations"]
+    assert cli.run(arguments) == 2
+    assert "pass --force" in capsys.readouterr().err
+    assert cli.run(["detect", "predict", str(trained), str(_CELLS), "--least-score", "3"]) == 2
+    assert "the least score (=3.0)" in capsys.readouterr().err
+
+
+def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "short.onnx"
+    assert cli.run(["detect", "export", str(trained), "-o", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["onnxruntime"]["without_partner"] == 0
+    result = tmp_path / "speed.json"
+    arguments = ["detect", "bench", str(path), "--seconds", "0.01", "--result", str(result), "--json"]
+    assert cli.run(arguments) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["name"], row["ratio"]) == ("short", 1)
+    assert json.loads(result.read_text())["metrics"]["rows"] == [row]
+
+
+def test_classifiers_are_no_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import ghostnet
+
+    path = tmp_path / "classifier.safetensors"
+    ghostnet.save(ghostnet.create_model("ghostnet_050"), path)
+    assert cli.run(["detect", "predict", str(path), str(_CELLS)]) == 2
+    assert "holds a classifier, no detector" in capsys.readouterr().err
