@@ -168,11 +168,10 @@ def _reasons(key: str, results: Records) -> tuple[str, ...]:
 
 def _table8(results: Records) -> list[Sheet]:
     """Take a record's rows by `backbone` and `detector`; each may have `backbone_macs` and `map`."""
-    ours = {
-        (str(row.get("backbone")), str(row.get("detector"))): row
-        for _, result in records_of("table8", results)
-        for row in result["metrics"].get("rows", ())
-    }
+    ours: dict[tuple[str, str], dict[str, Any]] = {}
+    for _, result in records_of("table8", results):
+        for row in result["metrics"].get("rows", ()):
+            ours.setdefault((str(row.get("backbone")), str(row.get("detector"))), {}).update(row)
     rows = []
     for printed in table(8):
         found = ours.get((str(printed["backbone"]), str(printed["detector"])), {})
