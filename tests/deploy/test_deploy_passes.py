@@ -199,6 +199,19 @@ def test_the_twin_takes_the_norm_of_the_intrinsic_maps_in() -> None:
     assert (result["cat"], result["Conv2d"]) == (0, 2)
 
 
+def test_channels_last_maps_can_still_be_viewed() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.conv(images)
+            return maps.view(maps.size(0), -1)
+
+    optimize(Viewing(), passes=["channels_last"], input_size=(3, 6, 6))
+
+
 def test_a_wide_ghost_convolution_has_no_twin() -> None:
     model = randomise_(nn.Sequential(GhostConv2d(3, 18, 3), nn.Conv2d(18, 4, 1)))
     assert count(optimize(model, passes=["twin"], input_size=(3, 9, 9)))["cat"] == 1

@@ -9,10 +9,14 @@ from ghostnet.deploy.passes.operations import finished
 
 
 def channels_last(traced: fx.GraphModule) -> fx.GraphModule:
-    """Return the network with channels_last weights and, where it has convolutions, input turned into that format.
+    """Return the network with channels_last weights, from which convolutions take the format of what they make.
 
-    For PyTorch itself: files for other runtimes have no memory format.
+    For PyTorch itself: files for other runtimes have no memory format. `view` becomes `reshape`, since not every
+    view of a contiguous map is one of a channels_last map.
     """
+    for node in traced.graph.nodes:
+        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
+            node.target = "reshape"
     convolutions = [module for module in traced.modules() if type(module) is nn.Conv2d]
     for conv in convolutions:
         conv.weight = nn.Parameter(
