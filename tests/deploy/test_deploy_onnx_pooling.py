@@ -1,14 +1,19 @@
 """Spatial means become GlobalAveragePool, other means stay, and the graph computes the same."""
 
+import json
+
 import numpy as np
 import pytest
+from torch import nn
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
+from ghostnet.deploy import export  # noqa: E402
 from ghostnet.deploy.passes.onnx_pooling import with_global_pools_  # noqa: E402
+from ghostnet.nn import SqueezeExcite  # noqa: E402
 
 
 def graph_of(axes: list[int], keepdims: int, rank: int = 4) -> "onnx.ModelProto":
@@ -41,3 +46,13 @@ def test_only_spatial_means_that_keep_their_axes_change(
     assert (model.graph.node[0].op_type == "GlobalAveragePool") == bool(changed)
     onnx.checker.check_model(model)
     np.testing.assert_allclose(run(model, images), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+def test_exports_pool_globally_unless_they_are_plain(tmp_path, optimized):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), SqueezeExcite(4))
+    report = export(network, "onnx", tmp_path / "net.onnx", input_size=(3, 8, 8), optimized=optimized)
+    assert report.operators.get("GlobalAveragePool", 0) == optimized
+    assert report.operators.get("ReduceMean", 0) == (not optimized)
+    names = json.loads((tmp_path / "net.onnx.json").read_text())["passes"]
+    assert ("fold_batch_norm" in names) if optimized else names is None

@@ -21,7 +21,7 @@ from torch import nn
 
 import ghostnet
 from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path
-from ghostnet.deploy.optimize import optimize, random_input, relative_error
+from ghostnet.deploy.optimize import optimize, passes_of, random_input, relative_error
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
@@ -125,7 +125,7 @@ def export(
     output = _run(eager, sizes, batch=2)
     batch = "N" if chosen.dynamic_batch else 1
     with _writable(files[0]) as folder:
-        network = _rewritten(eager, target, passes, sizes) if optimized else eager
+        network = optimize(eager, target=target, passes=passes, input_size=sizes) if optimized else eager
         temporary = folder / files[0].name
         operators = _write(chosen, (network, eager), temporary, sizes, metadata)
         parity = _parity(eager, chosen, temporary, sizes, tolerance)
@@ -137,7 +137,7 @@ def export(
             output={"shape": [batch, *output.shape[1:]], "dtype": "float32"},
             precision="fp32",
             **_image_facts(model, preprocessing, classes),
-            passes=None if passes is None else list(passes),
+            passes=passes_of(network),
             optimized=optimized,
             parity=parity,
             versions=_versions(chosen),
@@ -172,13 +172,6 @@ def _writable(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot write {path}: {reason}; name another place") from error
-
-
-def _rewritten(
-    model: nn.Module, target: str, passes: Sequence[str] | None, input_size: tuple[int, ...]
-) -> nn.Module:
-    """Apply the target's own rewrites, or those that are named."""
-    return optimize(model, target=target, passes=passes, input_size=input_size)
 
 
 def _write(

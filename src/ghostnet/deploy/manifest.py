@@ -31,7 +31,7 @@ class Manifest:
         precision: of the weights in the files.
         preprocessing: `mean`, `std`, `image_size`, … as the network was trained; None where that is not known.
         classes: names in the order of the outputs; None where they are not known.
-        passes: names of the rewrites that were asked for; None for the target's own set.
+        passes: names of the rewrites that made the network; None for a plain export and for one that cannot be traced.
         optimized: whether rewrites were applied at all.
         parity: `relative_error` against PyTorch, its `tolerance`, and the `batches` that were compared.
         versions: of what wrote the files.

@@ -22,6 +22,7 @@ from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 
 RELATIVE_TOLERANCE = 1e-5
+PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
 
 
 def optimize(
@@ -63,13 +64,21 @@ def optimize(
         working = fuse_reparameterised(working)  # eight convolutions become one
     graph = traced(working)
     if graph is not None:
-        result: nn.Module = apply_passes(graph, names).eval()
+        rewritten = apply_passes(graph, names)
+        rewritten.meta[PASSES_KEY] = list(names)
+        result: nn.Module = rewritten.eval()
     else:
         folded_model = _optimized_by_order(working) if "fold_batch_norm" in names else working
         result = _with_deployed_ghosts(folded_model).eval()
     if input_size is not None:
         _check_equal(model, result, tuple(input_size))
     return result
+
+
+def passes_of(model: nn.Module) -> list[str] | None:
+    """Return the passes that made a network, or None for one that `optimize` did not make from a graph."""
+    meta = getattr(model, "meta", None)
+    return meta.get(PASSES_KEY) if isinstance(meta, dict) else None
 
 
 class _Tracer(fx.Tracer):

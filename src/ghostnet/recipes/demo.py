@@ -95,7 +95,7 @@ def _exported_and_timed(networks: Mapping[str, nn.Module], out: Path) -> dict[st
     for name, network in networks.items():
         paths[name] = out / f"{name}.onnx"
         deploy.export(network, "onnx", paths[name], input_size=_INPUT_SIZE, force=True)
-    timed = deploy.benchmark(paths, input_size=_INPUT_SIZE, threads=1)
+    timed = deploy.benchmark(paths, input_size=_INPUT_SIZE, threads=1, cold_starts=0)
     return {row.name: row.median_ms for row in timed.rows}
 
 

@@ -40,6 +40,9 @@ class Onnx:
         import onnx
         import torch
 
+        from ghostnet.deploy.optimize import passes_of
+        from ghostnet.deploy.passes.onnx_pooling import with_global_pools_
+
         with quiet_python():
             torch.onnx.export(
                 model,
@@ -57,6 +60,8 @@ class Onnx:
         onnx.helper.set_model_props(proto, dict(metadata))
         for node in proto.graph.node:
             del node.metadata_props[:]  # the exporter's stack traces name paths of this machine
+        if passes_of(model):  # a plain export stays what PyTorch makes of it
+            with_global_pools_(proto.graph)
         onnx.checker.check_model(proto)
         path.write_bytes(proto.SerializeToString())
         return dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
