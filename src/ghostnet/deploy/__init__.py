@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ghostnet.deploy.lineup import Candidate
     from ghostnet.deploy.manifest import Manifest
     from ghostnet.deploy.optimize import optimize
+    from ghostnet.deploy.quantization.quantize import QuantizeReport, quantize
+    from ghostnet.deploy.quantization.search import Limits
     from ghostnet.deploy.random_weights import randomise_statistics_
     from ghostnet.deploy.session import Session, load
     from ghostnet.deploy.targets import TARGETS
@@ -26,12 +28,15 @@ _HOME = {
     "BenchmarkRow": "benchmark",
     "Candidate": "lineup",
     "ExportReport": "export",
+    "Limits": "quantization.search",
     "Manifest": "manifest",
+    "QuantizeReport": "quantization.quantize",
     "Session": "session",
     "benchmark": "benchmark",
     "export": "export",
     "load": "session",
     "optimize": "optimize",
+    "quantize": "quantization.quantize",
     "randomise_statistics_": "random_weights",
 }
 
@@ -41,12 +46,15 @@ __all__ = [
     "BenchmarkRow",
     "Candidate",
     "ExportReport",
+    "Limits",
     "Manifest",
+    "QuantizeReport",
     "Session",
     "benchmark",
     "export",
     "load",
     "optimize",
+    "quantize",
     "randomise_statistics_",
 ]
 
