@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ghostnet.deploy.lineup import Candidate
     from ghostnet.deploy.manifest import Manifest
     from ghostnet.deploy.optimize import optimize
+    from ghostnet.deploy.plan import plan
+    from ghostnet.deploy.planned import Plan, PlannedLayer
     from ghostnet.deploy.quantization.quantize import QuantizeReport, quantize
     from ghostnet.deploy.quantization.search import Limits
     from ghostnet.deploy.random_weights import randomise_statistics_
@@ -30,12 +32,15 @@ _HOME = {
     "ExportReport": "export",
     "Limits": "quantization.search",
     "Manifest": "manifest",
+    "Plan": "planned",
+    "PlannedLayer": "planned",
     "QuantizeReport": "quantization.quantize",
     "Session": "session",
     "benchmark": "benchmark",
     "export": "export",
     "load": "session",
     "optimize": "optimize",
+    "plan": "plan",
     "quantize": "quantization.quantize",
     "randomise_statistics_": "random_weights",
 }
@@ -48,12 +53,15 @@ __all__ = [
     "ExportReport",
     "Limits",
     "Manifest",
+    "Plan",
+    "PlannedLayer",
     "QuantizeReport",
     "Session",
     "benchmark",
     "export",
     "load",
     "optimize",
+    "plan",
     "quantize",
     "randomise_statistics_",
 ]

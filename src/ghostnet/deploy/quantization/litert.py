@@ -42,6 +42,12 @@ class LiteRTQuantiser:
 
         with quiet_python(), quiet_native():
             made = quantizer.Quantizer(str(self._path), self._recipe)
+            for end in ("INPUT", "OUTPUT"):  # callers give and get float
+                made.update_quantization_recipe(
+                    regex=".*",
+                    operation_name=end,
+                    algorithm_key=recipe_manager.AlgorithmName.NO_QUANTIZE,
+                )
             kept = [name for name in self.layers() if name != only] if only is not None else keep
             for name in kept:
                 made.update_quantization_recipe(
