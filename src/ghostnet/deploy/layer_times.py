@@ -166,15 +166,16 @@ def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site
     def note(module: nn.Module, given: Any, output: Any) -> None:
         seen.setdefault(names[module], []).append((given[0].shape, output.shape))
 
-    for module in names:
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(note)
+    handles = [module.register_forward_hook(note) for module in names if isinstance(module, nn.Conv2d)]
     try:
         with torch.no_grad():
             running(random_input(running, (1, *input_size)))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the model does not run with input_size {tuple(input_size)}: {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
     if not seen:
         raise InputError(
             f"found no convolution in this {type(model).__name__}; a plan is about nn.Conv2d layers"
