@@ -104,12 +104,14 @@ class Site:
         convolution: the module.
         input_size: `(C, H, W)` that reaches it.
         output_pixels: H' W'.
+        usually_kept: why it is a candidate only where it is named, or None.
     """
 
     name: str
     convolution: nn.Conv2d
     input_size: tuple[int, int, int]
     output_pixels: int
+    usually_kept: str | None = None
 
     def key(self) -> str:
         """Return a text that is the same for layers of equal shape."""
@@ -184,24 +186,23 @@ def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site
     for number, (name, shapes) in enumerate(seen.items()):
         layer = running.get_submodule(name)
         assert isinstance(layer, nn.Conv2d)
-        why_not = _reason(layer, number == 0, len(shapes), name.startswith(ghosts))
+        why_not = _reason(layer, len(shapes), name.startswith(ghosts))
         if why_not:
             left_out[name] = why_not
             continue
         given, output = shapes[0]
-        sites.append(Site(name, layer, tuple(given[1:]), int(output[2] * output[3])))
+        kept = "the first convolution" if number == 0 else None
+        if layer.groups == layer.in_channels and layer.groups > 1:
+            kept = "a depthwise convolution"
+        sites.append(Site(name, layer, tuple(given[1:]), int(output[2] * output[3]), kept))
     return sites, left_out
 
 
-def _reason(layer: nn.Conv2d, first: bool, calls: int, in_ghost: bool) -> str | None:
+def _reason(layer: nn.Conv2d, calls: int, in_ghost: bool) -> str | None:
     if in_ghost:
         return "part of a Ghost convolution"
     if type(layer) is not nn.Conv2d:
         return f"a {type(layer).__name__}, not a plain nn.Conv2d"
-    if first:
-        return "the first convolution"
-    if layer.groups == layer.in_channels and layer.groups > 1:
-        return "a depthwise convolution"
     return "runs more than once" if calls > 1 else None
 
 

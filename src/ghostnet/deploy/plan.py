@@ -140,7 +140,8 @@ def _among(
 ) -> tuple[list[Site], dict[str, str]]:
     """Keep the named candidates."""
     if layers is None:
-        return sites, left_out
+        kept = {site.name: site.usually_kept for site in sites if site.usually_kept}
+        return [site for site in sites if not site.usually_kept], {**left_out, **kept}
     known = {site.name for site in sites}
     for name in layers:
         if name not in known:
