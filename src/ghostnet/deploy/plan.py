@@ -2,7 +2,7 @@
 
 A layer gains if its ghosted form is faster at its real input. Of those that gain, the cheapest in accuracy are taken
 until the budget is met; then the whole network is timed against the original, and layers are dropped again while it
-is not faster. Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
+is not faster. Without a budget the network with all candidates ghosted is timed too, for comparison. Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def plan(
         calibration: float32 images `(N, C, H, W)` for int8; None takes random ones, which is enough for times.
         threads: inside one operator.
         seconds: least time for each form of a layer, and a quarter of that for a whole network.
-        folder: keeps the exported files there, so that another plan need not export them again.
+        folder: keeps the exported files there, named by the layers' and networks' structure, so that another plan
+            need not export them again; take a fresh one when ghostnet or the runtime's tools change.
         announce: called with a line before each slow step.
 
     Returns:
@@ -94,9 +95,16 @@ def plan(
         setting = Setting(target, precision, threads, seconds, place, calibration, tell)
         timed = time_sites(sites, setting, ratio=ratio, cheap_kernel_size=cheap_kernel_size) if sites else {}
         make = build or (lambda names: _ghosted(model, sites, names, ratio, cheap_kernel_size))
-        whole = _Whole(model, make, setting, sizes, f"{ratio} {cheap_kernel_size}")
+        whole = _Whole(model, make, setting, sizes)
         order = _best_first(timed, costs)
         chosen, measured = _search(order, timed, whole, budget) if order else ([], 1.0)
+        everything = [site.name for site in sites]
+        if budget == 1 and 0 < len(order) < len(everything):
+            measured_all = whole.ratio(everything)
+            if (
+                measured_all < measured - LEAST_GAIN
+            ):  # layers that lose alone can gain where the runtime fuses them
+                chosen, measured = everything, measured_all
     rows = [
         _row(site, timed[site.name], costs[site.name], site.name in chosen, (ratio, cheap_kernel_size))
         for site in sites
@@ -190,25 +198,17 @@ class _Whole:
         make: Callable[[list[str]], nn.Module],
         setting: Setting,
         input_size: tuple[int, ...],
-        form: str,
     ) -> None:
-        self._model, self._make, self._setting, self._size, self._form = (
-            model,
-            make,
-            setting,
-            input_size,
-            form,
-        )
+        self._model, self._make, self._setting, self._size = model, make, setting, input_size
         self.attempts: list[dict[str, Any]] = []
         self.dense_ms = 0.0
 
     def ratio(self, names: list[str]) -> float:
         """Return time of the network with these layers ghosted over that of the original."""
-        own = f"{type(self._model).__name__} {self._size} {sum(p.numel() for p in self._model.parameters())}"
-        dense = self._setting.session("the network", own, self._model, self._size)
-        key = f"{own} {self._form} {sorted(names)}"
+        network = self._make(names)
+        dense = self._setting.session("the network", f"{self._size} {self._model}", self._model, self._size)
         ghost = self._setting.session(
-            f"the network with {len(names)} layers ghosted", key, self._make(names), self._size
+            f"the network with {len(names)} layers ghosted", f"{self._size} {network}", network, self._size
         )
         found = self._setting.times({"dense": dense, "ghost": ghost}, self._size, 4 * self._setting.seconds)
         self.dense_ms = found["dense"].median_ms

@@ -78,12 +78,19 @@ class Plan:
         """Whether the budget is met (1 always is)."""
         return self.measured_ratio <= self.budget
 
+    @property
+    def all_ratio(self) -> float | None:
+        """Time of the network with all candidates ghosted over that of the original; None where it was not run."""
+        found = [attempt["ratio"] for attempt in self.attempts if attempt["layers"] == len(self.rows)]
+        return found[-1] if found else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as what JSON can hold."""
         return {
             **dataclasses.asdict(self),
             "layers": self.layers,
             "met": self.met,
+            "all_ratio": self.all_ratio,
             "processor_features": processor_features(),
         }
 
@@ -102,6 +109,8 @@ class Plan:
             return f"no layer is worth ghosting in {where}: the network is as fast as it gets this way"
         line = f"{len(self.layers)} of {len(self.rows)} layers, whole network at {self.measured_ratio:.3f} of the time"
         line += f" in {where}"
+        if self.all_ratio is not None and len(self.layers) < len(self.rows):
+            line += f" (all {len(self.rows)}: {self.all_ratio:.3f})"
         return line if self.met else f"{line}; the budget of {self.budget} cannot be met"
 
 
