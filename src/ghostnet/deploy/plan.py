@@ -2,7 +2,8 @@
 
 A layer gains if its ghosted form is faster at its real input. Of those that gain, the cheapest in accuracy are taken
 until the budget is met; then the whole network is timed against the original, and layers are dropped again while it
-is not faster. Without a budget the network with all candidates ghosted is timed too, for comparison. Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
+is not faster. Without a budget the network with all candidates ghosted is timed too, for comparison. Left out: the
+conversion itself, which is `ghostify(model, layers=plan.layers)`.
 """
 
 from __future__ import annotations
