@@ -120,8 +120,13 @@ def plan(
         measured_ratio=measured,
         attempts=tuple(whole.attempts),
         settings={"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "input_size": list(sizes)},
-        environment=environment(),
+        environment=environment() | _versions(target, precision),
     )
+
+
+def _versions(target: str, precision: str) -> dict[str, str]:
+    packages = [target_named(target).package, *([require_quantiser(target)] if precision == "int8" else [])]
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def _check(target: str, precision: str, budget: float, seconds: float) -> None:
