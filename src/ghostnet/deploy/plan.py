@@ -9,6 +9,7 @@ conversion itself, which is `ghostify(model, layers=plan.layers)`.
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,7 @@ from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import Timing, environment
 from ghostnet.nn.edits import replace_module_
 
-LEAST_GAIN = (
-    0.02  # of the time; less than that is within the noise of a measurement and costs accuracy for nothing
-)
+LEAST_GAIN = 0.02  # of the time; less is within the noise of a measurement and costs accuracy for nothing
 _ATTEMPTS = 8
 
 Cost = Mapping[str, float] | Callable[[str], float] | None
