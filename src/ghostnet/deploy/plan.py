@@ -67,7 +67,7 @@ def plan(
             None puts Ghost convolutions with random weights in their places.
         calibration: float32 images `(N, C, H, W)` for int8; None takes random ones, which is enough for times.
         threads: inside one operator.
-        seconds: least time for each form of a layer, and a quarter of that for a whole network.
+        seconds: least time for each form of a layer; four times that for a whole network.
         folder: keeps the exported files there, named by the layers' and networks' structure, so that another plan
             need not export them again; take a fresh one when ghostnet or the runtime's tools change.
         announce: called with a line before each slow step.

@@ -30,7 +30,7 @@ class GhostSettings:
         cheap_kernel_size: d, odd.
         layers: the candidates, as for `ghostify`.
         init: as for `ghostify`.
-        calibration: images for the fit, and for int8.
+        calibration: images for the fit of the new layers.
         form: as for `ghostify`.
     """
 

@@ -2,6 +2,7 @@
 
 from ghostnet.report.chart import line_chart
 from ghostnet.report.comparison import compare, comparison_text, readme_part, tables_page
+from ghostnet.report.deploy_tables import deploy_part
 from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
 from ghostnet.report.page import demo_page, render_demo_page
 from ghostnet.report.picture import demo_picture
@@ -16,6 +17,7 @@ __all__ = [
     "demo_page",
     "demo_picture",
     "demo_table",
+    "deploy_part",
     "exhibit",
     "line_chart",
     "read_result",
