@@ -88,7 +88,7 @@ def _int8_row(
 
 def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
     """Return a row for each plan."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for path, result in results:
         if result["exhibit"] != "plan":
             continue
