@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostnet.cli.network import IMAGENET_SIZE, input_size_of, open_network, parse_size
+from ghostnet.cli.network import EXPORTED, IMAGENET_SIZE, input_size_of, open_network, parse_size
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
 
-EXPORTED = (".onnx", ".xml", ".tflite", ".param", ".json")
 LIBRARIES = ("timm", "torchvision")
 FORMS = ("plain", "optimized")
 

@@ -17,6 +17,7 @@ from ghostnet.cli.cifar10 import (
 from ghostnet.cli.integer import integer, share
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
+from ghostnet.cli.planned import check_plan, convert_planned
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
@@ -58,6 +59,22 @@ def convert(
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUNTIME[:PRECISION]", help="Ghost only layers that gain there: onnx, openvino:int8."
+        ),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="For --plan: time ratio to reach, above 0; 1 takes every layer that gains.")
+    ] = 1.0,
+    plan_files: Annotated[
+        Path | None,
+        typer.Option("--plan-files", help="For --plan: keep exported candidates here for the next plan."),
+    ] = None,
+    plan_result: Annotated[
+        Path | None, typer.Option("--plan-result", help="For --plan: also write what it measured (.json).")
+    ] = None,
     seed: Annotated[
         int, typer.Option(parser=integer, metavar="INTEGER", help="Of the random initialisation.")
     ] = 0,
@@ -71,12 +88,14 @@ def convert(
     \b
     Example:
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10
+      ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
     """
     if init not in ("dense", "random"):
         raise unknown_name("init", init, ["dense", "random"])
     if calibration is not None:
         check_data_name(calibration)
+    check_plan(plan, method, budget, plan_files, plan_result, force=force)
     refuse_overwrite(out, force=force)
     from ghostnet import models
     from ghostnet.convert import RandomInit, check_method, ghostify
@@ -87,6 +106,22 @@ def convert(
     if calibration is not None:
         batches = calibration_batches(data_dir, images, normalisation_of(model, normalisation))
     example = _example(input_size_of(model, input_size))
+    if plan is not None:
+        recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
+        settings = {
+            "ratio": ratio,
+            "cheap_kernel_size": cheap_kernel_size,
+            "layers": layers or None,
+            "init": RandomInit(seed) if init == "random" else init,
+            "calibration": batches,
+            "form": form,
+        }
+        planned = convert_planned(model, plan, budget, example, settings, plan_files, plan_result, recipe)
+        if planned.network is not None:
+            models.save(planned.network, out, force=force, info=_info(network, model))
+            note(f"wrote {out}")
+        answer({"out": planned.out(out), **planned.to_dict()}, as_json=as_json, text=planned.text)
+        return
     if method != "ghost":
         norms = normalisation_of(model, normalisation)
         pruned, report = _pruned(

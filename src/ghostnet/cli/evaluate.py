@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
+    network: Annotated[str, typer.Argument(help="Name of the zoo, a saved network or an exported file.")],
     weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "cifar10",
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
@@ -89,15 +89,23 @@ def _line(found: Evaluation, skipped: dict[str, str]) -> str:
 def _write(
     path: Path, recipe: dict[str, Any], found: Evaluation, skipped: dict[str, str], model: nn.Module
 ) -> None:
-    from ghostnet.measure import profile
     from ghostnet.recipes import make_result, write_json
 
-    side = int(recipe.get("image_size", 32))
-    counts = profile(model, (3, side, side))
-    metrics = {**found.to_dict(), "skipped": skipped, "params": counts.params, "macs": counts.macs}
+    metrics = {**found.to_dict(), "skipped": skipped, **_size_of(model, int(recipe.get("image_size", 32)))}
     write_json(
         path,
         make_result(
             path.parent.name or "runs", metrics=metrics, seconds=found.seconds, seed=0, recipe=recipe
         ),
     )
+
+
+def _size_of(model: nn.Module, side: int) -> dict[str, Any]:
+    """Return parameters and MACs of a network, or what is known of an exported file."""
+    facts = getattr(model, "exported_facts", None)
+    if facts is not None:
+        return dict(facts)
+    from ghostnet.measure import profile
+
+    counts = profile(model, (3, side, side))
+    return {"params": counts.params, "macs": counts.macs}

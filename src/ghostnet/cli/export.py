@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ghostnet.cli.int8 import check_int8, int8_images
+from ghostnet.cli.integer import integer
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
-from ghostnet.cli.output import answer
+from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ghostnet.data import Preprocessing
 
 # The names are repeated here so that `--help` and a wrong name are answered without numpy or torch.
 TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn")
@@ -29,6 +33,21 @@ def export(
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
     passes: Annotated[str | None, typer.Option(metavar="NAMES", help=_PASSES_HELP)] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Export as it is, without rewrites.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32, or int8 (onnx, openvino, litert).")] = "fp32",
+    calibration: Annotated[
+        str | None, typer.Option(metavar="FOLDER|cifar10", help="For int8: images of the kind to be seen.")
+    ] = None,
+    calibration_images: Annotated[
+        int,
+        typer.Option("--calibration-images", parser=integer, metavar="INTEGER", help="How many of them."),
+    ] = 512,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", help="For int8: points of top-1 that labelled images may lose.")
+    ] = 1.0,
+    min_agreement: Annotated[
+        float,
+        typer.Option("--min-agreement", help="For int8: share of unlabelled images with the same answer."),
+    ] = 0.95,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -38,32 +57,56 @@ def export(
     Example:
       ghostnet export ghost.safetensors -o ghost.onnx
       ghostnet export ghost.safetensors -o ghost.xml --target openvino
+      ghostnet export ghost.safetensors -o ghost-int8.onnx --precision int8 --calibration photos/
     """
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
     if passes is not None and plain:
         raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
+    check_int8(precision, calibration, target)
     refuse_overwrite(out, force=force)
     from ghostnet import deploy
 
     model = open_network(network, weights)
     size = input_size_of(model, input_size)
-    report = deploy.export(
-        model,
-        target,
-        out,
-        input_size=size,
-        passes=None if passes is None else [name.strip() for name in passes.split(",") if name.strip()],
-        optimized=not plain,
-        force=force,
-        metadata={"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})},
-        preprocessing=_preprocessing(model, size[1]),
-    )
+    names = None if passes is None else [name.strip() for name in passes.split(",") if name.strip()]
+    texts = {"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})}
+    wanted = _preprocessing(model, size[1])
+    report: deploy.ExportReport | deploy.QuantizeReport
+    if calibration is not None:
+        images, labels = int8_images(model, calibration, calibration_images, wanted)
+        report = deploy.quantize(
+            model,
+            target,
+            out,
+            images,
+            labels=labels,
+            limits=deploy.Limits(max_drop, min_agreement),
+            input_size=size,
+            passes=names,
+            optimized=not plain,
+            force=force,
+            metadata=texts,
+            preprocessing=wanted.to_dict(),
+            announce=note,
+        )
+    else:
+        report = deploy.export(
+            model,
+            target,
+            out,
+            input_size=size,
+            passes=names,
+            optimized=not plain,
+            force=force,
+            metadata=texts,
+            preprocessing=wanted.to_dict(),
+        )
     answer(report.to_dict(), as_json=as_json, text=lambda: str(report))
 
 
-def _preprocessing(model: nn.Module, image_size: int) -> dict[str, Any]:
+def _preprocessing(model: nn.Module, image_size: int) -> Preprocessing:
     """Return how the network wants its images, as `predict` would prepare them."""
     from ghostnet.cli.images import preprocessing_for
 
-    return preprocessing_for(model, image_size=image_size).to_dict()
+    return preprocessing_for(model, image_size=image_size)

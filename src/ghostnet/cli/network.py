@@ -10,6 +10,7 @@ from ghostnet.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+EXPORTED = (".onnx", ".xml", ".tflite", ".param", ".json")  # files of runtimes, or their manifest
 IMAGENET_SIZE = (3, 224, 224)
 SIZE_HELP = "Channels, height, width of one image; default: what the network was made for."
 
@@ -25,6 +26,10 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
     Raises:
         InputError: unknown name, missing file, weights for a file, or no weights where they are needed.
     """
+    if name_or_file.endswith(EXPORTED):
+        from ghostnet.cli.exported import open_exported
+
+        return open_exported(name_or_file, weights)
     from ghostnet import models
 
     is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()

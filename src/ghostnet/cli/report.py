@@ -108,6 +108,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
         demo_picture,
+        deploy_part,
         detection_section,
         discrepancies_page,
         readme_part,
@@ -117,7 +118,8 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     )
 
     readme = root / "README.md"
-    section = "\n\n".join([readme_section(results), readme_part(results)])
+    parts = [readme_section(results), readme_part(results), deploy_part(results)]
+    section = "\n\n".join(part for part in parts if part)
     wanted = {
         readme: replace_section(readme.read_text(encoding="utf-8"), section),
         root / "docs" / "cli.md": command_reference(),

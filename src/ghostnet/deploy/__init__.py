@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ghostnet.deploy.lineup import Candidate
     from ghostnet.deploy.manifest import Manifest
     from ghostnet.deploy.optimize import optimize
+    from ghostnet.deploy.plan import plan
+    from ghostnet.deploy.planned import Plan, PlannedLayer
+    from ghostnet.deploy.quantization.quantize import QuantizeReport, quantize
+    from ghostnet.deploy.quantization.search import Limits
     from ghostnet.deploy.random_weights import randomise_statistics_
     from ghostnet.deploy.session import Session, load
     from ghostnet.deploy.targets import TARGETS
@@ -27,7 +31,11 @@ _HOME = {
     "BenchmarkRow": "benchmark",
     "Candidate": "lineup",
     "ExportReport": "export",
+    "Limits": "quantization.search",
     "Manifest": "manifest",
+    "Plan": "planned",
+    "PlannedLayer": "planned",
+    "QuantizeReport": "quantization.quantize",
     "Session": "session",
     "TuneResult": "tune",
     "TuneRow": "tune",
@@ -35,6 +43,8 @@ _HOME = {
     "export": "export",
     "load": "session",
     "optimize": "optimize",
+    "plan": "plan",
+    "quantize": "quantization.quantize",
     "randomise_statistics_": "random_weights",
     "tune": "tune",
 }
@@ -45,7 +55,11 @@ __all__ = [
     "BenchmarkRow",
     "Candidate",
     "ExportReport",
+    "Limits",
     "Manifest",
+    "Plan",
+    "PlannedLayer",
+    "QuantizeReport",
     "Session",
     "TuneResult",
     "TuneRow",
@@ -53,6 +67,8 @@ __all__ = [
     "export",
     "load",
     "optimize",
+    "plan",
+    "quantize",
     "randomise_statistics_",
     "tune",
 ]

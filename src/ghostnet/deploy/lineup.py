@@ -87,7 +87,7 @@ def line_up(
     found.sort(
         key=lambda pair: (
             names.index(pair[1].target),
-            PRECISIONS.index(pair[1].precision),
+            (*PRECISIONS, "int8").index(pair[1].precision),
             pair[1].threads,
             places[pair[0]],
         )
@@ -130,7 +130,11 @@ def _files(
 
 def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> list[Session]:
     found = []
-    _, _, target = identify(path)
+    _, manifest, target = identify(path)
+    if (
+        manifest is not None and manifest.precision == "int8"
+    ):  # the file has its precision, whatever was asked for
+        return [load(path, threads=count) for count in settings.threads]
     for precision in settings.precisions:
         if precision not in target.precisions:
             skipped.append(f"{name}: {target.runtime} has no {precision} here")

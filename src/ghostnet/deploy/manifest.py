@@ -37,6 +37,8 @@ class Manifest:
         versions: of what wrote the files.
         metadata: texts of the user's.
         schema: of this record.
+        quantisation: what int8 cost on how many calibration images, and the layers that stayed in float; None for
+            float files.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Manifest:
     versions: dict[str, str]
     metadata: dict[str, str]
     schema: int = SCHEMA
+    quantisation: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""

@@ -22,7 +22,7 @@ class Session:
         files: all files that it came from.
         target: key of `deploy.TARGETS`.
         threads: threads inside one operator.
-        precision: of the arithmetic.
+        precision: of the arithmetic; "int8" for a file that `quantize` wrote.
         input_size: shape of one input without the batch, as the file states it.
         metadata: the texts that `export` stored.
         manifest: what `export` wrote beside the file; None for a file from elsewhere.
@@ -117,6 +117,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     files = files_of(target, main)
     check_files(manifest.files if manifest else {}, files)
     runner = open_files(target, main, threads=threads, precision=precision)
+    if precision == "fp32" and manifest is not None and manifest.precision == "int8":
+        precision = "int8"  # of what the file's operators compute in; what stayed in float runs in fp32
     return Session(runner, files, target, manifest, threads=threads, precision=precision)
 
 

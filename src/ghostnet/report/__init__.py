@@ -3,6 +3,7 @@
 from ghostnet.report.catalogue import CATALOGUE, Entry, State, records_of, state_of
 from ghostnet.report.chart import line_chart
 from ghostnet.report.comparison import compare, comparison_text, readme_part, tables_page
+from ghostnet.report.deploy_tables import deploy_part
 from ghostnet.report.detection import detection_section
 from ghostnet.report.discrepancies import discrepancies_page
 from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
@@ -25,6 +26,7 @@ __all__ = [
     "demo_page",
     "demo_picture",
     "demo_table",
+    "deploy_part",
     "detection_section",
     "discrepancies_page",
     "exhibit",

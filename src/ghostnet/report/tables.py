@@ -15,7 +15,11 @@ from ghostnet.errors import InputError
 
 BEGIN = "<!-- results:begin -->"
 END = "<!-- results:end -->"
-_WITH_TABLES = ("cifar10", "cifar10_short")  # their rows stand in tables of their own, see `comparison`
+_WITH_TABLES = (
+    "cifar10",
+    "cifar10_short",
+    "int8",
+)  # these have tables of their own: `comparison`, `deploy_tables`
 _DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
 
 

@@ -48,7 +48,9 @@ class LiteRT:
         with quiet_python(), quiet_native():
             import litert_torch
 
-            litert_torch.convert(model, (example[:1],)).export(str(path))
+            from ghostnet.deploy.targets.litert_forms import expressible
+
+            litert_torch.convert(expressible(model), (example[:1],)).export(str(path))
         return self.open(path, threads=1, precision="fp32").operators()
 
     def open(self, path: Path, *, threads: int, precision: str) -> LiteRTRunner:  # noqa: ARG002  (fp32 only)

@@ -1,0 +1,47 @@
+"""An exported file in the place of a network, so that `eval` and `predict` take files of every runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ghostnet.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def open_exported(path: str, weights: str | None) -> nn.Module:
+    """Return an exported file as a module on the CPU: it runs in its own runtime, with one thread.
+
+    What the manifest says of images and classes is in `ghostnet_info`; `exported_facts` holds runtime, precision,
+    bytes and what quantisation did.
+
+    Raises:
+        InputError: weights are given too, or the file cannot be used.
+    """
+    if weights is not None:
+        raise InputError(f"{path} holds its weights already; leave out --weights")
+    import torch
+
+    from ghostnet import deploy
+
+    session = deploy.load(path)
+
+    class Exported(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.predict(images.contiguous().numpy()))
+
+    network = Exported().eval()
+    if all(isinstance(size, int) for size in session.input_size):
+        network.ghostnet_origin = {"library": session.target, "input_size": list(session.input_size)}  # type: ignore[assignment]
+    facts = {
+        "runtime": session.target,
+        "precision": session.precision,
+        "bytes": sum(file.stat().st_size for file in session.files),
+    }
+    if session.manifest is not None:
+        known = {**(session.manifest.preprocessing or {}), "classes": session.manifest.classes}
+        network.ghostnet_info = {key: value for key, value in known.items() if value}  # type: ignore[assignment]
+        facts |= {"versions": session.manifest.versions, "quantisation": session.manifest.quantisation}
+    network.exported_facts = facts  # type: ignore[assignment]
+    return network

@@ -1,0 +1,140 @@
+"""A finished plan: what was measured for each layer, what was chosen, and how fast the whole network became."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ghostnet.deploy.targets import TARGETS
+
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedLayer:
+    """One candidate.
+
+    Attributes:
+        name: its path.
+        shape: input, kernel, output channels.
+        macs: of the dense form.
+        macs_ratio: of the ghosted form over the dense one.
+        dense_ms, ghost_ms: medians, each form alone; None where it could not be run.
+        cost: in accuracy, as it was given.
+        chosen: whether it is ghosted.
+        reason: why, or why not.
+    """
+
+    name: str
+    shape: str
+    macs: int
+    macs_ratio: float | None
+    dense_ms: float | None
+    ghost_ms: float | None
+    cost: float
+    chosen: bool
+    reason: str
+
+    @property
+    def time_ratio(self) -> float | None:
+        """Time of the ghosted form over that of the dense one."""
+        return self.ghost_ms / self.dense_ms if self.ghost_ms is not None and self.dense_ms else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which layers to ghost for a runtime; `print` it for a table.
+
+    Attributes:
+        target, precision, threads: what it holds for.
+        budget: time ratio that was asked for.
+        rows: the candidates in execution order.
+        left_out: other convolutions and why they were none.
+        measured_ratio: time of the whole Ghost network over that of the original; 1.0 where no layer is chosen.
+        attempts: every whole network that was timed.
+        settings: ratio, cheap_kernel_size, input_size.
+        environment: processor and versions.
+    """
+
+    target: str
+    precision: str
+    threads: int
+    budget: float
+    rows: tuple[PlannedLayer, ...]
+    left_out: dict[str, str]
+    measured_ratio: float
+    attempts: tuple[dict[str, Any], ...]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers to ghost, for `ghostify(model, layers=plan.layers)`; empty if none is worth it."""
+        return [row.name for row in self.rows if row.chosen]
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget is met (1 always is)."""
+        return self.measured_ratio <= self.budget
+
+    @property
+    def all_ratio(self) -> float | None:
+        """Time of the network with all candidates ghosted over that of the original; None where it was not run."""
+        found = [attempt["ratio"] for attempt in self.attempts if attempt["layers"] == len(self.rows)]
+        return found[-1] if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        return {
+            **dataclasses.asdict(self),
+            "layers": self.layers,
+            "met": self.met,
+            "all_ratio": self.all_ratio,
+            "processor_features": processor_features(),
+        }
+
+    def __str__(self) -> str:
+        """Return a table and the verdict."""
+        header = ("layer", "shape", "MACs", "dense ms", "ghost ms", "time", "cost", "choice")
+        table = [header, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+        lines = ["  ".join(_aligned(line, widths)).rstrip() for line in table]
+        return "\n".join([*lines, self.verdict()])
+
+    def verdict(self) -> str:
+        """Return what came of it, in one line."""
+        where = f"{TARGETS[self.target].runtime} {self.precision}, {self.threads} thread(s)"
+        if not self.layers:
+            return f"no layer is worth ghosting in {where}: the network is as fast as it gets this way"
+        line = f"{len(self.layers)} of {len(self.rows)} layers, whole network at {self.measured_ratio:.3f} of the time"
+        line += f" in {where}"
+        if self.all_ratio is not None and len(self.layers) < len(self.rows):
+            line += f" (all {len(self.rows)}: {self.all_ratio:.3f})"
+        return line if self.met else f"{line}; the budget of {self.budget} cannot be met"
+
+
+def processor_features() -> list[str]:
+    """Return which vector and matrix extensions this processor states (Linux on x86; else nothing is known)."""
+    place = Path("/proc/cpuinfo")
+    if not place.is_file():
+        return []
+    flags = next((line.split() for line in place.read_text().splitlines() if line.startswith("flags")), [])
+    return [name for name in _FEATURES if name in flags]
+
+
+def _cells(row: PlannedLayer) -> tuple[str, ...]:
+    numbers = (_number(row.macs_ratio), _number(row.dense_ms), _number(row.ghost_ms), _number(row.time_ratio))
+    return (row.name, row.shape, *numbers, f"{row.cost:.3g}", row.reason if not row.chosen else "ghost")
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3f}"
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
+    pairs = list(zip(cells, widths, strict=True))
+    return [
+        cell.rjust(width) if 2 <= column <= 6 else cell.ljust(width)
+        for column, (cell, width) in enumerate(pairs)
+    ]

@@ -1,0 +1,80 @@
+"""int8 for ONNX Runtime: quantise-dequantise pairs around operators, weights per channel, activations per tensor.
+
+The ranges of all tensors are taken once and used for every variant of the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghostnet.deploy.targets.target import quiet_native, quiet_python
+
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_BATCH = 16  # calibration keeps every intermediate map of a batch
+
+
+class OnnxQuantiser:
+    """Quantises one .onnx file."""
+
+    def __init__(self, path: Path, images: np.ndarray) -> None:
+        import onnx
+        from onnxruntime.quantization import CalibrationMethod
+        from onnxruntime.quantization.calibrate import create_calibrator
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        self._operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+        with tempfile.TemporaryDirectory() as folder, quiet_python(), quiet_native():
+            calibrator = create_calibrator(
+                path,
+                self._operators,
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+            # one batch after another: the calibrator keeps all outputs until they are merged
+            for start in range(0, len(images), _BATCH):
+                calibrator.collect_data(_Reader(calibrator.infer_session, images[start : start + _BATCH]))
+            self._ranges = calibrator.compute_data()
+            self._model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+
+    def layers(self) -> list[str]:
+        """Return the nodes' names."""
+        return [node.name for node in self._model.graph.node if node.op_type in _LAYERS]
+
+    def write(self, path: Path, *, keep: Collection[str] = (), only: str | None = None) -> None:
+        """Write one file."""
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        with quiet_python():
+            quantizer = QDQQuantizer(
+                copy.deepcopy(self._model),
+                True,  # per channel
+                False,  # the full range of 8 bits; VNNI and later have no overflow
+                QuantType.QInt8,
+                QuantType.QUInt8,
+                self._ranges,
+                [only] if only is not None else [],
+                list(keep),
+                self._operators,
+                {"QuantizeBias": True},
+            )
+            quantizer.quantize_model()
+        path.write_bytes(quantizer.model.model.SerializeToString())
+
+
+class _Reader:
+    """Gives a calibrator its batch once."""
+
+    def __init__(self, session: Any, images: np.ndarray) -> None:
+        name = session.get_inputs()[0].name
+        self._feeds: Iterator[dict[str, np.ndarray]] = iter([{name: images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next feed, None after the last."""
+        return next(self._feeds, None)

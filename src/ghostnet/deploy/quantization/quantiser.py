@@ -1,0 +1,73 @@
+"""What a runtime's quantiser must offer, and which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ghostnet.errors import InputError, unknown_name
+
+
+class Quantiser(Protocol):
+    """A float export and its calibration images, ready to be written as int8 in several variants."""
+
+    def layers(self) -> list[str]:
+        """Return the names, in this file, of its convolutions and matrix products, in execution order."""
+        ...
+
+    def write(self, path: Path, *, keep: Collection[str] = (), only: str | None = None) -> None:
+        """Write int8 files.
+
+        Args:
+            path: the main file.
+            keep: layers that stay in float.
+            only: the single layer to quantise; None quantises all but `keep`.
+        """
+        ...
+
+
+# target: (module of this package, class, import name, pip package)
+_QUANTISERS = {
+    "onnx": ("onnx", "OnnxQuantiser", "onnxruntime.quantization", "onnxruntime onnx"),
+    "openvino": ("openvino", "OpenVINOQuantiser", "nncf", "nncf"),
+    "litert": ("litert", "LiteRTQuantiser", "ai_edge_quantizer", "ai-edge-quantizer"),
+}
+INT8_TARGETS = tuple(_QUANTISERS)
+
+
+def require_quantiser(target: str) -> str:
+    """Return the pip package that quantises for a target.
+
+    Raises:
+        InputError: the target has no int8 here, or what it needs is not installed (with the pip command).
+    """
+    from ghostnet.deploy.targets import TARGETS
+    from ghostnet.deploy.targets.target import _is_installed
+
+    if target in TARGETS and target not in _QUANTISERS:
+        raise InputError(
+            f"{TARGETS[target].runtime} has no int8 here; the targets with int8 are {', '.join(INT8_TARGETS)}"
+        )
+    if target not in _QUANTISERS:
+        raise unknown_name("int8 target", target, INT8_TARGETS)
+    _, _, module, package = _QUANTISERS[target]
+    if not _is_installed(module):
+        raise InputError(
+            f"{module.partition('.')[0]} is not installed, which int8 for {TARGETS[target].runtime} needs; "
+            f"run: pip install {package}"
+        )
+    return package.split()[0]
+
+
+def quantiser_for(target: str, path: Path, images: np.ndarray) -> Quantiser:
+    """Return the target's quantiser for a float export at `path`."""
+    import importlib
+
+    module, name, _, _ = _QUANTISERS[target]
+    made: Quantiser = getattr(importlib.import_module(f"ghostnet.deploy.quantization.{module}"), name)(
+        path, images
+    )
+    return made

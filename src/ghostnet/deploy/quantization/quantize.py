@@ -1,0 +1,224 @@
+"""`quantize`: an export in int8, from a float export that was checked against PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ghostnet.deploy.export import ExportReport, _writable, export
+from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifest
+from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
+from ghostnet.deploy.quantization.quantiser import quantiser_for, require_quantiser
+from ghostnet.deploy.quantization.search import Chosen, Limits, choose, to_dict
+from ghostnet.deploy.session import open_files
+from ghostnet.deploy.targets import Target, require_to_write, target_named
+from ghostnet.deploy.targets.target import files_of
+from ghostnet.errors import InputError
+from ghostnet.files import refuse_overwrite
+
+_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeReport:
+    """What was written, and what int8 cost on the calibration images.
+
+    Attributes:
+        path: the finished file that users name.
+        target: key of `TARGETS`.
+        bytes: size of all files but the manifest.
+        float_bytes: of the float files that they were made from.
+        images: calibration images.
+        layers: convolutions and matrix products.
+        float_layers: those that stayed in float, named as in the file, the worst first.
+        agreement: share of calibration images with the same first answer as in float.
+        relative_error: norm of the outputs' difference over that of the float outputs.
+        top1_float, top1: percent on the calibration images, None without labels.
+        input_size: shape of one input without the batch.
+        files: every file that was written, the manifest last.
+    """
+
+    path: str
+    target: str
+    bytes: int
+    float_bytes: int
+    images: int
+    layers: int
+    float_layers: list[str]
+    agreement: float
+    relative_error: float
+    top1_float: float | None
+    top1: float | None
+    input_size: tuple[int, ...]
+    files: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return {**dataclasses.asdict(self), "precision": "int8"}
+
+    def __str__(self) -> str:
+        """Return two lines for people."""
+        accuracy = (
+            ""
+            if self.top1 is None
+            else f", top-1 {self.top1_float:.2f} % in float, {self.top1:.2f} % in int8"
+        )
+        kept = f", {len(self.float_layers)} of {self.layers} layers in float" if self.float_layers else ""
+        return (
+            f"{self.path}: {self.target} int8, {self.bytes / 1e6:.2f} MB (float {self.float_bytes / 1e6:.2f}){kept}\n"
+            f"on {self.images} calibration images: {100 * self.agreement:.2f} % of the answers stay{accuracy}"
+        )
+
+
+def quantize(
+    model: nn.Module,
+    target: str,
+    path: str | os.PathLike[str],
+    calibration: Any,
+    *,
+    labels: Any = None,
+    limits: Limits | None = None,
+    input_size: Sequence[int] = (3, 224, 224),
+    passes: Sequence[str] | None = None,
+    optimized: bool = True,
+    force: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> QuantizeReport:
+    """Export `model` in int8: float export, ranges from calibration images, 8-bit weights and activations.
+
+    Weights are quantised per output channel, activations per tensor. All layers are quantised first; while the
+    limits do not hold, the layers that change the output most stay in float.
+
+    Args:
+        model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched.
+        target: "onnx", "openvino" or "litert".
+        path: as for `export`.
+        calibration: float32 images `(N, C, H, W)` normalised as the network expects, N >= 16 (200 to 500 are
+            usual), or an iterable of batches of them.
+        labels: class numbers `(N,)`; with them the limit is on accuracy, without on agreement with float.
+        limits: how much int8 may cost on these images; None takes `Limits()`.
+        input_size: shape of one input without the batch.
+        passes, optimized, force, metadata, preprocessing, classes: as for `export`.
+        announce: called with a line before each slow step.
+
+    Returns:
+        A `QuantizeReport`.
+
+    Raises:
+        InputError: a target without int8, a missing package (with the pip command), unusable calibration images,
+            or limits that no choice of layers meets; else as `export`. Nothing is written then.
+        RuntimeError: the float export differs from PyTorch.
+
+    Example:
+        >>> quantize(model, "onnx", "net-int8.onnx", images, input_size=(3, 32, 32))  # doctest: +SKIP
+    """
+    package = require_quantiser(target)
+    chosen_target = target_named(target)
+    require_to_write(chosen_target)
+    sizes = tuple(input_size)
+    images = calibration_array(calibration, sizes)
+    known = labels_array(labels, len(images))
+    files = files_of(chosen_target, Path(path))
+    for file in (*files, manifest_path(files[0])):
+        refuse_overwrite(file, force=force)
+    tell = announce or (lambda _line: None)
+    with tempfile.TemporaryDirectory() as scratch, _writable(files[0]) as folder:
+        tell(f"exporting to {chosen_target.runtime} in float")
+        plain = Path(scratch) / files[0].name
+        report = export(
+            model,
+            target,
+            plain,
+            input_size=sizes,
+            passes=passes,
+            optimized=optimized,
+            metadata=metadata,
+            preprocessing=preprocessing,
+            classes=classes,
+        )
+        out = folder / files[0].name
+        found = _quantised(chosen_target, plain, out, (images, known), limits or Limits(), tell)
+        _write_manifest(plain, out, files_of(chosen_target, out), found, (len(images), package))
+        size = sum(file.stat().st_size for file in files_of(chosen_target, out))
+    names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
+    return _report(os.fspath(path), report, size, len(images), found, names)
+
+
+def _quantised(
+    target: Target,
+    plain: Path,
+    out: Path,
+    data: tuple[np.ndarray, np.ndarray | None],
+    limits: Limits,
+    tell: Callable[[str], None],
+) -> Chosen:
+    images, labels = data
+
+    def run(path: Path, some: np.ndarray) -> np.ndarray:
+        runner = open_files(target, path, threads=1, precision="fp32")
+        step = runner.batch or _BATCH
+        parts = [runner.run(some[start : start + step]) for start in range(0, len(some), step)]
+        return np.concatenate(
+            [part.reshape(min(step, len(some)), -1) if runner.batch else part for part in parts]
+        )
+
+    expected = run(plain, images)
+    if expected.ndim < 2 or not np.isfinite(expected).all():
+        raise InputError(
+            "the network's output on the calibration images is not finite; its weights are broken"
+        )
+    tell(f"quantising with {len(images)} calibration images")
+    try:
+        quantiser = quantiser_for(target.name, plain, images)
+        return choose(quantiser, run, out, images, expected, labels=labels, limits=limits, announce=tell)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # the quantisers' own classes share no public base class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the network cannot be quantised for {target.runtime}: {reason}; stay in float or try another target"
+        ) from error
+
+
+def _write_manifest(plain: Path, out: Path, files: list[Path], found: Chosen, how: tuple[int, str]) -> None:
+    count, package = how
+    manifest = read_manifest(manifest_path(plain))
+    dataclasses.replace(
+        manifest,
+        precision="int8",
+        files=describe_files(files),
+        quantisation={"images": count, **to_dict(found)},
+        versions={**manifest.versions, package: importlib.metadata.version(package)},
+    ).write(manifest_path(out))
+
+
+def _report(
+    path: str, plain: ExportReport, size: int, images: int, found: Chosen, files: list[str]
+) -> QuantizeReport:
+    score = found.score
+    return QuantizeReport(
+        path=path,
+        target=plain.target,
+        bytes=size,
+        float_bytes=plain.bytes,
+        images=images,
+        layers=found.layers,
+        float_layers=list(found.kept),
+        agreement=score.agreement,
+        relative_error=score.relative_error,
+        top1_float=score.top1_float,
+        top1=score.top1,
+        input_size=plain.input_size,
+        files=files,
+    )

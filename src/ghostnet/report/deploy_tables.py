@@ -1,0 +1,108 @@
+"""Tables of deployment: int8 beside float (`results/int8`), and what plans chose (`results/plan`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ghostnet.report.tables import markdown_table
+
+_RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
+_INT8_HEADER = (
+    *("network", "runtime", "images", "float top-1 %", "int8 top-1 %", "difference"),
+    *("float MB", "int8 MB", "layers in float", "records"),
+)
+_PLAN_HEADER = ("network", "runtime", "precision", "layers ghosted", "time ratio", "all ghosted", "record")
+
+Results = Sequence[tuple[Path, Mapping[str, Any]]]
+
+
+def deploy_part(results: Results, link_root: str = "results") -> str:
+    """Return the Markdown of both tables, empty where nothing was run.
+
+    Args:
+        results: from `read_results`.
+        link_root: folder of the results as seen from the document.
+    """
+    parts = []
+    rows = int8_rows(results, link_root)
+    if rows:
+        title = "int8 against float, the same test images through the exported files (`ghostnet eval FILE`):"
+        parts.append(f"{title}\n\n{markdown_table(_INT8_HEADER, rows)}")
+    plans = plan_rows(results, link_root)
+    if plans:
+        first = next(result for _, result in results if result["exhibit"] == "plan")
+        place = first["environment"]
+        features = ", ".join(first["metrics"].get("processor_features", [])) or "features unknown"
+        title = (
+            "Conversion by plan (`ghostnet convert --plan`), time of the Ghost network over the dense one's in the "
+            f"same runtime, one thread, batch 1, {place.get('cpu', 'unknown processor')} ({features}):"
+        )
+        parts.append(f"{title}\n\n{markdown_table(_PLAN_HEADER, plans)}")
+    return "\n\n".join(parts)
+
+
+def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
+    """Return a row for each int8 record that has a float one of the same network, runtime and images."""
+    found: dict[tuple[str, str, str], dict[str, tuple[Path, Mapping[str, Any]]]] = {}
+    for path, result in results:
+        metrics = result.get("metrics", {})
+        if result["exhibit"] != "int8" or "runtime" not in metrics:
+            continue
+        network = str(result["recipe"]["name"]).removesuffix(f"-{metrics['runtime']}-{metrics['precision']}")
+        key = network, metrics["runtime"], str(result["recipe"]["data"])
+        found.setdefault(key, {})[metrics["precision"]] = path, result
+    return [
+        _int8_row(key, pair["fp32"], pair["int8"], link_root)
+        for key, pair in found.items()
+        if {"fp32", "int8"} <= set(pair)
+    ]
+
+
+def _int8_row(
+    key: tuple[str, str, str],
+    plain: tuple[Path, Mapping[str, Any]],
+    int8: tuple[Path, Mapping[str, Any]],
+    link_root: str,
+) -> tuple[str, ...]:
+    network, runtime, data = key
+    before, after = plain[1]["metrics"], int8[1]["metrics"]
+    stated = after.get("quantisation") or {}
+    links = [
+        f"[{name}]({link_root}/{path.as_posix()})" for name, (path, _) in (("float", plain), ("int8", int8))
+    ]
+    return (
+        network,
+        _RUNTIMES.get(runtime, runtime),
+        f"{after['count']:,} ({data})",
+        f"{before['top1']:.2f}",
+        f"{after['top1']:.2f}",
+        f"{after['top1'] - before['top1']:+.2f}",
+        f"{before['bytes'] / 1e6:.2f}",
+        f"{after['bytes'] / 1e6:.2f}",
+        f"{len(stated.get('float_layers', []))} of {stated.get('layers', '?')}",
+        " ".join(links),
+    )
+
+
+def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
+    """Return a row for each plan."""
+    rows: list[tuple[str, ...]] = []
+    for path, result in results:
+        if result["exhibit"] != "plan":
+            continue
+        plan = result["metrics"]
+        whole = plan.get("all_ratio")
+        rows.append(
+            (
+                str(result["recipe"]["network"]),
+                _RUNTIMES.get(plan["target"], plan["target"]),
+                plan["precision"],
+                f"{len(plan['layers'])} of {len(plan['rows'])}",
+                f"{plan['measured_ratio']:.3f}",
+                "–" if whole is None else f"{whole:.3f}",
+                f"[record]({link_root}/{path.as_posix()})",
+            )
+        )
+    return rows

@@ -1,0 +1,151 @@
+"""int8 exports, exported files in the place of networks, and conversion by plan, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+import ghostnet
+from ghostnet import cli
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert cli.run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def _line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.run(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("ghostnet: ")
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "photos"
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.clip(random.normal(colour, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "net.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20", num_classes=3), path, info={"classes": sorted(COLOURS)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(network: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    out = tmp_path_factory.mktemp("int8") / "net.onnx"
+    command = ["export", str(network), "-o", str(out), "--precision", "int8", "--calibration", str(photos)]
+    assert cli.run([*command, "--calibration-images", "20", "--max-drop", "100"]) == 0
+    return out
+
+
+def test_an_int8_export_says_what_it_cost(exported: Path) -> None:
+    manifest = json.loads(exported.with_name("net.onnx.json").read_text())
+    assert manifest["precision"] == "int8"
+    assert manifest["quantisation"]["images"] == 20
+    assert manifest["quantisation"]["top1"] is not None  # class folders are labels
+    assert manifest["classes"] == sorted(COLOURS)
+
+
+def test_an_exported_file_is_evaluated_like_a_network(
+    exported: Path, network: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "int8" / "net.json"
+    found = _json(capsys, "eval", str(exported), "--data", str(photos), "--result", str(result))
+    dense = _json(capsys, "eval", str(network), "--data", str(photos))
+    assert found["count"] == dense["count"] == 24
+    assert found["loss"] == pytest.approx(dense["loss"], rel=0.1)
+    metrics = json.loads(result.read_text())["metrics"]
+    assert (metrics["runtime"], metrics["precision"]) == ("onnx", "int8")
+    assert metrics["bytes"] == exported.stat().st_size
+    assert metrics["quantisation"]["images"] == 20
+    assert cli.run(["predict", str(exported), str(photos / "red" / "0.png")]) == 0
+    assert any(name in capsys.readouterr().out for name in COLOURS)
+
+
+def test_unusable_int8_requests_are_one_line(
+    network: Path, exported: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["export", str(network), "-o", str(tmp_path / "x.onnx")]
+    int8 = [*start, "--precision", "int8"]
+    assert "give --calibration FOLDER" in _line(capsys, *int8)
+    assert "--calibration is for --precision int8" in _line(capsys, *start, "--calibration", "cifar10")
+    assert "unknown export precision 'int4'" in _line(capsys, *start, "--precision", "int4")
+    assert "there is no folder ./nowhere" in _line(capsys, *int8, "--calibration", "./nowhere")
+    assert "did you mean 'cifar10'" in _line(capsys, *int8, "--calibration", "cifar")
+    few = [*int8, "--calibration", str(photos / "red")]
+    assert "8 calibration images are too few" in _line(capsys, *few)
+    assert "--calibration-images (=3) must be at least 16" in _line(capsys, *few, "--calibration-images", "3")
+    param = [
+        "export",
+        str(network),
+        "-o",
+        str(tmp_path / "x.param"),
+        "--target",
+        "ncnn",
+        "--precision",
+        "int8",
+    ]
+    assert "ncnn has no int8 here" in _line(capsys, *param, "--calibration", "cifar10")
+    assert "holds its weights already" in _line(capsys, "eval", str(exported), "--weights", "cifar10")
+    assert "there is no file" in _line(capsys, "eval", str(tmp_path / "gone.onnx"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_by_plan_writes_a_network_or_says_that_none_is_worth_it(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    out, result = tmp_path / "ghost.safetensors", tmp_path / "plan" / "net.json"
+    found = _json(
+        capsys,
+        *("convert", str(network), "-o", str(out), "--plan", "onnx", "--plan-result", str(result)),
+        *("--layers", "layer3.0.conv2", "--layers", "layer3.1.conv?", "--init", "random"),
+    )
+    rows = found["plan"]["rows"]
+    assert [row["name"] for row in rows] == ["layer3.0.conv2", "layer3.1.conv1", "layer3.1.conv2"]
+    assert all(row["dense_ms"] > 0 and row["ghost_ms"] > 0 for row in rows)
+    assert json.loads(result.read_text())["metrics"]["layers"] == found["plan"]["layers"]
+    assert found["plan"]["measured_ratio"] <= 1
+    if found["plan"]["layers"]:
+        ghost = ghostnet.load(out)
+        assert all(
+            type(ghost.get_submodule(name)).__name__ == "GhostConv2d" for name in found["plan"]["layers"]
+        )
+        assert isinstance(ghost.get_submodule("layer2.0.conv2"), nn.Conv2d)
+    else:
+        assert found["out"] is None
+        assert not out.exists()
+
+
+def test_unusable_plans_are_one_line(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["convert", str(network), "-o", str(tmp_path / "x.safetensors")]
+    assert "unknown export target 'onx'; did you mean 'onnx'" in _line(capsys, *start, "--plan", "onx")
+    assert "unknown precision 'int7'" in _line(capsys, *start, "--plan", "onnx:int7")
+    assert "--budget (=1.5) must be above 0 and at most 1" in _line(
+        capsys, *start, "--plan", "onnx", "--budget", "1.5"
+    )
+    assert "are for --plan RUNTIME" in _line(capsys, *start, "--budget", "0.5")
+    assert "not for l1" in _line(capsys, *start, "--plan", "onnx", "--method", "l1")
+    assert "ONNX Runtime runs in fp32 here, not in bf16" in _line(capsys, *start, "--plan", "onnx:bf16")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,212 @@
+"""The choice of layers by measuring: what is timed, what is chosen, and that slower networks are never the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ghostnet.deploy import Plan, PlannedLayer, plan
+from ghostnet.deploy.layer_times import find_sites
+from ghostnet.deploy.plan import _search
+from ghostnet.errors import InputError
+from ghostnet.measure import Timing, profile
+from ghostnet.nn import GhostConv2d
+
+SIZE = (3, 16, 16)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 160, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(160, 160, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(160, 160, 3, padding=1, bias=False),
+        nn.Conv2d(160, 160, 3, groups=160),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(160, 4, 1),
+        nn.Flatten(),
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, list[str]]:
+    pytest.importorskip("onnxruntime")
+    folder, said = tmp_path_factory.mktemp("plan"), []
+    made = plan(
+        network(),
+        "onnx",
+        input_size=SIZE,
+        seconds=0.05,
+        folder=folder,
+        announce=lambda line: said.append(line),
+    )
+    return made, folder, said
+
+
+def test_wide_layers_gain_and_the_whole_network_is_faster(found: tuple[Plan, Path, list[str]]) -> None:
+    made, _, _ = found
+    assert {"2", "4"} <= set(made.layers)
+    assert [row.name for row in made.rows] == ["2", "4", "7"]
+    assert made.left_out == {"0": "the first convolution", "5": "a depthwise convolution"}
+    first, second, _ = made.rows
+    assert (first.dense_ms, first.ghost_ms) == (
+        second.dense_ms,
+        second.ghost_ms,
+    )  # of equal shape: timed once
+    assert first.time_ratio is not None
+    assert first.time_ratio < 0.98
+    assert made.measured_ratio <= 0.98
+    assert made.met
+    assert min(attempt["ratio"] for attempt in made.attempts) == pytest.approx(made.measured_ratio, abs=0.02)
+
+
+def test_its_counts_are_those_of_the_profiler(found: tuple[Plan, Path, list[str]]) -> None:
+    row = found[0].rows[0]
+    dense = nn.Conv2d(160, 160, 3, padding=1, bias=False)
+    ghost = GhostConv2d(160, 160, 3, padding=1, bias=False)
+    assert row.macs == profile(dense, (160, 16, 16)).macs
+    assert row.macs_ratio == pytest.approx(profile(ghost, (160, 16, 16)).macs / row.macs)
+    assert row.shape == "160x16x16, 3x3, 160"
+
+
+def test_the_table_and_the_record_say_what_was_chosen(found: tuple[Plan, Path, list[str]]) -> None:
+    made, _, _ = found
+    lines = str(made).splitlines()
+    assert len(lines) == 1 + 3 + 1
+    assert lines[1].endswith("ghost")
+    assert "whole network at" in lines[-1]
+    assert made.to_dict()["layers"] == made.layers
+
+
+def test_kept_files_are_used_again(found: tuple[Plan, Path, list[str]]) -> None:
+    _, folder, said = found
+    assert sum(line.startswith("exporting") for line in said) >= 6
+    again: list[str] = []
+    plan(
+        network(),
+        "onnx",
+        input_size=SIZE,
+        seconds=0.02,
+        folder=folder,
+        layers=["2", "4"],
+        announce=again.append,
+    )
+    assert not [line for line in again if "dense" in line and line.startswith("exporting")]
+
+
+def test_int8_and_a_builder_of_ones_own() -> None:
+    pytest.importorskip("onnxruntime")
+    built: list[list[str]] = []
+    model = nn.Sequential(nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1)).eval()
+
+    def build(names: list[str]) -> nn.Module:
+        built.append(names)
+        return nn.Sequential(model[0], nn.ReLU(), GhostConv2d(96, 96, 3, padding=1)).eval()
+
+    made = plan(model, "onnx", input_size=SIZE, precision="int8", seconds=0.02, build=build)
+    row = made.rows[0]
+    assert row.dense_ms is not None
+    assert built in ([], [["2"]])  # asked for only where the layer gains
+    assert bool(built) == (row.time_ratio is not None and row.time_ratio <= 0.98)
+    assert made.measured_ratio <= 1.0
+
+
+class Whole:
+    """Whole networks whose time ratio by their number of layers is known."""
+
+    def __init__(self, ratios: dict[int, float]) -> None:
+        self.ratios = ratios
+        self.asked: list[int] = []
+
+    def ratio(self, names: list[str]) -> float:
+        self.asked.append(len(names))
+        return self.ratios[len(names)]
+
+
+def search(ratios: dict[int, float], budget: float, count: int = 8) -> tuple[list[str], float, list[int]]:
+    order = [f"layer{number}" for number in range(count)]
+    timed: dict[str, Any] = {name: (Timing(2.0, 2.0, 2.0, 9), Timing(1.0, 1.0, 1.0, 9)) for name in order}
+    whole = Whole(ratios)
+    names, ratio = _search(order, timed, whole, budget)  # type: ignore[arg-type]
+    assert names == order[: len(names)]
+    return names, ratio, whole.asked
+
+
+def test_layers_are_dropped_until_the_whole_network_is_faster() -> None:
+    names, ratio, asked = search({8: 1.3, 4: 1.01, 2: 0.9}, 1.0)
+    assert (len(names), ratio, asked) == (2, 0.9, [8, 4, 2])
+
+
+def test_no_layer_is_the_answer_where_none_helps() -> None:
+    names, ratio, asked = search({8: 1.3, 4: 1.2, 2: 1.1, 1: 0.99}, 1.0)
+    assert (names, ratio, asked) == ([], 1.0, [8, 4, 2, 1])
+
+
+def test_a_budget_takes_the_fewest_layers_that_meet_it() -> None:
+    linear = {count: 1 - 0.06 * count for count in range(1, 9)}
+    names, ratio, _ = search(linear, 0.7)
+    assert (len(names), ratio) == (5, pytest.approx(0.7))
+    names, ratio, asked = search(linear, 0.3)
+    assert (len(names), asked) == (8, [8])  # cannot be met: as fast as it gets
+
+
+def test_the_verdict_says_what_cannot_be_had() -> None:
+    row = PlannedLayer("a", "s", 10, 0.5, 2.0, 3.0, 1.0, False, "slower as a Ghost convolution")
+    facts: dict[str, Any] = {"left_out": {}, "attempts": (), "settings": {}, "environment": {}}
+    none = Plan("onnx", "fp32", 1, 1.0, (row,), measured_ratio=1.0, **facts)
+    assert "no layer is worth ghosting in ONNX Runtime fp32" in str(none)
+    taken = PlannedLayer("a", "s", 10, 0.5, 2.0, 1.0, 1.0, True, "gains")
+    missed = Plan("onnx", "fp32", 1, 0.4, (taken,), measured_ratio=0.6, **facts)
+    assert "the budget of 0.4 cannot be met" in str(missed)
+    assert not missed.met
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": 0}, r"budget \(=0\) must be above 0 and at most 1"),
+        ({"budget": 1.2}, r"budget \(=1.2\) must be above 0 and at most 1"),
+        ({"budget": True}, r"budget \(=True\) must be above 0"),
+        ({"precision": "bf16"}, r"ONNX Runtime runs in fp32 here, not in bf16"),
+        ({"precision": "int9"}, r"unknown precision 'int9'; did you mean 'int8'"),
+        ({"layers": ["3"]}, r"unknown layer '3'"),
+        ({"cost": {"2": 1.0}}, r"cost has no entry for layer 4"),
+        ({"cost": lambda _name: -1.0}, r"the cost of layer 2 \(=-1.0\) must be a finite number >= 0"),
+        ({"seconds": 0}, r"seconds \(=0\) must be above 0"),
+        ({"input_size": (4, 16, 16)}, r"the model does not run with input_size \(4, 16, 16\)"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError, match=message) as error:
+        plan(network(), "onnx", **{"input_size": SIZE, **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_other_bad_input_is_one_line() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError, match=r"ncnn has no int8 here"):
+        plan(network(), "ncnn", input_size=SIZE, precision="int8")
+    with pytest.raises(
+        InputError, match=r"found no convolution in this Sequential; a plan is about nn.Conv2d"
+    ):
+        plan(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), "onnx", input_size=SIZE)
+
+
+def test_layers_of_a_ghost_network_and_shared_ones_are_no_candidates() -> None:
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), GhostConv2d(8, 8, 3, padding=1), shared, shared)
+    sites, left_out = find_sites(model, SIZE)
+    assert [(site.name, site.usually_kept) for site in sites] == [("0", "the first convolution")]
+    with pytest.raises(
+        InputError, match=r"layer 1.primary_conv is no candidate: part of a Ghost convolution"
+    ):
+        plan(model, "onnx", input_size=SIZE, layers=["1.primary_conv"])
+    assert left_out["1.primary_conv"] == "part of a Ghost convolution"
+    assert "runs more than once" in left_out.values()

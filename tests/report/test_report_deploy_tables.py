@@ -1,0 +1,65 @@
+"""The README's tables of int8 and of plans, from records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ghostnet.report import deploy_part
+from ghostnet.report.deploy_tables import int8_rows, plan_rows
+
+
+def record(exhibit: str, recipe: dict[str, Any], metrics: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    place = Path(exhibit) / f"{recipe['name']}.json"
+    return place, {
+        "exhibit": exhibit,
+        "recipe": recipe,
+        "metrics": metrics,
+        "environment": {"cpu": "A processor"},
+    }
+
+
+def evaluated(precision: str, top1: float, size: int, runtime: str = "onnx") -> tuple[Path, dict[str, Any]]:
+    metrics = {"top1": top1, "count": 10000, "bytes": size, "runtime": runtime, "precision": precision}
+    if precision == "int8":
+        metrics["quantisation"] = {"layers": 9, "float_layers": ["a"]}
+    return record("int8", {"name": f"net-{runtime}-{precision}", "data": "cifar10"}, metrics)
+
+
+def planned() -> tuple[Path, dict[str, Any]]:
+    metrics = {
+        "target": "openvino",
+        "precision": "int8",
+        "layers": ["a", "b"],
+        "rows": [{}, {}, {}],
+        "measured_ratio": 0.78834,
+        "all_ratio": None,
+        "processor_features": ["avx512_vnni"],
+    }
+    return record("plan", {"name": "x", "network": "resnet50"}, metrics)
+
+
+def test_int8_stands_beside_the_float_file_of_the_same_runtime() -> None:
+    results = [
+        evaluated("fp32", 92.77, 6_590_000),
+        evaluated("int8", 92.5, 1_680_000),
+        evaluated("int8", 1, 1, "ncnn"),
+    ]
+    [row] = int8_rows(results)
+    assert row[:9] == (
+        *("net", "ONNX Runtime", "10,000 (cifar10)", "92.77", "92.50", "-0.27"),
+        *("6.59", "1.68", "1 of 9"),
+    )
+    assert "(results/int8/net-onnx-int8.json)" in row[9]
+
+
+def test_a_plan_says_how_many_layers_and_how_fast() -> None:
+    [row] = plan_rows([planned()])
+    assert row[:6] == ("resnet50", "OpenVINO", "int8", "2 of 3", "0.788", "–")
+
+
+def test_nothing_run_is_nothing_said() -> None:
+    assert deploy_part([]) == ""
+    text = deploy_part([planned()])
+    assert "A processor (avx512_vnni)" in text
+    assert "int8 against float" not in text
