@@ -146,6 +146,8 @@ def test_onnx_gives_pytorchs_boxes_on_real_images(kind, small_detector, cells, t
     assert len(session.run(np.zeros((3, 90, 70), np.uint8))["boxes"]) <= 100
     with pytest.raises(InputError, match="exists; pass --force"):
         export_detector(detector, path)
+    with pytest.raises(InputError, match="unknown runtime 'openvin'; did you mean 'openvino'"):
+        export_detector(detector, tmp_path / "other.onnx", runtimes=("openvin",))
 
 
 def test_onnx_of_an_image_with_nothing_on_it(small_detector, tmp_path):
