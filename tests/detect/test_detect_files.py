@@ -87,7 +87,7 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
     assert "skipped" in capsys.readouterr().err
     assert found[1].error
     assert len(found[0].boxes) == 100
-    drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{cells.images[0].path.stem}.png"))
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{cells.images[0].path.stem}_boxes.jpg"))
     original = np.asarray(Image.open(cells.images[0].path))
     assert drawn.shape == original.shape
     assert (drawn != original).any()
