@@ -56,7 +56,7 @@ def test_pictures_and_json(trained: Path, tmp_path: Path, capsys: pytest.Capture
     arguments = ["detect", "predict", str(trained), str(_CELLS), "--out", str(drawn), "--coco", str(coco)]
     assert cli.run([*arguments, "--least-score", "0"]) == 0
     assert "BloodImage_00007.jpg" in capsys.readouterr().out
-    assert len(list(drawn.glob("*.png"))) == 10
+    assert len(list(drawn.glob("*_boxes.jpg"))) == 10
     value = json.loads(coco.read_text())
     assert len(value["images"]) == 10
     assert value["annotations"]

@@ -151,6 +151,7 @@ def test_broken_sets(content, tmp_path):
     )
     broken(lambda c: c["annotations"][3].update(image_id=999), "annotation 4 names image 999, which")
     broken(lambda c: c["annotations"][3].update(bbox=[1, 2]), r"annotation 4 has the bbox \[1, 2\]")
+    broken(lambda c: c["annotations"][3].update(bbox=[1, 2, 3, "a"]), "it must be .x, y, width, height.")
     broken(lambda c: c["images"].append(c["images"][0]), r"image id \d+ occurs twice; ids must be unique")
     broken(lambda c: c["categories"].append(c["categories"][0]), "category id 1 occurs twice")
     broken(lambda c: c["images"][0].pop("width"), "lacks 'width'")

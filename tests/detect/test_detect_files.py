@@ -87,7 +87,7 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
     assert "skipped" in capsys.readouterr().err
     assert found[1].error
     assert len(found[0].boxes) == 100
-    drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{cells.images[0].path.stem}.png"))
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{cells.images[0].path.stem}_boxes.jpg"))
     original = np.asarray(Image.open(cells.images[0].path))
     assert drawn.shape == original.shape
     assert (drawn != original).any()
@@ -146,6 +146,8 @@ def test_onnx_gives_pytorchs_boxes_on_real_images(kind, small_detector, cells, t
     assert len(session.run(np.zeros((3, 90, 70), np.uint8))["boxes"]) <= 100
     with pytest.raises(InputError, match="exists; pass --force"):
         export_detector(detector, path)
+    with pytest.raises(InputError, match="unknown runtime 'openvin'; did you mean 'openvino'"):
+        export_detector(detector, tmp_path / "other.onnx", runtimes=("openvin",))
 
 
 def test_onnx_of_an_image_with_nothing_on_it(small_detector, tmp_path):

@@ -155,7 +155,7 @@ def predict(
     detector: Annotated[str, typer.Argument(help="Saved detector.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Where to detect.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures with boxes drawn on them, as PNG.")
+        Path | None, typer.Option(help="Folder for the pictures with boxes drawn on them, STEM_boxes.jpg.")
     ] = None,
     coco: Annotated[
         Path | None, typer.Option(help="Also write the boxes as a JSON in COCO's format.")
@@ -172,9 +172,11 @@ def predict(
       ghostnet detect predict runs/bccd_light-seed0.safetensors photos/ --out drawn --coco found.json
     """
     files = image_files(images)
-    for path in [*([coco] if coco else []), *([out / f"{file.stem}.png" for file in files] if out else [])]:
-        refuse_overwrite(path, force=force)
     from ghostnet import detect as room
+
+    drawn = [room.drawn_path(file, out) for file in files] if out else []
+    for path in [*([coco] if coco else []), *drawn]:
+        refuse_overwrite(path, force=force)
 
     model = room.load_detector(detector)
     found = room.detect_files(

@@ -118,7 +118,7 @@ def _size(record: Mapping[str, Any], place: Path) -> tuple[int, int]:
 
 def _box(annotation: Mapping[str, Any], where: str) -> list[float]:
     given = annotation.get("bbox")
-    if not isinstance(given, list) or len(given) != 4:
+    if not isinstance(given, list) or len(given) != 4 or not all(isinstance(v, int | float) for v in given):
         raise InputError(f"{where} has the bbox {given!r}; it must be [x, y, width, height]")
     x, y, width, height = (float(value) for value in given)
     return [x, y, x + width, y + height]

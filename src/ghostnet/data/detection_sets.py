@@ -41,7 +41,7 @@ def open_detection(
         )
     if split.endswith(".json"):
         return read_coco(place / split, bad_boxes=bad_boxes)
-    if (place / "Annotations" / "").is_dir() and any((place / "Annotations").glob("*.xml")):
+    if any((place / "Annotations").glob("*.xml")):
         return read_voc(place, split, bad_boxes=bad_boxes)
     if split in COCO_SPLITS:
         return open_coco(place, split, bad_boxes=bad_boxes)

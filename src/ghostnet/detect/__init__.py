@@ -7,7 +7,7 @@ from ghostnet.detect.evaluate import detect, evaluate_detector
 from ghostnet.detect.export import DetectorExport, export_detector
 from ghostnet.detect.layouts import load_torchvision_
 from ghostnet.detect.objective import DetectionObjective
-from ghostnet.detect.predict import DetectedImage, FoundBox, as_coco, detect_files, draw_boxes
+from ghostnet.detect.predict import DetectedImage, FoundBox, as_coco, detect_files, draw_boxes, drawn_path
 from ghostnet.detect.saved import load_detector, save_detector
 from ghostnet.detect.session import RUNTIMES, DetectorSession, load_detector_file
 from ghostnet.detect.settings import KINDS, DetectorSettings, light_settings
@@ -32,6 +32,7 @@ __all__ = [
     "detect",
     "detect_files",
     "draw_boxes",
+    "drawn_path",
     "evaluate_detector",
     "export_detector",
     "export_fresh_detector",

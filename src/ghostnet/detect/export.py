@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ghostnet.detect.agreement import Agreement, agreement
 from ghostnet.detect.detector import Detector
-from ghostnet.detect.session import load_detector_file, require
+from ghostnet.detect.session import RUNTIMES, load_detector_file, require
+from ghostnet.errors import unknown_name
 from ghostnet.files import atomic_write, refuse_overwrite
 
 OPSET = 18
@@ -87,6 +88,9 @@ def export_detector(
         RuntimeError: a box differs by more than an overlap of 0.99 or a score by more than 0.001; nothing is kept.
     """
     refuse_overwrite(path, force=force)
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise unknown_name("runtime", runtime, RUNTIMES)
     require("onnx", *runtimes)
     network = _OneImage(detector.eval().cpu()).eval()
     size = (detector.settings.min_size, detector.settings.min_size + 32)

@@ -61,7 +61,7 @@ def detect_files(
         detector: put into evaluation mode.
         paths: the files.
         least_score: boxes below it are left out.
-        out_dir: gets each picture with its boxes drawn on it, as PNG named by the file's stem; None draws none.
+        out_dir: gets each picture with its boxes drawn on it, as STEM_boxes.jpg; None draws none.
         strict: raise at an image that cannot be read, instead of naming it on standard error.
         progress: show a bar on standard error.
 
@@ -89,7 +89,7 @@ def detect_files(
                 continue
             result = _detected(detector, path, pixels, least_score, device)
             if path in drawn:
-                draw_boxes(pixels, result.boxes, detector.classes).save(drawn[path])
+                draw_boxes(pixels, result.boxes, detector.classes).save(drawn[path], quality=90)
             found.append(result)
             bar.update()
     if all(image.error for image in found):
@@ -111,10 +111,15 @@ def _detected(
     return DetectedImage(path, (pixels.shape[2], pixels.shape[1]), boxes)
 
 
+def drawn_path(path: Path, out_dir: Path) -> Path:
+    """Return the file that an image is drawn to, which is never the image itself."""
+    return out_dir / f"{path.stem}_boxes.jpg"
+
+
 def _drawn_paths(paths: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
     wanted: dict[Path, Path] = {}
     for path in paths:
-        target = out_dir / f"{path.stem}.png"
+        target = drawn_path(path, out_dir)
         if target in wanted.values():
             raise InputError(
                 f"two images named {path.stem} would be drawn to {target}; predict them one by one"
