@@ -248,3 +248,15 @@ sys.exit(cli.run(["report", "--root", sys.argv[1]]))
     assert done.stdout.startswith("regenerated: docs/cli.md\n")
     assert (repository / "docs" / "cli.md").read_text() == (_ROOT / "docs" / "cli.md").read_text()
     assert (repository / "runs" / "report.html").stat().st_size > 100_000
+
+
+def test_table8_joins_counts_and_trained_rows() -> None:
+    named = {"backbone": "GhostNet 1.1x", "detector": "RetinaNet"}
+    found = [
+        (Path("table8/a-seed0.json"), _record("table8", {"rows": [{**named, "map": 26.1}]})),
+        (Path("table8/counts.json"), _record("table8", {"rows": [{**named, "backbone_macs": 164_480_000}]})),
+    ]
+    sheet = sheets_of("table8", found)[0]
+    row = next(row for row in sheet.rows if row[:2] == ("RetinaNet", "GhostNet 1.1x"))
+    assert row[2:] == ("164", "164.5", "26.6", "26.1", "-0.5")
+    assert state_of("table8", found).detail == "counted, 1 of 6 rows trained"
