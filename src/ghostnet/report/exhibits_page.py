@@ -266,7 +266,7 @@ def _score_checks(results: Records) -> list[str]:
             key: "–" if value is None else f"{value:.2f}"
             for key, value in metrics["rank_correlation"].items()
         }
-        note = f"Rank correlation of the score: {found['top1_lost']} with top-1 lost, {found['loss_rise']} with the loss"
+        note = f"Rank correlation: {found['top1_lost']} with top-1 lost, {found['loss_rise']} with the loss"
         caption = f"Each layer ghosted alone: {metrics['network']}, {metrics['count']:,} test images, {path.as_posix()}"
         header = ("layer", "score", "top-1 lost, points", "rise of the loss")
         tables.append(_table(Sheet(header, rows, caption, (f"{note} ({len(rows)} layers).",))))
