@@ -287,3 +287,16 @@ def test_committed_scores_order_layers_as_the_accuracy_lost_does() -> None:
     records = dict(read_results(_ROOT / "results"))
     metrics = records[Path("features/single_resnet9_050.json")]["metrics"]
     assert metrics["rank_correlation"]["top1_lost"] > 0.8
+
+
+def test_committed_closed_forms_are_never_worse_than_500_steps_of_sgd() -> None:
+    learnt = [
+        result["metrics"]
+        for path, result in read_results(_ROOT / "results")
+        if path.name.startswith("sgd_") and result["exhibit"] == "features"
+    ]
+    assert {metrics["network"] for metrics in learnt} >= {"resnet9_050"}
+    for metrics in learnt:
+        assert metrics["steps"] == 500
+        assert len(metrics["rows"]) == 12
+        assert all(row["closed_form"] <= row["sgd"] * (1 + 1e-9) for row in metrics["rows"])
