@@ -248,3 +248,55 @@ sys.exit(cli.run(["report", "--root", sys.argv[1]]))
     assert done.stdout.startswith("regenerated: docs/cli.md\n")
     assert (repository / "docs" / "cli.md").read_text() == (_ROOT / "docs" / "cli.md").read_text()
     assert (repository / "runs" / "report.html").stat().st_size > 100_000
+
+
+def test_table8_joins_counts_and_trained_rows() -> None:
+    named = {"backbone": "GhostNet 1.1x", "detector": "RetinaNet"}
+    found = [
+        (Path("table8/a-seed0.json"), _record("table8", {"rows": [{**named, "map": 26.1}]})),
+        (Path("table8/counts.json"), _record("table8", {"rows": [{**named, "backbone_macs": 164_480_000}]})),
+    ]
+    sheet = sheets_of("table8", found)[0]
+    row = next(row for row in sheet.rows if row[:2] == ("RetinaNet", "GhostNet 1.1x"))
+    assert row[2:] == ("164", "164.5", "26.6", "26.1", "-0.5")
+    assert state_of("table8", found).detail == "counted, 1 of 6 rows trained"
+
+
+def test_page_shows_how_well_the_scores_and_the_closed_form_do() -> None:
+    layers = [{"layer": "conv1", "score": 0.125, "top1_lost": 1.5, "loss_rise": 0.25}]
+    single = {
+        "network": "n",
+        "count": 2000,
+        "layers": layers,
+        "rank_correlation": {"top1_lost": 0.5, "loss_rise": None},
+    }
+    fits = [{"pair": [3, 4], "d": 5, "closed_form": 0.001, "sgd": 0.002, "ratio": 2.0}]
+    learnt = {"network": "n", "layer": "conv1", "steps": 500, "rows": fits}
+    found = [
+        (Path("features/single_n.json"), _record("features", single, "single_n")),
+        (Path("features/sgd_n.json"), _record("features", learnt, "sgd_n")),
+    ]
+    page, problems = exhibits_page(found, "nowhere")
+    assert problems == []
+    assert "0.50 with top-1 lost, – with the loss (1 layers)" in page
+    assert "3 to 4, d = 5</td><td>1.000</td><td>2.000</td><td>2.000" in page
+    assert state_of("figure7", found).word == "not run"
+
+
+def test_committed_scores_order_layers_as_the_accuracy_lost_does() -> None:
+    records = dict(read_results(_ROOT / "results"))
+    metrics = records[Path("features/single_resnet9_050.json")]["metrics"]
+    assert metrics["rank_correlation"]["top1_lost"] > 0.8
+
+
+def test_committed_closed_forms_are_never_worse_than_500_steps_of_sgd() -> None:
+    learnt = [
+        result["metrics"]
+        for path, result in read_results(_ROOT / "results")
+        if path.name.startswith("sgd_") and result["exhibit"] == "features"
+    ]
+    assert {metrics["network"] for metrics in learnt} >= {"resnet9_050"}
+    for metrics in learnt:
+        assert metrics["steps"] == 500
+        assert len(metrics["rows"]) == 12
+        assert all(row["closed_form"] <= row["sgd"] * (1 + 1e-9) for row in metrics["rows"])

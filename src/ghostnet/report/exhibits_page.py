@@ -241,8 +241,59 @@ def _others(results: Records) -> str:
         caption = f"Which layers would ghosting hurt least? {result['metrics']['network']}, {path.as_posix()}"
         header = ("layer", "maps", "size", "MACs M", "share of variance lost at s = 2", "maps alike, %")
         parts.append(_table(Sheet(header, rows, caption)))
+    parts += _score_checks(results) + _sgd_checks(results)
     inside = "".join(parts) or "<p>Nothing else was run.</p>"
     return f'<section id="others"><h2>Beyond the paper</h2>{inside}</section>'
+
+
+def _score_checks(results: Records) -> list[str]:
+    """Show, layer by layer, the redundancy score beside what ghosting that layer alone lost."""
+    tables = []
+    for path, result in results:
+        metrics = result.get("metrics", {})
+        if "rank_correlation" not in metrics:
+            continue
+        rows = [
+            (
+                layer["layer"],
+                f"{layer['score']:.3f}",
+                f"{layer['top1_lost']:.2f}",
+                f"{layer['loss_rise']:.4f}",
+            )
+            for layer in metrics["layers"]
+        ]
+        found = {
+            key: "–" if value is None else f"{value:.2f}"
+            for key, value in metrics["rank_correlation"].items()
+        }
+        note = f"Rank correlation: {found['top1_lost']} with top-1 lost, {found['loss_rise']} with the loss"
+        caption = f"Each layer ghosted alone: {metrics['network']}, {metrics['count']:,} test images, {path.as_posix()}"
+        header = ("layer", "score", "top-1 lost, points", "rise of the loss")
+        tables.append(_table(Sheet(header, rows, caption, (f"{note} ({len(rows)} layers).",))))
+    return tables
+
+
+def _sgd_checks(results: Records) -> list[str]:
+    """Show Table 2's filters in closed form beside SGD's."""
+    tables = []
+    for path, result in results:
+        metrics = result.get("metrics", {})
+        rows = metrics.get("rows") or []
+        if not rows or "closed_form" not in rows[0]:
+            continue
+        cells = [
+            (
+                f"{row['pair'][0]} to {row['pair'][1]}, d = {row['d']}",
+                f"{1e3 * row['closed_form']:.3f}",
+                f"{1e3 * row['sgd']:.3f}",
+                f"{row['ratio']:.3f}",
+            )
+            for row in rows
+        ]
+        where = f"{metrics['network']}, {metrics['layer']}, {path.as_posix()}"
+        caption = f"Filters in closed form and by {metrics['steps']} steps of SGD, MSE in 1e-3: {where}"
+        tables.append(_table(Sheet(("pair", "closed form", "SGD", "SGD / closed form"), cells, caption)))
+    return tables
 
 
 def _surroundings(results: Records) -> str:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure.theory import is_ghost_convolution
 
+# files whose modules treat each map by itself: norms, activations, nn.Identity, and what timm makes of a norm
+_PER_CHANNEL = ("modules.batchnorm", "modules.activation", "modules.linear", "layers.norm_act")
+
 
 class _Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that has done its work)
     def __init__(self, output: Any) -> None:
@@ -125,9 +128,6 @@ def unit_outputs(model: nn.Module, images: Tensor) -> dict[str, str]:
     return units
 
 
-_PER_CHANNEL = ("modules.batchnorm", "modules.activation", "modules.linear", "layers.norm_act")
-
-
 def intrinsic_maps(module: nn.Module) -> Tensor | None:
     """Return which output channels of a Ghost convolution are intrinsic maps, as booleans `(C,)`; None for others.
 
@@ -168,6 +168,7 @@ def _checked_maps(layer: str, output: Any) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation for the block and give every submodule its own training flag back."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
