@@ -291,7 +291,7 @@ def _row(
     if not chosen:
         reason = "slower as a Ghost convolution" if ghost > dense else "gains too little"
         if _gain(timed) > 0:
-            reason = "not needed for the budget, or lost in the whole network"
+            reason = "gains alone, but the budget needs it not or the whole network gains nothing by it"
     macs = site.macs()
     return PlannedLayer(
         site.name, site.shape(), macs, site.ghost_macs(*form) / macs, dense, ghost, cost, chosen, reason
