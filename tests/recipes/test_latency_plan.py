@@ -31,7 +31,7 @@ def test_planned_layers_are_converted_from_the_dense_weights() -> None:
     assert report.converted == plan.layers != []
     for name in ("0", "3", "6"):
         assert isinstance(ghost.get_submodule(name), GhostConv2d) == (name in plan.layers)
-    assert plan.measured_ratio <= 0.98
+    assert plan.measured_ratio <= 0.95
     assert all(0 < row.cost < 1 for row in plan.rows)  # reconstruction errors
     assert not torch.equal(dense(example), ghost(example))
 
