@@ -2,8 +2,8 @@
 
 A layer gains if its ghosted form is faster at its real input. Of those that gain, the cheapest in accuracy are taken
 until the budget is met; then the whole network is timed against the original, and layers are dropped again while it
-is not at least 5 % faster. Without a budget the network with all candidates ghosted is timed too, for comparison. Left out: the
-conversion itself, which is `ghostify(model, layers=plan.layers)`.
+is not at least 5 % faster. Without a budget the network with all candidates ghosted is timed too, for comparison.
+Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def plan(
         everything = [site.name for site in sites]
         if budget == 1 and 0 < len(order) < len(everything):
             measured_all = whole.ratio(everything)
-            if (
-                measured_all < measured - LEAST_GAIN
+            if measured_all < min(
+                1 - WORTH, measured - LEAST_GAIN
             ):  # layers that lose alone can gain where the runtime fuses them
                 chosen, measured = everything, measured_all
     rows = [
