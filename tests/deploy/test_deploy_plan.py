@@ -61,7 +61,7 @@ def test_wide_layers_gain_and_the_whole_network_is_faster(found: tuple[Plan, Pat
     )  # of equal shape: timed once
     assert first.time_ratio is not None
     assert first.time_ratio < 0.98
-    assert made.measured_ratio <= 0.98
+    assert made.measured_ratio <= 0.95
     assert made.met
     assert min(attempt["ratio"] for attempt in made.attempts) == pytest.approx(made.measured_ratio, abs=0.02)
 
@@ -144,7 +144,7 @@ def test_layers_are_dropped_until_the_whole_network_is_faster() -> None:
 
 
 def test_no_layer_is_the_answer_where_none_helps() -> None:
-    names, ratio, asked = search({8: 1.3, 4: 1.2, 2: 1.1, 1: 0.99}, 1.0)
+    names, ratio, asked = search({8: 1.3, 4: 1.2, 2: 1.1, 1: 0.96}, 1.0)
     assert (names, ratio, asked) == ([], 1.0, [8, 4, 2, 1])
 
 

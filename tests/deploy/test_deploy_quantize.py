@@ -219,6 +219,14 @@ def test_unusable_calibration_is_one_line(given: Any, message: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_without_layers_to_quantise_is_one_line(tmp_path: Path) -> None:
+    skip_without("onnx")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match=r"no convolution and no matrix product to quantise"):
+        quantize(model, "onnx", tmp_path / "net.onnx", images(16), input_size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_batches_with_labels_are_taken_as_images() -> None:
     from ghostnet.deploy.quantization.calibration import calibration_array
 

@@ -21,25 +21,19 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 4)).eval()
 
 
-@pytest.mark.parametrize("budget", [1.0, 0.95])
-def test_planned_layers_are_converted_from_the_dense_weights(budget: float) -> None:
+def test_planned_layers_are_converted_from_the_dense_weights() -> None:
     pytest.importorskip("onnxruntime")
     dense, example = network(), torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    ghost, report, plan = convert_by_plan(dense, "onnx", example_input=example, budget=budget, seconds=0.03)
+    ghost, report, plan = convert_by_plan(dense, "onnx", example_input=example, budget=0.95, seconds=0.03)
     assert [row.name for row in plan.rows] == ["3", "6"]
     assert ghost is not None
     assert report is not None
     assert report.converted == plan.layers != []
     for name in ("0", "3", "6"):
         assert isinstance(ghost.get_submodule(name), GhostConv2d) == (name in plan.layers)
-    assert plan.measured_ratio <= 0.98
-    costs = [row.cost for row in plan.rows]
-    assert costs == [1.0, 1.0] if budget == 1 else all(0 < cost < 1 for cost in costs)
-    expected, found = dense(example), ghost(example)
-    assert not torch.equal(expected, found)
-    if budget < 1 and len(plan.layers) == 1:  # the other one costs more for each millisecond
-        [taken] = [row for row in plan.rows if row.chosen]
-        assert taken.time_ratio is not None
+    assert plan.measured_ratio <= 0.95
+    assert all(0 < row.cost < 1 for row in plan.rows)  # reconstruction errors
+    assert not torch.equal(dense(example), ghost(example))
 
 
 def test_the_candidates_are_those_of_ghostify() -> None:
@@ -47,7 +41,7 @@ def test_the_candidates_are_those_of_ghostify() -> None:
     example: Any = torch.randn(1, 3, 16, 16)
     settings = GhostSettings(layers=["6"], init="random")
     _, _, plan = convert_by_plan(network(), "onnx", example_input=example, ghost=settings, seconds=0.01)
-    assert [row.name for row in plan.rows] == ["6"]
+    assert [(row.name, row.cost) for row in plan.rows] == [("6", 1.0)]
     assert plan.left_out["3"] == "not among the candidates"
     with pytest.raises(InputError, match=r"found no convolution in this Sequential"):
         convert_by_plan(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), "onnx", example_input=example)

@@ -2,8 +2,8 @@
 
 A layer gains if its ghosted form is faster at its real input. Of those that gain, the cheapest in accuracy are taken
 until the budget is met; then the whole network is timed against the original, and layers are dropped again while it
-is not faster. Without a budget the network with all candidates ghosted is timed too, for comparison. Left out: the
-conversion itself, which is `ghostify(model, layers=plan.layers)`.
+is not at least 5 % faster. Without a budget the network with all candidates ghosted is timed too, for comparison.
+Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import Timing, environment
 from ghostnet.nn.edits import replace_module_
 
-LEAST_GAIN = 0.02  # of the time; less is within the noise of a measurement and costs accuracy for nothing
+LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
+WORTH = 0.05  # of the whole network's time; for less nobody gives accuracy away
 _ATTEMPTS = 8
 
 Cost = Mapping[str, float] | Callable[[str], float] | None
@@ -73,7 +74,8 @@ def plan(
         announce: called with a line before each slow step.
 
     Returns:
-        A `Plan`: `plan.layers` are the names; `print(plan)` gives a table. No layer is in it if none is worth it.
+        A `Plan`: `plan.layers` are the names; `print(plan)` gives a table. No layer is in it where that would not
+        make the whole network 5 % faster: then none is worth its accuracy.
 
     Raises:
         InputError: a bad argument, a runtime that is missing or cannot run in `precision`, or a model without
@@ -101,8 +103,8 @@ def plan(
         everything = [site.name for site in sites]
         if budget == 1 and 0 < len(order) < len(everything):
             measured_all = whole.ratio(everything)
-            if (
-                measured_all < measured - LEAST_GAIN
+            if measured_all < min(
+                1 - WORTH, measured - LEAST_GAIN
             ):  # layers that lose alone can gain where the runtime fuses them
                 chosen, measured = everything, measured_all
     rows = [
@@ -239,11 +241,11 @@ def _search(
     take = len(order)
     while take and len(measured) < _ATTEMPTS and take not in measured:
         found = measured[take] = whole.ratio(order[:take])
-        if found > 1 - LEAST_GAIN:
+        if found > 1 - WORTH:
             take //= 2  # the worst of those that gain alone do not gain in company
         elif budget < 1:
             take = _next_take(measured, gains, budget)
-    good = {count: ratio for count, ratio in measured.items() if ratio <= 1 - LEAST_GAIN}
+    good = {count: ratio for count, ratio in measured.items() if ratio <= 1 - WORTH}
     if not good:
         return [], 1.0
     meeting = [count for count, ratio in good.items() if ratio <= budget]
@@ -291,7 +293,7 @@ def _row(
     if not chosen:
         reason = "slower as a Ghost convolution" if ghost > dense else "gains too little"
         if _gain(timed) > 0:
-            reason = "not needed for the budget, or lost in the whole network"
+            reason = "gains alone, but the budget needs it not or the whole network gains nothing by it"
     macs = site.macs()
     return PlannedLayer(
         site.name, site.shape(), macs, site.ghost_macs(*form) / macs, dense, ghost, cost, chosen, reason

@@ -106,7 +106,7 @@ class Plan:
         """Return what came of it, in one line."""
         where = f"{TARGETS[self.target].runtime} {self.precision}, {self.threads} thread(s)"
         if not self.layers:
-            return f"no layer is worth ghosting in {where}: the network is as fast as it gets this way"
+            return f"no layer is worth ghosting in {where}: the whole network would not become 5 % faster"
         line = f"{len(self.layers)} of {len(self.rows)} layers, whole network at {self.measured_ratio:.3f} of the time"
         line += f" in {where}"
         if self.all_ratio is not None and len(self.layers) < len(self.rows):
