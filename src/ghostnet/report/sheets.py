@@ -167,14 +167,11 @@ def _reasons(key: str, results: Records) -> tuple[str, ...]:
 
 
 def _table8(results: Records) -> list[Sheet]:
-    """Take records' rows by `backbone` and `detector`; counts and `map` may come from different records."""
+    """Take a record's rows by `backbone` and `detector`; each may have `backbone_macs` and `map`."""
     ours: dict[tuple[str, str], dict[str, Any]] = {}
-    reasons: dict[str, str] = {}
     for _, result in records_of("table8", results):
         for row in result["metrics"].get("rows", ()):
             ours.setdefault((str(row.get("backbone")), str(row.get("detector"))), {}).update(row)
-            if row.get("reason"):
-                reasons[str(row["backbone"])] = str(row["reason"])
     rows = []
     for printed in table(8):
         found = ours.get((str(printed["backbone"]), str(printed["detector"])), {})
@@ -196,7 +193,7 @@ def _table8(results: Records) -> list[Sheet]:
         *("backbone MACs M, paper", "ours"),
         *("mAP, paper", "ours", "difference"),
     )
-    return [Sheet(header, rows, notes=tuple(f"{name}: {reason}" for name, reason in reasons.items()))]
+    return [Sheet(header, rows)]
 
 
 def _pictures(key: str) -> Callable[[Records], list[Sheet]]:
