@@ -111,6 +111,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         deploy_part,
         detection_section,
         discrepancies_page,
+        latency_part,
         readme_part,
         readme_section,
         replace_section,
@@ -118,7 +119,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     )
 
     readme = root / "README.md"
-    parts = [readme_section(results), readme_part(results), deploy_part(results)]
+    parts = [readme_section(results), latency_part(results), readme_part(results)]
     section = "\n\n".join(part for part in parts if part)
     wanted = {
         readme: replace_section(readme.read_text(encoding="utf-8"), section),
@@ -126,9 +127,13 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         root / "docs" / "cifar10.md": tables_page(results),
         root / "docs" / "paper_against_computed.md": discrepancies_page(results),
     }
-    detection = root / "docs" / "detection.md"
-    if detection.is_file():
-        wanted[detection] = replace_section(detection.read_text(encoding="utf-8"), detection_section(results))
+    for name, part in (
+        ("detection.md", detection_section(results)),
+        ("deploy.md", deploy_part(results, "../results")),
+    ):
+        page = root / "docs" / name
+        if page.is_file():
+            wanted[page] = replace_section(page.read_text(encoding="utf-8"), part)
     for _, result in results:
         if result["exhibit"] == "demo":
             wanted[root / "docs" / "demo.svg"] = demo_picture(result)

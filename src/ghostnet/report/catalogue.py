@@ -103,7 +103,8 @@ def records_of(key: str, results: Records) -> list[tuple[Path, Mapping[str, Any]
     if key == "figure6":
         key = "table7"
     if key == "figure7":
-        return [(path, result) for path, result in results if timed_rows(result)]
+        timed = [(path, result) for path, result in results if timed_rows(result)]
+        return [(path, result) for path, result in timed if result["exhibit"] != "detection"]
     if key in ("table3", "table4", "table5", "short"):
         wanted = {path for row in compare(key, results) for path in row.records.values()}
         return [(path, result) for path, result in results if path.as_posix() in wanted]

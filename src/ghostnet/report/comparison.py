@@ -161,15 +161,19 @@ def comparison_text(key: str, results: Results) -> str:
     return "\n".join([exhibit(key).title, "", text_table(*comparison_cells(key, results))])
 
 
-def comparison_markdown(key: str, results: Results, link_root: str = "results") -> str:
+def comparison_markdown(
+    key: str, results: Results, link_root: str = "results", *, run_only: bool = False
+) -> str:
     """Return a table as Markdown, empty columns left out.
 
     Args:
         key: which table.
         results: from `read_results`.
         link_root: folder of the results as seen from the document.
+        run_only: leave out the rows that were not run.
     """
-    header, rows = _filled(compare(key, results), link_root)
+    compared = [row for row in compare(key, results) if row.n or not run_only]
+    header, rows = _filled(compared, link_root)
     return f"{exhibit(key).title}\n\n{markdown_table(header, rows)}"
 
 
@@ -197,10 +201,10 @@ minus the paper's, in points of top-1 on all 10,000 test images. Parameters and 
 
 
 def readme_part(results: Results, link_root: str = "results") -> str:
-    """Return the tables of which any row was run, and how many rows were not, for the README."""
+    """Return the rows that were run, and how many were not, for the README."""
     rows = {key: [row for row in compare(key, results) if row.name] for key in EXHIBITS}
     run = {key: sum(row.n > 0 for row in found) for key, found in rows.items()}
-    parts = [comparison_markdown(key, results, link_root) for key in EXHIBITS if run[key]]
+    parts = [comparison_markdown(key, results, link_root, run_only=True) for key in EXHIBITS if run[key]]
     counts = ", ".join(f"{key} {run[key]} of {len(rows[key])}" for key in EXHIBITS)
     parts.append(
         f"Rows of the CIFAR-10 tables that were run: {counts}; each of them: [docs/cifar10.md](docs/cifar10.md)."

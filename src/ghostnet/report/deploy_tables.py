@@ -1,4 +1,4 @@
-"""Tables of deployment: int8 beside float (`results/int8`), and what plans chose (`results/plan`)."""
+"""Tables of deployment: latency (`results/deploy`), int8 beside float (`results/int8`), plans (`results/plan`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghostnet.report.catalogue import timed_rows
 from ghostnet.report.tables import markdown_table
 
 _RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
@@ -19,13 +20,14 @@ Results = Sequence[tuple[Path, Mapping[str, Any]]]
 
 
 def deploy_part(results: Results, link_root: str = "results") -> str:
-    """Return the Markdown of both tables, empty where nothing was run.
+    """Return the Markdown of all three tables, empty where nothing was run.
 
     Args:
         results: from `read_results`.
         link_root: folder of the results as seen from the document.
     """
-    parts = []
+    latency = latency_part(results, link_root)
+    parts = [latency] if latency else []
     rows = int8_rows(results, link_root)
     if rows:
         title = "int8 against float, the same test images through the exported files (`ghostnet eval FILE`):"
@@ -41,6 +43,39 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
         )
         parts.append(f"{title}\n\n{markdown_table(_PLAN_HEADER, plans)}")
     return "\n\n".join(parts)
+
+
+def latency_part(results: Results, link_root: str = "results") -> str:
+    """Return the Markdown table of `results/deploy`: each network's time over the first one's, in each runtime.
+
+    Args:
+        results: from `read_results`.
+        link_root: folder of the results as seen from the document.
+    """
+    rows: list[tuple[str, ...]] = []
+    place: Mapping[str, Any] = {}
+    for path, result in results:
+        if result["exhibit"] != "deploy":
+            continue
+        place = result["environment"]
+        for row in timed_rows(result):
+            rows.append(
+                (
+                    _RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
+                    str(row["name"]),
+                    f"{float(row['median_ms']):.2f}",
+                    f"{float(row['ratio']):.3f}",
+                    f"[record]({link_root}/{path.as_posix()})",
+                )
+            )
+    if not rows:
+        return ""
+    title = (
+        "Latency (`ghostnet bench`), float32, one thread, batch 1, random weights, side by side in turns, "
+        f"{place.get('cpu', 'unknown processor')}; `@plain` is what each library's own export gives:"
+    )
+    header = ("runtime", "network", "median ms", "time / first", "record")
+    return f"{title}\n\n{markdown_table(header, rows)}"
 
 
 def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
