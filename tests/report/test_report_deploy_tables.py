@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ghostnet.report import deploy_part
+from ghostnet.report import deploy_part, latency_summary
 from ghostnet.report.deploy_tables import int8_rows, plan_rows
 
 
@@ -63,3 +63,27 @@ def test_nothing_run_is_nothing_said() -> None:
     text = deploy_part([planned()])
     assert "A processor (avx512_vnni)" in text
     assert "int8 against float" not in text
+
+
+def test_latencies_in_full_and_a_row_a_runtime() -> None:
+    def record(runtime: str, times: dict[str, float]) -> tuple[Path, dict[str, object]]:
+        first = next(iter(times.values()))
+        rows = [
+            {"name": name, "runtime": runtime, "median_ms": ms, "ratio": ms / first}
+            for name, ms in times.items()
+        ]
+        result = {"exhibit": "deploy", "environment": {"cpu": "a processor"}, "metrics": {"rows": rows}}
+        return Path(f"deploy/{runtime}.json"), result
+
+    results = [
+        record("onnx", {"timm:a@plain": 4.0, "ghostnet_100": 3.0, "timm:b@plain": 6.0}),
+        record("ncnn", {"timm:a@plain": 2.0, "ghostnet_100": 3.0, "timm:b@plain": 3.0}),
+    ]
+    full = deploy_part(results)
+    assert "| ONNX Runtime | ghostnet_100 | 3.00 | 0.750 | [record](results/deploy/onnx.json) |" in full
+    assert full.count("[record]") == 6
+    short = latency_summary(results)
+    assert "| runtime | network | ms | time / timm:a@plain | time / timm:b@plain | record |" in short
+    assert "| ONNX Runtime | ghostnet_100 | 3.00 | 0.75 | 0.50 |" in short
+    assert "| ncnn | ghostnet_100 | 3.00 | 1.50 | 1.00 |" in short
+    assert latency_summary([]) == ""

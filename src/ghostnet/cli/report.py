@@ -111,7 +111,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         deploy_part,
         detection_section,
         discrepancies_page,
-        latency_part,
+        latency_summary,
         readme_part,
         readme_section,
         replace_section,
@@ -119,7 +119,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     )
 
     readme = root / "README.md"
-    parts = [readme_section(results), latency_part(results), readme_part(results)]
+    parts = [readme_section(results), latency_summary(results), readme_part(results)]
     section = "\n\n".join(part for part in parts if part)
     wanted = {
         readme: replace_section(readme.read_text(encoding="utf-8"), section),

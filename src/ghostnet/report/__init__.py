@@ -3,7 +3,7 @@
 from ghostnet.report.catalogue import CATALOGUE, Entry, State, records_of, state_of
 from ghostnet.report.chart import line_chart
 from ghostnet.report.comparison import compare, comparison_text, readme_part, tables_page
-from ghostnet.report.deploy_tables import deploy_part, latency_part
+from ghostnet.report.deploy_tables import deploy_part, latency_summary
 from ghostnet.report.detection import detection_section
 from ghostnet.report.discrepancies import discrepancies_page
 from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
@@ -32,7 +32,7 @@ __all__ = [
     "exhibit",
     "exhibit_text",
     "exhibits_page",
-    "latency_part",
+    "latency_summary",
     "line_chart",
     "read_result",
     "read_results",

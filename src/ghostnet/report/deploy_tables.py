@@ -78,6 +78,28 @@ def latency_part(results: Results, link_root: str = "results") -> str:
     return f"{title}\n\n{markdown_table(header, rows)}"
 
 
+def latency_summary(results: Results, link_root: str = "results") -> str:
+    """Return a row a runtime for the README: the zoo's own network, and its time over each other's beside it."""
+    rows: dict[str, list[str]] = {}
+    others: list[str] = []
+    for path, result in results:
+        timed = timed_rows(result) if result["exhibit"] == "deploy" else []
+        ours = next((row for row in timed if ":" not in str(row["name"])), None)
+        beside = [row for row in timed if row is not ours]
+        if ours is None or not beside or (others and [str(row["name"]) for row in beside] != others):
+            continue
+        others = [str(row["name"]) for row in beside]
+        runtime = _RUNTIMES.get(str(ours["runtime"]), str(ours["runtime"]))
+        ratios = [f"{float(ours['median_ms']) / float(row['median_ms']):.2f}" for row in beside]
+        link = f"[record]({link_root}/{path.as_posix()})"
+        rows[runtime] = [str(ours["name"]), f"{float(ours['median_ms']):.2f}", *ratios, link]
+    if not rows:
+        return ""
+    header = ("runtime", "network", "ms", *(f"time / {name}" for name in others), "record")
+    table = markdown_table(header, [(runtime, *cells) for runtime, cells in rows.items()])
+    return f"GhostNet as exported here, beside others' plain exports ([more](docs/deploy.md)):\n\n{table}"
+
+
 def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
     """Return a row for each int8 record that has a float one of the same network, runtime and images."""
     found: dict[tuple[str, str, str], dict[str, tuple[Path, Mapping[str, Any]]]] = {}
