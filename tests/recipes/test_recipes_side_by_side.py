@@ -75,13 +75,23 @@ def test_an_interrupt_reaches_every_process_and_is_waited_for(tmp_path):
     main = tmp_path / "main.py"
     main.write_text(script)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    process = subprocess.Popen([sys.executable, str(main)], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
-        assert time.time() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) != 0
+    process = subprocess.Popen(
+        [sys.executable, str(main)],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        # a shell's background job, as tests may be, ignores Ctrl-C and hands that on
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.time() + 60
+        while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
+            assert time.time() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) != 0
+    finally:
+        process.kill()
+        process.wait()
     assert (tmp_path / "a.stopped").exists()
     assert (tmp_path / "b.stopped").exists()
 
