@@ -14,10 +14,8 @@ docs: $(STAMP)
 	$(VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "runs/site/index.html"
 
-# tests/deploy has a process of its own: behind the others in one worker, native code ended it by SIGSEGV (unexplained).
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --ignore tests/deploy
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/deploy
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 
 # LiteRT's converter wants older packages than the rest (constraints-litert.txt), so it has an environment of its own.
 test-litert:

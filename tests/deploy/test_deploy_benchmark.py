@@ -60,7 +60,6 @@ def test_any_mix_in_any_setting(tmp_path: Path) -> None:
     assert str(result).count("\n") == len(result.rows) + 1
 
 
-@pytest.mark.slow  # in the whole suite with two workers its worker ended without a word, twice; alone it passes
 def test_cold_start_and_memory_are_those_of_fresh_processes(tmp_path: Path) -> None:
     export(network(), "onnx", tmp_path / "net.onnx", input_size=SIZE)
     result = benchmark({"net": tmp_path / "net.onnx"}, input_size=SIZE, min_seconds=0, cold_starts=2)

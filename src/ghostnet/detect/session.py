@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ghostnet import openvino_core
 from ghostnet.errors import InputError, unknown_name
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -97,11 +97,10 @@ def _open_onnxruntime(path: Path, threads: int) -> tuple[_Run, str]:
 
 def _open_openvino(path: Path, threads: int) -> tuple[_Run, str]:
     import onnx
-    import openvino
 
     content = path.read_bytes()
     properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    core: Any = openvino.Core()
+    core = openvino_core.core()
     exact = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,

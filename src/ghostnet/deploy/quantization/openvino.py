@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostnet.deploy.targets.openvino import _no_usage_reports, _openvino
+from ghostnet import openvino_core
 from ghostnet.deploy.targets.target import quiet_native, quiet_python
 
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
@@ -39,7 +39,7 @@ class OpenVINOQuantiser:
             ignored = [name for name in self.layers() if name != only]
             types = sorted({node.get_type_name() for node in network.get_ops()} - {*_LAYERS})
             count = min(count, _RANKING_IMAGES)
-        with _no_usage_reports(), quiet_python(), quiet_native():
+        with openvino_core.no_usage_reports(), quiet_python(), quiet_native():
             nncf = _nncf()
             batches = [self._images[start : start + 1] for start in range(count)]
             quantised = nncf.quantize(
@@ -48,10 +48,10 @@ class OpenVINOQuantiser:
                 subset_size=count,
                 ignored_scope=nncf.IgnoredScope(names=ignored, types=types, validate=False),
             )
-            _openvino().save_model(quantised, str(path), compress_to_fp16=False)
+            openvino_core.openvino().save_model(quantised, str(path), compress_to_fp16=False)
 
     def _read(self) -> Any:
-        core = _openvino().Core()
+        core = openvino_core.core()
         with quiet_native():
             return core.read_model(str(self._path), str(self._path.with_suffix(".bin")))
 

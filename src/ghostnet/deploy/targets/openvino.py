@@ -6,15 +6,14 @@ same for both.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet import openvino_core
 from ghostnet.deploy.targets.target import quiet_native, quiet_python
 from ghostnet.errors import InputError
 
@@ -45,8 +44,8 @@ class OpenVINO:
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
     ) -> dict[str, int]:
         """Write both files; `metadata` goes into the .xml."""
-        openvino = _openvino()
-        with _no_usage_reports(), quiet_python(), quiet_native():
+        openvino = openvino_core.openvino()
+        with openvino_core.no_usage_reports(), quiet_python(), quiet_native():
             converted = openvino.convert_model(
                 model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
             )
@@ -59,7 +58,7 @@ class OpenVINO:
 
     def open(self, path: Path, *, threads: int, precision: str) -> OpenVINORunner:
         """Compile the files for this processor."""
-        core = _openvino().Core()
+        core = openvino_core.core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise InputError("this processor has no bfloat16 arithmetic; use precision fp32")
         with quiet_native():
@@ -74,26 +73,6 @@ class OpenVINO:
                 },
             )
         return OpenVINORunner(network, compiled)
-
-
-def _openvino() -> Any:
-    with _no_usage_reports():
-        import openvino
-    return openvino
-
-
-@contextlib.contextmanager
-def _no_usage_reports() -> Iterator[None]:
-    """Keep OpenVINO from sending usage figures over the network, as importing and converting do outside of CI."""
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
 
 
 class OpenVINORunner:
