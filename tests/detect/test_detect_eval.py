@@ -84,9 +84,15 @@ def test_bad_results(cells, tmp_path, small_detector):
     for change, message in (
         ({"image_id": 999}, "result 0 is of image 999, which the ground truth lacks"),
         ({"category_id": 9}, "result 0 is of category 9"),
+        ({"bbox": [1, 2, 3]}, r"result 0 has bbox \[1, 2, 3\] and score .*x, y, width, height"),
+        ({"bbox": [1, 2, 3, float("nan")]}, r"result 0 has bbox \[1, 2, 3, nan\].*all finite"),
+        ({"score": None}, "result 0 has bbox .* and score None"),
+        ({"score": float("nan")}, "result 0 has bbox .* and score nan"),
     ):
         with pytest.raises(InputError, match=message):
             score_results(truth, [{**good, **change}])
+    with pytest.raises(InputError, match="result 0 is 3, not an object with image_id, bbox and score"):
+        score_results(truth, [3])
     with pytest.raises(InputError, match="result 0 lacks 'score'"):
         score_results(truth, [{key: good[key] for key in ("image_id", "category_id", "bbox")}])
     with pytest.raises(InputError, match="the set has no image"):

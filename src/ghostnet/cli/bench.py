@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -76,7 +76,10 @@ def bench(
     )
     value = found.to_dict()
     if result is not None:
-        _write(result, value, time.monotonic() - started, networks)
+        from ghostnet.recipes import write_record
+
+        recipe = {"name": "bench", "networks": networks}
+        write_record(result, value, seconds=time.monotonic() - started, recipe=recipe)
     answer(value, as_json=as_json, text=lambda: str(found))
 
 
@@ -88,11 +91,3 @@ def _thread_count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"--threads (={text}) must be an integer >= 1, or several with commas")
     return int(text)
-
-
-def _write(path: Path, value: dict[str, Any], seconds: float, networks: list[str]) -> None:
-    from ghostnet.recipes import make_result, write_json
-
-    exhibit = path.parent.name or "runs"
-    recipe = {"name": "bench", "networks": networks}
-    write_json(path, make_result(exhibit, metrics=value, seconds=seconds, seed=0, recipe=recipe))

@@ -119,13 +119,9 @@ def _speed(source: Path, rounds: int, result: Path | None, force: bool, as_json:
 
     found = compare_loading_speed(str(source), rounds=rounds, progress=True)
     if result is not None:
-        from ghostnet.recipes import make_result, write_json
+        from ghostnet.recipes import write_record
 
-        exhibit = result.parent.name or "runs"
-        record = make_result(
-            exhibit, metrics=found, seconds=found["seconds"], seed=0, recipe={"name": "speed"}
-        )
-        write_json(result, record)
+        write_record(result, found, seconds=found["seconds"], recipe={"name": "speed"})
     answer(found, as_json=as_json, text=lambda: _speed_table(found))
 
 

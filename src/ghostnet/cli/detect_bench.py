@@ -75,16 +75,9 @@ def bench(
         "environment": environment(),
     }
     if result is not None:
-        from ghostnet.recipes import make_result, write_json
+        from ghostnet.recipes import write_record
 
-        record = make_result(
-            result.parent.name or "runs",
-            metrics=found,
-            seconds=time.monotonic() - started,
-            seed=0,
-            recipe={"name": result.stem},
-        )
-        write_json(result, record)
+        write_record(result, found, seconds=time.monotonic() - started, recipe={"name": result.stem})
         note(f"wrote {result}")
     answer(found, as_json=as_json, text=lambda: _text(found))
 

@@ -89,15 +89,10 @@ def _line(found: Evaluation, skipped: dict[str, str]) -> str:
 def _write(
     path: Path, recipe: dict[str, Any], found: Evaluation, skipped: dict[str, str], model: nn.Module
 ) -> None:
-    from ghostnet.recipes import make_result, write_json
+    from ghostnet.recipes import write_record
 
     metrics = {**found.to_dict(), "skipped": skipped, **_size_of(model, int(recipe.get("image_size", 32)))}
-    write_json(
-        path,
-        make_result(
-            path.parent.name or "runs", metrics=metrics, seconds=found.seconds, seed=0, recipe=recipe
-        ),
-    )
+    write_record(path, metrics, seconds=found.seconds, recipe=recipe)
 
 
 def _size_of(model: nn.Module, side: int) -> dict[str, Any]:

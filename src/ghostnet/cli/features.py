@@ -226,17 +226,17 @@ def _draw_beside(network: str, pixels: list[np.ndarray], batch: Tensor, layer: s
 
 def _write(path: Path, value: dict[str, Any], seconds: float, credit: str) -> None:
     """Write the record; it names its pictures relative to itself."""
-    from ghostnet.recipes import make_result, write_json
+    from ghostnet.recipes import write_record
 
     recipe = {"name": Path(value["network"]).stem}
     metrics = {key: entry for key, entry in value.items() if key != "pictures"}
     metrics["network"] = Path(value["network"]).name
-    record = make_result(path.parent.name or "runs", metrics=metrics, seconds=seconds, seed=0, recipe=recipe)
+    more: dict[str, Any] = {}
     if value.get("pictures"):
-        record["pictures"] = [os.path.relpath(picture, path.parent) for picture in value["pictures"]]
-        record["credit"] = credit
+        more["pictures"] = [os.path.relpath(picture, path.parent) for picture in value["pictures"]]
+        more["credit"] = credit
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_record(path, metrics, seconds=seconds, recipe=recipe, more=more)
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -96,9 +96,7 @@ def convert_planned(
         announce=note,
     )
     if result is not None:
-        exhibit = result.parent.name or "plan"
         seconds = time.perf_counter() - started
         recipe = {"name": result.stem, **recipe}
-        record = recipes.make_result(exhibit, metrics=found.to_dict(), seconds=seconds, seed=0, recipe=recipe)
-        recipes.write_json(result, record)
+        recipes.write_record(result, found.to_dict(), seconds=seconds, recipe=recipe, unplaced="plan")
     return Planned(found, network, report)

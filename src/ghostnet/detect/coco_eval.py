@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> No
     images = {image["id"] for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
     for number, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            raise InputError(f"result {number} is {result!r}, not an object with image_id, bbox and score")
         for key in ("image_id", "category_id", "bbox", "score"):
             if key not in result:
                 raise InputError(
@@ -140,6 +143,16 @@ def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> No
             raise InputError(
                 f"result {number} is of category {result['category_id']}, which the ground truth lacks"
             )
+        box, score = result["bbox"], result["score"]
+        if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, (*box, score))):
+            raise InputError(
+                f"result {number} has bbox {box!r} and score {score!r}; they must be x, y, width, height and a "
+                "number, all finite"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _as_annotations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

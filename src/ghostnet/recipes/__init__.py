@@ -6,7 +6,7 @@ from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
 from ghostnet.recipes.feature_pictures import draw_ghosts, draw_maps, draw_pairs
 from ghostnet.recipes.fine_tune import fine_tune_recipe
 from ghostnet.recipes.plan import make_plan, run_plan
-from ghostnet.recipes.result import make_result, write_json
+from ghostnet.recipes.result import make_result, write_json, write_record
 from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
 from ghostnet.recipes.train import run_recipe
 from ghostnet.recipes.variants import VARIANTS, load_variant
@@ -30,4 +30,5 @@ __all__ = [
     "run_recipe",
     "sparsity_training",
     "write_json",
+    "write_record",
 ]

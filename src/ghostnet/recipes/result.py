@@ -40,6 +40,30 @@ def make_result(
     }
 
 
+def write_record(
+    path: Path,
+    metrics: dict[str, Any],
+    *,
+    seconds: float,
+    recipe: dict[str, Any],
+    more: dict[str, Any] | None = None,
+    unplaced: str = "runs",
+) -> None:
+    """Write what a command measured; the folder that it goes into is its exhibit.
+
+    Args:
+        path: the record.
+        metrics: what was measured, JSON-able.
+        seconds: wall time.
+        recipe: what was asked for, with a `name`.
+        more: further keys beside the usual ones.
+        unplaced: the exhibit of a path without a folder.
+    """
+    exhibit = path.parent.name or unplaced
+    record = make_result(exhibit, metrics=metrics, seconds=seconds, seed=0, recipe=recipe)
+    write_json(path, record | (more or {}))
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     with atomic_write(path) as temporary:
