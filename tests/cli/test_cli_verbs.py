@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ghostnet
@@ -108,6 +109,11 @@ def _source(folder: Path) -> str:
         (("--layers", "nothing*"), "nothing"),
         (("--weights", "cifar10"), "holds its weights already"),
         (("--normalisation", "cifar", "--calibration", "cifar10"), "unknown normalisation 'cifar'"),
+        (("--macs", "0.5"), "--macs measures on images what each layer costs: give --calibration cifar10"),
+        (("--macs", "0.5", "--ratio", "2"), "--macs chooses a ratio for each layer; leave out --ratio"),
+        (("--macs", "0.5", "--plan", "onnx"), "--macs chooses a ratio for each layer; leave out --plan"),
+        (("--macs", "0.5", "--init", "random"), "leave out --init random"),
+        (("--costs", "costs.json"), "--costs keeps what --macs measures; give --macs too"),
     ],
 )
 def test_convert_refuses_what_cannot_be(
@@ -117,6 +123,21 @@ def test_convert_refuses_what_cannot_be(
     assert cli.run(["convert", str(saved), "-o", str(out), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_convert_gives_each_layer_a_ratio_at_a_share_of_macs(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    dataset = ghostnet.data.Cifar10(images, np.arange(8), images, np.arange(8))
+    monkeypatch.setattr("ghostnet.data.load_cifar10", lambda *_args, **_kwargs: dataset)
+    out, costs = tmp_path / "ghost.safetensors", tmp_path / "costs.json"
+    measured = ("--calibration", "cifar10", "--images", "8", "--macs", "0.9", "--costs", str(costs))
+    report = _json(capsys, "convert", str(saved), "-o", str(out), "--layers", "layer1.*", *measured)
+    assert 0.8 < report["macs_after"] / report["macs_before"] <= 0.9
+    assert all(name.startswith("layer1.") for name in report["settings"]["ratio"])
+    assert len(json.loads(costs.read_text())["costs"]) == 6 * 3
+    assert _json(capsys, "profile", str(out))["macs"] == report["macs_after"]
 
 
 def test_convert_prunes_to_a_share_of_macs(

@@ -35,12 +35,22 @@ def convert(
         str, typer.Option(help="ghost, or a pruning method: l1, channel, thinet, sss, taylor.")
     ] = "ghost",
     macs: Annotated[
-        float, typer.Option(parser=share, metavar="NUMBER", help="For pruning: share of the MACs that stays.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            parser=share,
+            metavar="NUMBER",
+            help="Share of the MACs that stays. For ghost: measures on --calibration images what each layer costs, "
+            "and gives it a ratio of its own; for pruning: 0.5 unless given.",
+        ),
+    ] = None,
     ratio: Annotated[
-        int,
-        typer.Option(parser=integer, metavar="INTEGER", help="s of the paper; 1 keeps plain convolutions."),
-    ] = 2,
+        int | None,
+        typer.Option(
+            parser=integer,
+            metavar="INTEGER",
+            help="s of the paper, for all layers; 1 keeps plain convolutions.  [default: 2]",
+        ),
+    ] = None,
     cheap_kernel_size: Annotated[
         int, typer.Option(parser=integer, metavar="INTEGER", help="d of the paper; odd.")
     ] = 3,
@@ -75,6 +85,12 @@ def convert(
     plan_result: Annotated[
         Path | None, typer.Option("--plan-result", help="For --plan: also write what it measured (.json).")
     ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            "--costs", help="For --macs: keep what was measured here (.json); an interrupted run goes on."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(parser=integer, metavar="INTEGER", help="Of the random initialisation.")
     ] = 0,
@@ -88,6 +104,7 @@ def convert(
     \b
     Example:
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --macs 0.5
       ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
     """
@@ -96,9 +113,11 @@ def convert(
     if calibration is not None:
         check_data_name(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force)
+    if method == "ghost":
+        _check_macs(macs, ratio, init, plan, calibration, costs)
     refuse_overwrite(out, force=force)
     from ghostnet import models
-    from ghostnet.convert import RandomInit, check_method, ghostify
+    from ghostnet.convert import RandomInit, check_method, ghostify, sensitivity
 
     check_method(method)
     model = open_network(network, weights, trained=init == "dense")
@@ -106,6 +125,7 @@ def convert(
     if calibration is not None:
         batches = calibration_batches(data_dir, images, normalisation_of(model, normalisation))
     example = _example(input_size_of(model, input_size))
+    ratio = 2 if ratio is None else ratio
     if plan is not None:
         recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
         settings = {
@@ -125,17 +145,34 @@ def convert(
     if method != "ghost":
         norms = normalisation_of(model, normalisation)
         pruned, report = _pruned(
-            model, method, macs, (batches, example, seed), (data_dir, calibration, norms)
+            model,
+            method,
+            0.5 if macs is None else macs,
+            (batches, example, seed),
+            (data_dir, calibration, norms),
         )
         models.save(pruned, out, force=force, info=_info(network, model))
         note(f"wrote {out}")
         answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
         return
+    chosen: int | dict[str, int] = ratio
+    if macs is not None:
+        images_alone = [batch for batch, _ in batches or []]
+        measured = sensitivity(
+            model,
+            images_alone,
+            cheap_kernel_size=cheap_kernel_size,
+            layers=layers or None,
+            file=costs,
+            progress=True,
+        )
+        note(str(measured))
+        chosen = measured.ratios(macs)
     ghost, report = ghostify(
         model,
-        ratio=ratio,
+        ratio=chosen,
         cheap_kernel_size=cheap_kernel_size,
-        layers=layers or None,
+        layers=layers or None if macs is None else None,
         init=RandomInit(seed) if init == "random" else init,
         calibration=batches,
         example_input=example,
@@ -144,6 +181,30 @@ def convert(
     models.save(ghost, out, force=force, info=_info(network, model))
     note(f"wrote {out}")
     answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
+
+
+def _check_macs(
+    macs: float | None,
+    ratio: int | None,
+    init: str,
+    plan: str | None,
+    calibration: str | None,
+    costs: Path | None,
+) -> None:
+    """Refuse what makes no sense with `--macs`, before anything slow is loaded."""
+    if macs is None:
+        if costs is not None:
+            raise InputError("--costs keeps what --macs measures; give --macs too")
+        return
+    for name, value in (("--ratio", ratio), ("--plan", plan)):
+        if value is not None:
+            raise InputError(f"--macs chooses a ratio for each layer; leave out {name}, or --macs")
+    if init != "dense":
+        raise InputError(
+            "--macs measures layers fitted to the network's own weights; leave out --init random"
+        )
+    if calibration is None:
+        raise InputError("--macs measures on images what each layer costs: give --calibration cifar10")
 
 
 def _pruned(

@@ -6,6 +6,7 @@ from ghostnet.convert.order import absorb_channel_orders_
 from ghostnet.convert.pruning import METHODS, PRUNE_METHODS, check_method, prune
 from ghostnet.convert.report import ConversionReport, LayerReport
 from ghostnet.convert.select import Layers
+from ghostnet.convert.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 
 __all__ = [
     "METHODS",
@@ -13,11 +14,14 @@ __all__ = [
     "ConvUnit",
     "ConversionReport",
     "LayerReport",
+    "LayerSensitivity",
     "Layers",
     "RandomInit",
+    "Sensitivity",
     "absorb_channel_orders_",
     "check_method",
     "find_units",
     "ghostify",
     "prune",
+    "sensitivity",
 ]

@@ -7,7 +7,7 @@ dense weights or at random), absorbs channel orders, and reports. Left out: any 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,14 @@ from ghostnet.convert.graph import ConvUnit, copy_model, find_units
 from ghostnet.convert.order import absorb_channel_orders_
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
-from ghostnet.convert.select import LayerSelection, check_cheap_kernel_size, check_ratio, select_layers
+from ghostnet.convert.select import (
+    LayerSelection,
+    Ratio,
+    check_cheap_kernel_size,
+    check_ratio,
+    ratio_of_each,
+    select_layers,
+)
 from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolutions, reset_parameters_
 from ghostnet.errors import InputError, unknown_name
 
@@ -37,7 +44,7 @@ class RandomInit:
 def ghostify(
     model: nn.Module,
     *,
-    ratio: int = 2,
+    ratio: Ratio = 2,
     cheap_kernel_size: int = 3,
     layers: LayerSelection = None,
     init: str | RandomInit = "dense",
@@ -49,7 +56,8 @@ def ghostify(
 
     Args:
         model: any module with `nn.Conv2d` layers; it is not changed.
-        ratio: s, an integer of at least 1; 1 keeps plain convolutions.
+        ratio: s, an integer of at least 1; 1 keeps plain convolutions. Or `{name or pattern: s}`, which converts
+            what it names, such as `sensitivity(model, images).ratios(macs=0.5)`.
         cheap_kernel_size: d, odd.
         layers: None (all but the first and depthwise ones), "all", names or patterns, a predicate
             `(name, convolution) -> bool`, or a `Layers`.
@@ -75,7 +83,9 @@ def ghostify(
         ['2']
     """
     started = time.perf_counter()
-    ratio, cheap_kernel_size = check_ratio(ratio), check_cheap_kernel_size(cheap_kernel_size)
+    cheap_kernel_size = check_cheap_kernel_size(cheap_kernel_size)
+    if not isinstance(ratio, Mapping):
+        check_ratio(ratio)
     init_name = _check_init(init, check_form(form))
     batches = calibration_batches(calibration)
     if not isinstance(model, nn.Module):
@@ -87,14 +97,19 @@ def ghostify(
     _check_input(model, units, batches, example_input)
     kept = select_layers(model, units, layers, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
     chosen = [unit for unit in units if kept[unit.name] is None]
+    each = ratio_of_each(ratio, [unit.name for unit in units])
+    said = {unit.name: each[unit.name] for unit in chosen} if isinstance(ratio, Mapping) else ratio
     ghost_model, remarks = replace_convolutions(
-        model, chosen, ratio=ratio, cheap_kernel_size=cheap_kernel_size, form=form
+        model, chosen, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
     )
     errors: dict[str, float] = {}
     if chosen:
         errors = _initialise_(model, ghost_model, chosen, init, batches)
-    settings = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
+    settings = {"ratio": said, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
     notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
+    if isinstance(said, dict):
+        for name, own in said.items():
+            notes[name] = "; ".join(filter(None, [f"s = {own}", notes[name]]))
     input_size = None if example is None else tuple(example.shape[1:])
     rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
     return ghost_model, rows.report(notes, errors, settings, started)

@@ -7,6 +7,7 @@ pairs from `matching`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,16 @@ class FitOptions:
 
 
 class LayerFit:
-    """The fit of one layer; `run` writes the weights."""
+    """The fit of one layer; `run` writes the weights.
+
+    Args:
+        convolution: the dense layer.
+        ghost: the one to be fitted; changed in place.
+        norm: the batch norm behind it, changed in place where there are images.
+        pairs: inputs and wanted outputs, or None for a fit from the weights alone.
+        options: how.
+        known: keeps what does not depend on the ratio, for further fits of the same layer on the same pairs.
+    """
 
     def __init__(
         self,
@@ -48,7 +58,9 @@ class LayerFit:
         norm: nn.Module | None,
         pairs: Pairs | None,
         options: FitOptions,
+        known: dict[Any, Any] | None = None,
     ) -> None:
+        self.known = {} if known is None else known
         self.convolution, self.ghost, self.pairs, self.options = convolution, ghost, pairs, options
         self.norm = norm if isinstance(norm, nn.BatchNorm2d) else None
         self.cheap = cheap_convolution(ghost)
@@ -81,6 +93,12 @@ class LayerFit:
         return self._write(moments, primary, cheap, groups, moments.windows(primary))
 
     def _moments(self, size: int) -> fit.Moments:
+        if size not in self.known:
+            self.known[size] = self._read_moments(size)
+        found: fit.Moments = self.known[size]
+        return found
+
+    def _read_moments(self, size: int) -> fit.Moments:
         if self.pairs is None:
             return fit.white_moments(self.convolution, size)
         positions = sum(target[:, 0].numel() for _, target in self.pairs)
@@ -147,7 +165,11 @@ class LayerFit:
         if count <= self.options.max_refit:
             moments = self._moments(1)
             filters = fit.refit(moments, moments.scaled_ridge(self.options.ridge))
-        maps = fit.map_windows(self.pairs, self.convolution, filters, self.size, centred=self.centred)
+        if "maps" not in self.known:
+            self.known["maps"] = fit.map_windows(
+                self.pairs, self.convolution, filters, self.size, centred=self.centred
+            )
+        maps: fit.MapMoments = self.known["maps"]
         weights = self._weights(maps.target_power)
         errors = fit.fit_errors(maps.target_power, maps.windows, maps.against)
         centre = self.size**2 // 2

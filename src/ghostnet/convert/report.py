@@ -47,7 +47,8 @@ class ConversionReport:
         macs_after: the same after the conversion.
         input_size: `(C, H, W)` that the MACs hold for, or None.
         seconds: how long the conversion took.
-        settings: ratio, cheap_kernel_size, init, form; for pruning method and macs.
+        settings: ratio (of each converted layer by name, where they differ), cheap_kernel_size, init, form; for
+            pruning method and macs.
     """
 
     layers: tuple[LayerReport, ...]
@@ -83,7 +84,9 @@ class ConversionReport:
             "  ".join(_cell(row, column, widths) for column in range(len(header))).rstrip() for row in rows
         ]
         lines.insert(1, "-" * max(len(line) for line in lines))
-        settings = ", ".join(f"{key} {value}" for key, value in self.settings.items())
+        settings = ", ".join(
+            f"{key} {'mixed' if isinstance(value, dict) else value}" for key, value in self.settings.items()
+        )
         lines.append(f"{len(self.converted)} of {len(self.layers)} convolutions converted ({settings}), ")
         lines[-1] += f"{self.seconds:.1f} s"
         if self.macs_before is None:

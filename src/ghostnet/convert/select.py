@@ -6,7 +6,7 @@ Left out: choosing by measured latency or accuracy; this file knows channels and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -40,6 +40,7 @@ class Layers:
 
 
 LayerSelection = Layers | str | Iterable[str] | Callable[[str, nn.Module], bool] | None
+Ratio = int | Mapping[str, int]
 
 
 def check_ratio(ratio: object) -> int:
@@ -51,6 +52,31 @@ def check_ratio(ratio: object) -> int:
     if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
         raise InputError(f"`ratio` (={ratio!r}) must be an integer >= 1; use 1 to keep plain convolutions")
     return ratio
+
+
+def ratio_of_each(ratio: object, names: list[str]) -> dict[str, int]:
+    """Return the ratio of every convolution: one for all, or what a mapping of names or patterns says of each.
+
+    Args:
+        ratio: an integer, or `{name or pattern: integer}`, of which the last that matches counts; convolutions
+            without a match keep 1, which leaves them plain.
+        names: of the network's convolutions.
+
+    Raises:
+        InputError: a ratio that is no integer >= 1, a name that matches nothing, or an empty mapping.
+
+    Example:
+        >>> ratio_of_each({"layer*": 2, "layer2": 4}, ["stem", "layer1", "layer2"])
+        {'stem': 1, 'layer1': 2, 'layer2': 4}
+    """
+    if not isinstance(ratio, Mapping):
+        return dict.fromkeys(names, check_ratio(ratio))
+    if not ratio:
+        raise InputError("`ratio` is an empty mapping; give an integer, or a ratio for some layer")
+    each = dict.fromkeys(names, 1)
+    for pattern, value in ratio.items():
+        each.update(dict.fromkeys(_expand([pattern], names), check_ratio(value)))
+    return each
 
 
 def check_cheap_kernel_size(cheap_kernel_size: object) -> int:
@@ -68,7 +94,7 @@ def check_cheap_kernel_size(cheap_kernel_size: object) -> int:
 
 
 def select_layers(
-    model: nn.Module, units: list[ConvUnit], layers: LayerSelection, *, ratio: int, cheap_kernel_size: int
+    model: nn.Module, units: list[ConvUnit], layers: LayerSelection, *, ratio: Ratio, cheap_kernel_size: int
 ) -> dict[str, str | None]:
     """Decide for every unit whether it is converted.
 
@@ -76,8 +102,9 @@ def select_layers(
         model: the network that `units` came from.
         units: from `convert.graph.find_units`.
         layers: None (the default `Layers()`), "all" (the first convolution and depthwise ones too), a list of
-            names or patterns, a predicate `(name, convolution) -> bool`, or a `Layers`.
-        ratio: s of Eq. 2.
+            names or patterns, a predicate `(name, convolution) -> bool`, or a `Layers`. With ratios by name, None
+            means those names.
+        ratio: s of Eq. 2, or `{name or pattern: s}`.
         cheap_kernel_size: d of section 3.1.
 
     Returns:
@@ -86,6 +113,9 @@ def select_layers(
     Raises:
         InputError: a name or pattern matches nothing, or `ratio` exceeds the channels of all selected layers.
     """
+    each = ratio_of_each(ratio, [unit.name for unit in units])
+    if layers is None and isinstance(ratio, Mapping):
+        layers = list(ratio)
     asked = _asked_for(model, units, layers)
     reasons: dict[str, str | None] = {}
     too_few: list[int] = []
@@ -95,11 +125,11 @@ def select_layers(
         if reason is None:
             convolution = model.get_submodule(unit.name)
             out_channels = int(getattr(convolution, "out_channels", 0))
-            if out_channels < ratio:
+            if out_channels < each[unit.name]:
                 too_few.append(out_channels)
             else:
                 fits += 1
-            reason = _reason_of_size(convolution, ratio, cheap_kernel_size)
+            reason = _reason_of_size(convolution, each[unit.name], cheap_kernel_size)
         reasons[unit.name] = reason
     if too_few and not fits:
         raise InputError(

@@ -8,6 +8,7 @@ identities and nothing is doubled. Left out: weights; new layers have PyTorch's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,14 +38,19 @@ def check_form(form: object) -> str:
 
 
 def replace_convolutions(
-    model: nn.Module, units: list[ConvUnit], *, ratio: int, cheap_kernel_size: int, form: str = "linear"
+    model: nn.Module,
+    units: list[ConvUnit],
+    *,
+    ratio: int | Mapping[str, int],
+    cheap_kernel_size: int,
+    form: str = "linear",
 ) -> tuple[nn.Module, dict[str, str]]:
     """Copy a model with a Ghost convolution in the place of each unit.
 
     Args:
         model: any module; it is not changed.
         units: the convolutions to replace, chosen among `find_units(model)`.
-        ratio: s of Eq. 2.
+        ratio: s of Eq. 2, or that of each unit by name.
         cheap_kernel_size: d of section 3.1.
         form: "linear" or "ghostnet".
 
@@ -65,7 +71,8 @@ def replace_convolutions(
             if remark:
                 remarks[unit.name] = remark
         convolution = copied.get_submodule(unit.name)
-        settings: dict[str, Any] = {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, **inner}
+        own = ratio[unit.name] if isinstance(ratio, Mapping) else ratio
+        settings: dict[str, Any] = {"ratio": own, "cheap_kernel_size": cheap_kernel_size, **inner}
         with torch.random.fork_rng(devices=[]):  # its weights are drawn later, from a seed
             ghost = ghost_like(convolution, settings)  # type: ignore[arg-type]
         replace_module_(copied, unit.name, ghost)

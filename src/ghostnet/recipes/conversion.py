@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ghostnet.convert import ConversionReport, ghostify, prune
+from ghostnet.convert import ConversionReport, ghostify, prune, sensitivity
 from ghostnet.data import Batches
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets
@@ -28,12 +28,19 @@ def convert_network(
     """
     calibration = sets.calibration()
     if recipe.method == "ghost":
+        images = [batch for batch, _ in calibration]
+        ratio: int | dict[str, int] = recipe.convert_ratio
+        if recipe.allocation == "measured":
+            measured = sensitivity(
+                dense, images, cheap_kernel_size=recipe.cheap_kernel_size, progress=progress
+            )
+            ratio = measured.ratios(recipe.macs)
         return ghostify(
             dense,
-            ratio=recipe.convert_ratio,
+            ratio=ratio,
             cheap_kernel_size=recipe.cheap_kernel_size,
             init=recipe.convert_init,
-            calibration=[images for images, _ in calibration],
+            calibration=images,
         )
     return prune(
         dense,

@@ -167,16 +167,16 @@ def _check_weights(recipe: Recipe) -> None:
 def network_of(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
     """Return a network of a recipe's shape with random weights, and its teacher's; nothing is read.
 
-    For methods that choose over all layers the shape is that of L1 norm at the same MACs.
+    For methods that choose over all layers the shape is that of L1 norm at the same MACs, and for measured ratios that
+    of the one ratio that comes nearest.
     """
     args: dict[str, Any] = dict(recipe.model_args)
     model = dense = models.create_model(recipe.model, **args).eval()
     if recipe.method != "ghost":
         model, _ = prune(dense, "l1", macs=recipe.macs)
-    elif recipe.convert_ratio > 1:
-        model, _ = ghostify(
-            dense, ratio=recipe.convert_ratio, cheap_kernel_size=recipe.cheap_kernel_size, init="random"
-        )
+    elif recipe.converts:
+        ratio = recipe.convert_ratio if recipe.allocation == "uniform" else round(1 / recipe.macs)
+        model, _ = ghostify(dense, ratio=ratio, cheap_kernel_size=recipe.cheap_kernel_size, init="random")
     if recipe.teacher.startswith("@"):
         return model, models.create_model(load_variant(*_split(recipe.teacher[1:])).model)
     return model, dense if recipe.teacher == "dense" else _zoo(recipe.teacher)

@@ -41,11 +41,14 @@ class Recipe(pydantic.BaseModel):
         teacher: saved network or zoo name to distil from, "dense" for the network before its conversion; empty
             for none.
         teacher_weights: tag or file of weights for a teacher that is a name of the zoo.
-        method: how the network is made cheaper: "ghost" (if `convert_ratio` says so), or a pruning method.
-        macs: share of the multiply-accumulates that pruning leaves.
+        method: how the network is made cheaper: "ghost" (if `convert_ratio` or `allocation` says so), or a pruning
+            method.
+        macs: share of the multiply-accumulates that pruning leaves, or a conversion whose `allocation` is measured.
         sparsity_epochs: of "sss", before the `epochs` that follow; its training with sparse factors.
         sparsity_learning_rate: of the same, constant.
         convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
+        allocation: "uniform" gives each layer `convert_ratio`; "measured" gives it the ratio that costs the network's
+            answers least at `macs` (`convert.sensitivity`).
         convert_init: "dense" or "random".
         cheap_kernel_size: d of the conversion.
         calibration_images: training images that the conversion may look at; Ghost conversion leaves their labels out.
@@ -85,6 +88,7 @@ class Recipe(pydantic.BaseModel):
     sparsity_epochs: float = pydantic.Field(2.0, gt=0)
     sparsity_learning_rate: float = pydantic.Field(0.05, gt=0)
     convert_ratio: int = pydantic.Field(1, ge=1)
+    allocation: Literal["uniform", "measured"] = "uniform"
     convert_init: Literal["dense", "random"] = "dense"
     cheap_kernel_size: int = pydantic.Field(3, ge=1)
     calibration_images: int = pydantic.Field(2048, ge=1, le=50_000)
@@ -136,7 +140,7 @@ class Recipe(pydantic.BaseModel):
     @property
     def converts(self) -> bool:
         """Whether the network is made cheaper before it is trained."""
-        return self.convert_ratio > 1 or self.method != "ghost"
+        return self.convert_ratio > 1 or self.method != "ghost" or self.allocation == "measured"
 
     def settings(self) -> TrainSettings:
         """Return the part that the training loop takes."""

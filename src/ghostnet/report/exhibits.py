@@ -111,6 +111,7 @@ _SHORT = (
     ("Ghost-ResNet-20, affine, from scratch", "short_ghost_resnet20_affine"),
     ("Ghost-ResNet-20, wavelet, from scratch", "short_ghost_resnet20_wavelet"),
     ("Ghost-ResNet-20, converted", "short_ghost_resnet20_converted"),
+    ("Ghost-ResNet-20, converted, measured ratios", "short_ghost_resnet20_measured"),
     ("L1 norm [31, 37]", "short_resnet20_l1"),
     ("Channel pruning (CP) [18]", "short_resnet20_channel"),
     ("ThiNet [39]", "short_resnet20_thinet"),

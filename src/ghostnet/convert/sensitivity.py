@@ -1,0 +1,350 @@
+"""What ghosting each layer alone does to a network's answers, and the ratios that a budget of MACs asks for.
+
+Layers differ by orders of magnitude: one ratio for all spends the whole loss on two or three of them. Each candidate is
+fitted in closed form and put into the dense network alone; its cost is how far the network's answers move, for which
+no labels are needed. Costs add up well enough to choose by. Left out: the conversion, `ghostify(ratio=...)`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostnet.convert.allocate import allocate
+from ghostnet.convert.calibration import calibration_batches, check_images_fit
+from ghostnet.convert.graph import ConvUnit, copy_model, find_units
+from ghostnet.convert.layer_fit import FitOptions, LayerFit
+from ghostnet.convert.observe import Pairs, observe
+from ghostnet.convert.select import (
+    LayerSelection,
+    check_cheap_kernel_size,
+    check_ratio,
+    select_layers,
+)
+from ghostnet.convert.surgery import ghost_like
+from ghostnet.errors import InputError
+from ghostnet.files import atomic_write
+from ghostnet.measure import profile
+from ghostnet.nn.edits import replace_module_
+from ghostnet.progress import Progress
+
+_FIT_IMAGES = 512  # the first of the calibration images
+_COST_IMAGES = 1024  # the last of them; the same ones where there are few
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What one layer costs and saves, by ratio.
+
+    Args:
+        name: module path.
+        macs: of the plain convolution, for one image.
+        costs: by ratio, how far the network's answers move when this layer alone is ghosted; 0 is not at all.
+        macs_at: by ratio, of the Ghost convolution.
+    """
+
+    name: str
+    macs: int
+    costs: dict[int, float]
+    macs_at: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The sensitivity of a network's layers; `print` it for a table, the most sensitive layer first.
+
+    Args:
+        layers: in execution order.
+        macs: of the whole network, for one image.
+        unit: what the costs are: "KL divergence" of class probabilities, or "relative squared error" of other outputs.
+        settings: ratios, cheap kernel size and numbers of images.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    macs: int
+    unit: str
+    settings: dict[str, Any]
+
+    def ratios(self, macs: float) -> dict[str, int]:
+        """Choose a ratio for each layer so that a share of the network's MACs is left at the least summed cost.
+
+        Args:
+            macs: the share, in (0, 1); at most this much is left.
+
+        Returns:
+            The ratio of each layer that is to be ghosted, for `ghostify(ratio=...)`.
+
+        Raises:
+            InputError: no such share, or less than what the largest ratios leave.
+
+        Example:
+            >>> ghost, report = ghostify(model, ratio=sensitivity(model, images).ratios(0.5))  # doctest: +SKIP
+        """
+        if isinstance(macs, bool) or not isinstance(macs, int | float) or not 0 < macs < 1:
+            raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
+        choices = [
+            [(1, 0, 0.0), *((s, layer.macs - layer.macs_at[s], layer.costs[s]) for s in sorted(layer.costs))]
+            for layer in self.layers
+        ]
+        chosen = allocate(
+            [[(saved, cost) for _, saved, cost in options] for options in choices],
+            self.macs - int(macs * self.macs),
+        )
+        if chosen is None:
+            least = self.macs - sum(max(saved for _, saved, _ in options) for options in choices)
+            raise InputError(
+                f"`macs` (={macs}) cannot be reached with ratios up to {max(self.settings['ratios'])}: they leave "
+                f"{least / self.macs:.3f} of the MACs; allow larger ratios or ask for more"
+            )
+        picked = {
+            layer.name: options[index][0]
+            for layer, options, index in zip(self.layers, choices, chosen, strict=True)
+        }
+        return {name: ratio for name, ratio in picked.items() if ratio > 1}
+
+    def cost(self, ratios: dict[str, int]) -> float:
+        """Return the summed cost of a choice of ratios."""
+        costs = {layer.name: layer.costs for layer in self.layers}
+        return sum(costs[name][ratio] for name, ratio in ratios.items() if ratio > 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        ratios = sorted({ratio for layer in self.layers for ratio in layer.costs})
+        width = max(len("layer"), *(len(layer.name) for layer in self.layers))
+        lines = [f"{'layer':<{width}}  {'MACs':>13}" + "".join(f"  {f's = {s}':>9}" for s in ratios)]
+        lines.append("-" * len(lines[0]))
+        for layer in sorted(self.layers, key=lambda each: -max(each.costs.values())):
+            cells = [f"{layer.costs[s]:>9.4f}" if s in layer.costs else " " * 9 for s in ratios]
+            lines.append(f"{layer.name:<{width}}  {layer.macs:>13,}  " + "  ".join(cells))
+        lines.append(f"{self.unit} of the network's outputs when that layer alone is ghosted")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+@torch.no_grad()
+def sensitivity(
+    model: nn.Module,
+    calibration: Tensor | Iterable[Any],
+    *,
+    ratios: Sequence[int] = (2, 3, 4),
+    cheap_kernel_size: int = 3,
+    layers: LayerSelection = None,
+    file: str | Path | None = None,
+    progress: bool = False,
+) -> Sensitivity:
+    """Measure what ghosting each convolution alone does to the network's answers. No labels, no training.
+
+    Args:
+        model: any network that `ghostify` takes; it is not changed.
+        calibration: unlabelled images `(N, C, H, W)`, normalised as the network expects, or batches of them. 512 of
+            them fit the layers, 1,024 are asked for answers.
+        ratios: values of s to try, each at least 2.
+        cheap_kernel_size: d, odd.
+        layers: the candidates, as for `ghostify`.
+        file: keeps the costs there (JSON) as they are measured; an interrupted measurement goes on from it.
+        progress: show it on standard error.
+
+    Returns:
+        A `Sensitivity`; `.ratios(macs=0.5)` is what `ghostify(ratio=...)` takes.
+
+    Raises:
+        InputError: an argument that cannot be used, no candidate, or a `file` of another network.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+        >>> found = sensitivity(model, torch.randn(8, 3, 12, 12), ratios=(2,))
+        >>> found.ratios(macs=0.7)
+        {'2': 2}
+    """
+    tried = sorted({check_ratio(ratio) for ratio in ratios})
+    if not tried or tried[0] < 2:
+        raise InputError(
+            f"`ratios` (={list(ratios)}) must be integers of at least 2; plain layers cost nothing"
+        )
+    cheap_kernel_size = check_cheap_kernel_size(cheap_kernel_size)
+    batches = calibration_batches(calibration)
+    if batches is None:
+        raise InputError("sensitivity looks at images: give `calibration`; 512 are enough")
+    parameter = next(model.parameters())
+    batches = [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches]
+    dense = copy_model(model).eval()
+    check_images_fit(dense, batches[0], name="calibration")
+    units = find_units(dense, batches[0][:1])
+    chosen = {
+        ratio: select_layers(dense, units, layers, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
+        for ratio in tried
+    }
+    wanted = {unit: [ratio for ratio in tried if chosen[ratio][unit.name] is None] for unit in units}
+    wanted = {unit: allowed for unit, allowed in wanted.items() if allowed}
+    if not wanted:
+        raise InputError("no layer can be ghosted with these ratios; `layers` may leave all of them out")
+    first, last = _head(batches, _FIT_IMAGES), _tail(batches, _COST_IMAGES)
+    settings = {
+        "ratios": tried,
+        "cheap_kernel_size": cheap_kernel_size,
+        "fit_images": sum(map(len, first)),
+        "cost_images": sum(map(len, last)),
+    }
+    counted = profile(dense, tuple(batches[0].shape[1:]))
+    macs = {layer.name: layer.macs for layer in counted.layers}
+    notes = _Notes(None if file is None else Path(file), _fingerprint(dense, batches, settings))
+    answers = [_tensors(dense(batch)) for batch in last]
+    measured: list[LayerSensitivity] = []
+    with Progress("sensitivity", total=len(wanted), unit="layers", enabled=progress) as bar:
+        for unit, pairs in _walk(dense, first, wanted):
+            layer = _layer(
+                dense, unit, pairs, wanted[unit], (answers, last), notes, macs[unit.name], settings
+            )
+            measured.append(layer)
+            bar.update(1, unit.name)
+    kind = "KL divergence" if _are_logits(answers) else "relative squared error"
+    return Sensitivity(tuple(measured), counted.macs, kind, settings)
+
+
+def _walk(
+    dense: nn.Module, batches: list[Tensor], wanted: dict[ConvUnit, list[int]]
+) -> Iterator[tuple[ConvUnit, Callable[[], Pairs | None]]]:
+    """Give each candidate in execution order, with what its input and output are, if somebody asks."""
+    source = observe(dense, dense, batches)
+    for unit in wanted:
+        yield unit, lambda unit=unit: source.pairs(unit)  # type: ignore[misc]
+
+
+def _layer(
+    dense: nn.Module,
+    unit: ConvUnit,
+    pairs: Callable[[], Pairs | None],
+    ratios: list[int],
+    asked: tuple[list[list[Tensor]], list[Tensor]],
+    notes: _Notes,
+    macs: int,
+    settings: dict[str, Any],
+) -> LayerSensitivity:
+    convolution = dense.get_submodule(unit.name)
+    assert isinstance(convolution, nn.Conv2d)
+    costs, macs_at = {}, {}
+    shared: dict[Any, Any] = {}  # the moments of a layer serve all ratios
+    seen: Pairs | None = None
+    for ratio in ratios:
+        ghost = ghost_like(
+            convolution, {"ratio": ratio, "cheap_kernel_size": settings["cheap_kernel_size"]}
+        ).eval()
+        weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
+        macs_at[ratio] = round(macs * weights / convolution.weight.numel())
+        known = notes.get(unit.name, ratio)
+        if known is None:
+            if seen is None and convolution.groups == 1:
+                seen = pairs()
+            norm = None if unit.norm is None else copy.deepcopy(dense.get_submodule(unit.norm))
+            LayerFit(convolution, ghost, norm, seen, FitOptions(), shared).run()
+            known = _cost(dense, {unit.name: ghost, unit.norm or "": norm}, asked)
+            notes.put(unit.name, ratio, known)
+        costs[ratio] = known
+    return LayerSensitivity(unit.name, macs, costs, macs_at)
+
+
+def _cost(
+    dense: nn.Module, new: dict[str, nn.Module | None], asked: tuple[list[list[Tensor]], list[Tensor]]
+) -> float:
+    """Put modules into the network, see how far its answers move, and take them out again."""
+    answers, batches = asked
+    old = {path: dense.get_submodule(path) for path, module in new.items() if module is not None}
+    try:
+        for path in old:
+            replace_module_(dense, path, new[path])  # type: ignore[arg-type]
+        moved = [_tensors(dense(batch)) for batch in batches]
+    finally:
+        for path, module in old.items():
+            replace_module_(dense, path, module)
+    if _are_logits(answers):
+        before = torch.cat([one[0] for one in answers]).double().log_softmax(1)
+        after = torch.cat([one[0] for one in moved]).double().log_softmax(1)
+        return max(0.0, float(F.kl_div(after, before, reduction="batchmean", log_target=True)))
+    error = power = 0.0
+    for one, other in zip(answers, moved, strict=True):
+        for wanted, found in zip(one, other, strict=True):
+            error += float((wanted.double() - found.double()).square().sum())
+            power += float(wanted.double().square().sum())
+    return error / max(power, 1e-30)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Return the floating-point tensors of an output, whatever holds them."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [tensor for part in output for tensor in _tensors(part)]
+    return []
+
+
+def _are_logits(answers: list[list[Tensor]]) -> bool:
+    return all(len(one) == 1 and one[0].dim() == 2 and one[0].shape[1] > 1 for one in answers)
+
+
+def _head(batches: list[Tensor], count: int) -> list[Tensor]:
+    """Return the first images, in the batches that they came in."""
+    kept: list[Tensor] = []
+    for batch in batches:
+        missing = count - sum(map(len, kept))
+        if missing > 0:
+            kept.append(batch[:missing])
+    return kept
+
+
+def _tail(batches: list[Tensor], count: int) -> list[Tensor]:
+    """Return the last images."""
+    return [batch.flip(0) for batch in _head([batch.flip(0) for batch in reversed(batches)], count)]
+
+
+def _fingerprint(model: nn.Module, batches: list[Tensor], settings: dict[str, Any]) -> str:
+    """Return a hash of the network, the images and the settings, which costs on disk must agree with."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    tensors = [*model.state_dict().values(), *batches]
+    for tensor in tensors:
+        digest.update(tensor.detach().double().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Notes:
+    """Costs on disk, written as they are measured."""
+
+    def __init__(self, path: Path | None, fingerprint: str) -> None:
+        self._path = path
+        self._costs: dict[str, float] = {}
+        self._head = {"kind": "ghostnet sensitivity", "fingerprint": fingerprint}
+        if path is None or not path.exists():
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            head = {key: found[key] for key in self._head}
+            self._costs = {str(key): float(value) for key, value in found["costs"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} holds no measured costs of layers; name another file") from error
+        if head != self._head:
+            raise InputError(
+                f"{path} belongs to another network, other images or settings; name another file"
+            )
+
+    def get(self, name: str, ratio: int) -> float | None:
+        """Return a cost that was measured before."""
+        return self._costs.get(f"{name}/{ratio}")
+
+    def put(self, name: str, ratio: int, cost: float) -> None:
+        """Keep a cost."""
+        self._costs[f"{name}/{ratio}"] = cost
+        if self._path is not None:
+            with atomic_write(self._path) as temporary:
+                temporary.write_text(json.dumps({**self._head, "costs": self._costs}, indent=1) + "\n")
