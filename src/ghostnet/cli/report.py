@@ -27,7 +27,7 @@ def report(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's tables and the generated files of docs/, and make one page of all results.
+    """Regenerate the README's tables, docs/'s tables and plots (Fig. 6 and 7), and make one page of all results.
 
     The page holds every table and figure, the paper's numbers beside ours, in one HTML file that needs no network. A
     record that cannot be read is named in one line, the rest is reported, and the exit code is 1. Works without torch.
@@ -107,10 +107,12 @@ def _stale(root: Path, found: list[Any]) -> dict[Path, str]:
 def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
+        FIGURES,
         demo_picture,
         deploy_part,
         detection_section,
         discrepancies_page,
+        figure_file,
         latency_summary,
         readme_part,
         readme_section,
@@ -134,6 +136,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         page = root / "docs" / name
         if page.is_file():
             wanted[page] = replace_section(page.read_text(encoding="utf-8"), part)
+    wanted |= {root / "docs" / f"{key}.svg": figure_file(key, results) for key in FIGURES}
     for _, result in results:
         if result["exhibit"] == "demo":
             wanted[root / "docs" / "demo.svg"] = demo_picture(result)

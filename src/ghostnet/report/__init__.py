@@ -8,6 +8,7 @@ from ghostnet.report.detection import detection_section
 from ghostnet.report.discrepancies import discrepancies_page
 from ghostnet.report.exhibits import EXHIBITS, check_only, exhibit
 from ghostnet.report.exhibits_page import exhibits_page
+from ghostnet.report.figures import FIGURES, figure_file
 from ghostnet.report.page import demo_page, render_demo_page
 from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
@@ -17,6 +18,7 @@ from ghostnet.report.tables import demo_table, readme_section, replace_section, 
 __all__ = [
     "CATALOGUE",
     "EXHIBITS",
+    "FIGURES",
     "Entry",
     "Sheet",
     "State",
@@ -32,6 +34,7 @@ __all__ = [
     "exhibit",
     "exhibit_text",
     "exhibits_page",
+    "figure_file",
     "latency_summary",
     "line_chart",
     "read_result",

@@ -15,6 +15,7 @@ from ghostnet.report.comparison import compare
 
 Records = Sequence[tuple[Path, Mapping[str, Any]]]
 DONE, PARTLY, NOT_RUN = "done", "partly", "not run"
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def records_of(key: str, results: Records) -> list[tuple[Path, Mapping[str, Any]
     """Return the records that answer an exhibit.
 
     A record belongs to the exhibit that it names; those of `results/features` name it first in their recipe's name
-    ("table2_resnet50"), and those with latencies belong to Fig. 7.
+    ("table2_resnet50"), and those with latencies belong to Fig. 7: but for detectors', which have no top-1.
     """
     if key == "figure6":
         key = "table7"

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ghostnet.report.catalogue import timed_rows
+from ghostnet.report.catalogue import RUNTIMES, timed_rows
 from ghostnet.report.tables import markdown_table
 
-_RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
 _INT8_HEADER = (
     *("network", "runtime", "images", "float top-1 %", "int8 top-1 %", "difference"),
     *("float MB", "int8 MB", "layers in float", "records"),
@@ -61,7 +60,7 @@ def latency_part(results: Results, link_root: str = "results") -> str:
         for row in timed_rows(result):
             rows.append(
                 (
-                    _RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
+                    RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
                     str(row["name"]),
                     f"{float(row['median_ms']):.2f}",
                     f"{float(row['ratio']):.3f}",
@@ -89,7 +88,7 @@ def latency_summary(results: Results, link_root: str = "results") -> str:
         if ours is None or not beside or (others and [str(row["name"]) for row in beside] != others):
             continue
         others = [str(row["name"]) for row in beside]
-        runtime = _RUNTIMES.get(str(ours["runtime"]), str(ours["runtime"]))
+        runtime = RUNTIMES.get(str(ours["runtime"]), str(ours["runtime"]))
         ratios = [f"{float(ours['median_ms']) / float(row['median_ms']):.2f}" for row in beside]
         link = f"[record]({link_root}/{path.as_posix()})"
         rows[runtime] = [str(ours["name"]), f"{float(ours['median_ms']):.2f}", *ratios, link]
@@ -131,7 +130,7 @@ def _int8_row(
     ]
     return (
         network,
-        _RUNTIMES.get(runtime, runtime),
+        RUNTIMES.get(runtime, runtime),
         f"{after['count']:,} ({data})",
         f"{before['top1']:.2f}",
         f"{after['top1']:.2f}",
@@ -154,7 +153,7 @@ def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, .
         rows.append(
             (
                 str(result["recipe"]["network"]),
-                _RUNTIMES.get(plan["target"], plan["target"]),
+                RUNTIMES.get(plan["target"], plan["target"]),
                 plan["precision"],
                 f"{len(plan['layers'])} of {len(plan['rows'])}",
                 f"{plan['measured_ratio']:.3f}",
