@@ -18,6 +18,7 @@ from ghostnet.cli.integer import integer, share
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import check_plan, convert_planned
+from ghostnet.cli.redundant import redundant_layers, redundant_share
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
@@ -46,7 +47,10 @@ def convert(
     ] = 3,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Layer name or pattern; may be repeated. Default: all but the first."),
+        typer.Option(
+            help="Layer name or pattern; may be repeated. Default: all but the first. redundant[:SHARE] takes the "
+            "layers with most maps to spare, by --calibration images, until they hold that share of the MACs."
+        ),
     ] = None,
     init: Annotated[str, typer.Option(help="dense: fitted to the network's own weights; random.")] = "dense",
     form: Annotated[str, typer.Option(help="linear, or ghostnet (norm and activation inside).")] = "linear",
@@ -88,6 +92,7 @@ def convert(
     \b
     Example:
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --layers redundant:0.5
       ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
     """
@@ -96,6 +101,7 @@ def convert(
     if calibration is not None:
         check_data_name(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force)
+    redundant = redundant_share(layers, calibration, method)
     refuse_overwrite(out, force=force)
     from ghostnet import models
     from ghostnet.convert import RandomInit, check_method, ghostify
@@ -105,6 +111,8 @@ def convert(
     batches = None
     if calibration is not None:
         batches = calibration_batches(data_dir, images, normalisation_of(model, normalisation))
+    if redundant is not None and batches is not None:
+        layers = redundant_layers(model, batches, redundant, (ratio, cheap_kernel_size))
     example = _example(input_size_of(model, input_size))
     if plan is not None:
         recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
