@@ -75,7 +75,9 @@ CATALOGUE: dict[str, Entry] = {
         ),
         Entry("figure5", "Fig. 5: maps of VGG-16", "a trained network, an image"),
         Entry("figure6", "Fig. 6: top-1 against MACs", "Table 7's counts"),
-        Entry("figure7", "Fig. 7: top-1 against latency", "`ghostnet bench … --result results/deploy/…json`"),
+        Entry(
+            "figure7", "Fig. 7: top-1 against latency", "`ghostnet bench … --result results/figure7/…json`"
+        ),
     )
 }
 

@@ -30,6 +30,7 @@ text{{font:{_SMALL}px system-ui,sans-serif;fill:currentColor}}
 @media(max-width:520px){{text{{font-size:{_LARGE}px}}.small{{display:none}}.large{{display:inline}}.note{{font-size:20px}}}}
 """
 FIGURES = ("figure6", "figure7")
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def figure_file(key: str, results: Records) -> str:
@@ -137,33 +138,44 @@ def _placed(
     """Put each name where it covers no point and no other name; one that finds no place is left to its tooltip."""
     kind, size = letters
     taken = [(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in map(where.place, points)]
-    taken += [(x, y - 2, end, y + 2) for x, end, y in stairs(points, where)]
+    steps = [(x, y - 2, end, y + 2) for x, end, y in stairs(points, where)]
     parts = []
     for point in sorted(named, key=lambda point: -point.x):  # names stand to the right where there is room
-        x, y = where.place(point)
-        width, gap = 0.56 * size * len(point.name), RADIUS + 4
-        for anchor, start, base in (
-            ("start", x + gap, y + 0.35 * size),
-            ("end", x - gap - width, y + 0.35 * size),
-            ("end", x - width - 2, y - gap),
-            ("start", x + 2, y - gap),
-            ("start", x + 2, y + gap + 0.8 * size),
-            ("end", x - width - 2, y + gap + 0.8 * size),
-        ):
-            box = (start, base - 0.75 * size, start + width, base + 0.2 * size)
-            inside = (
-                where.left < box[0] and box[2] < where.right and where.top < box[1] and box[3] < where.floor
-            )
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                place = start if anchor == "start" else start + width
-                parts.append(
-                    f'<text class="{kind}" x="{place:.1f}" y="{base:.1f}" text-anchor="{anchor}">'
-                    f"{html.escape(point.name)}</text>"
-                )
-                break
+        places = _places(point, where, size)
+        free = [place for place in places if not _covers(place[0], taken)]
+        found = next((place for place in free if not _covers(place[0], steps)), free[0] if free else None)
+        if found is None:
+            continue
+        box, anchor, base = found
+        taken.append(box)
+        x = box[0] if anchor == "start" else box[2]
+        parts.append(
+            f'<text class="{kind}" x="{x:.1f}" y="{base:.1f}" text-anchor="{anchor}">{html.escape(point.name)}</text>'
+        )
     return parts
 
 
-def _overlap(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> bool:
-    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
+def _places(point: Point, where: Frame, size: int) -> list[tuple[Box, str, float]]:
+    """Return the places round a point for its name, inside the axes: box, anchor and base line, the best first."""
+    x, y = where.place(point)
+    width, gap = 0.56 * size * len(point.name), RADIUS + 4
+    places = []
+    for anchor, left, base in (
+        ("start", x + gap, y + 0.35 * size),
+        ("end", x - gap - width, y + 0.35 * size),
+        ("end", x - width - 2, y - gap),
+        ("start", x + 2, y - gap),
+        ("start", x + 2, y + gap + 0.8 * size),
+        ("end", x - width - 2, y + gap + 0.8 * size),
+    ):
+        box = (left, base - 0.75 * size, left + width, base + 0.2 * size)
+        if where.left < box[0] and box[2] < where.right and where.top < box[1] and box[3] < where.floor:
+            places.append((box, anchor, base))
+    return places
+
+
+def _covers(box: Box, others: Sequence[Box]) -> bool:
+    left, top, right, bottom = box
+    return any(
+        left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in others
+    )

@@ -226,7 +226,7 @@ def _figure7(results: Records) -> list[Sheet]:
     sheet = _plot(figure7(results), "latency ms", ".2f")[0]
     if records_of("figure7", results):
         return [sheet]
-    note = "Ours: not run. `ghostnet bench … --result results/deploy/NAME.json` writes what this plot reads."
+    note = "Ours: not run. `ghostnet bench … --result results/figure7/NAME.json` writes what this plot reads."
     return [Sheet(sheet.header, sheet.rows, notes=(note, _DRAWN))]
 
 
