@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ghostnet
-from ghostnet import cli
+from ghostnet import cli, data
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -138,6 +138,55 @@ def test_convert_gives_each_layer_a_ratio_at_a_share_of_macs(
     assert all(name.startswith("layer1.") for name in report["settings"]["ratio"])
     assert len(json.loads(costs.read_text())["costs"]) == 6 * 3
     assert _json(capsys, "profile", str(out))["macs"] == report["macs_after"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layers", "redundant"), "--layers redundant looks at images; give --calibration cifar10"),
+        (
+            ("--layers", "redundant:0"),
+            "--layers redundant:0: the share of MACs must be above 0 and at most 1",
+        ),
+        (("--layers", "redundant:1.1"), "redundant:1.1: the share"),
+        (("--layers", "redundant:"), "redundant:: the share"),
+        (("--layers", "redundant:half"), "redundant:half: the share"),
+        (("--layers", "redundant:nan"), "redundant:nan: the share"),
+        (("--layers", "conv", "--layers", "redundant"), "leave out the other --layers"),
+        (("--layers", "redundant", "--method", "l1"), "is for method ghost, not for l1"),
+        (("--layers", "redundent"), "unknown layer 'redundent'"),
+    ],
+)
+def test_convert_refuses_redundant_layers_that_cannot_be(
+    saved: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["convert", str(saved), "-o", str(tmp_path / "x.safetensors"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_convert_takes_the_redundant_layers(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (80, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(80, dtype=np.int64) % 10
+    dataset = data.Cifar10(pixels, labels, pixels, labels)
+    monkeypatch.setattr(data, "load_cifar10", lambda *_args, **_kwargs: dataset)
+    start = ["convert", str(saved), "--calibration", "cifar10", "--images", "80"]
+    options = ["--layers", "redundant:0.2", "--init", "random"]
+    assert cli.run([*start, "-o", str(tmp_path / "a.safetensors"), *options, "--json"]) == 0
+    printed = capsys.readouterr()
+    converted = {layer["name"] for layer in json.loads(printed.out)["layers"] if layer["action"] == "ghost"}
+    batch = data.TensorBatches(pixels, labels, 80, mean=data.CIFAR10_MEAN, std=data.CIFAR10_STD)
+    images = next(iter(batch))[0][:64]
+    scores = ghostnet.measure.features.redundancy(ghostnet.load(str(saved)), images)
+    assert converted == set(scores.least_hurt(0.2))
+    assert 0 < len(converted) < len(scores.layers)
+    assert f"redundant: {len(converted)} of {len(scores.layers)} layers" in printed.err
+    assert cli.run([*start, "-o", str(tmp_path / "b.safetensors"), *options, "--ratio", "1"]) == 2
+    assert "must be an integer >= 2" in capsys.readouterr().err
 
 
 def test_convert_prunes_to_a_share_of_macs(

@@ -44,9 +44,12 @@ window.addEventListener('load', () => {
   seen.told = plot.querySelector('.told').textContent;
   const click = (name, value) => [...plot.querySelectorAll('input')]
     .find(box => box.name === name && box.value === value).click();
-  click('family', 'GhostNet'); seen.without_family = shown();
+  const stairs = () => plot.querySelector('.front[data-kind="paper"]').getAttribute('points').split(' ');
+  seen.stairs = stairs();
+  click('family', 'GhostNet'); seen.without_family = shown(); seen.other_stairs = stairs();
   seen.hidden = dots.filter(dot => dot.classList.contains('off')).map(dot => dot.dataset.family);
-  click('family', 'GhostNet'); click('kind', 'paper'); seen.without_paper = shown();
+  click('family', 'GhostNet'); seen.same_stairs = stairs();
+  click('kind', 'paper'); seen.without_paper = shown();
   const seventh = document.querySelector('#figure7 .interactive');
   seen.runtimes = [...seventh.querySelectorAll('input[name=kind]')].map(box => box.value);
   seen.plot_width = plot.querySelector('svg').getBoundingClientRect().width;
@@ -110,6 +113,10 @@ def _seen(folder: Path, page: Path, *options: str) -> Any:
     return json.loads(found[1].replace("&amp;", "&").replace("&gt;", ">").replace("&lt;", "<"))
 
 
+def _numbers(path: list[str]) -> list[tuple[float, ...]]:
+    return [tuple(float(number) for number in place.split(",")) for place in path]
+
+
 def test_a_reader_finds_every_exhibit_and_the_plots_answer(page: Path, results: Path, tmp_path: Path) -> None:
     seen = _seen(tmp_path, page, "--window-size=1200,900")
     assert seen["errors"] == []
@@ -121,8 +128,16 @@ def test_a_reader_finds_every_exhibit_and_the_plots_answer(page: Path, results: 
     assert seen["told"].startswith("GhostNet 0.5x: 66.2 %")
     assert seen["without_family"] == (19 - 3) * 2
     assert set(seen["hidden"]) == {"GhostNet"}
+    drawn = re.search(
+        r'data-kind="paper" data-right="[\d.]+" points="([^"]*)"', page.read_text(encoding="utf-8")
+    )
+    assert drawn is not None
+    assert _numbers(seen["stairs"]) == _numbers(drawn[1].split()), "the script's front is the drawn one"
+    assert _numbers(seen["same_stairs"]) == _numbers(seen["stairs"])
+    best, without = (min(y for _, y in _numbers(seen[key])) for key in ("stairs", "other_stairs"))
+    assert best < without, "GhostNet 1.3x tops the front"
     assert seen["without_paper"] == 19
-    assert {"onnxruntime", "openvino", "paper: TFLite on a phone"} <= set(seen["runtimes"])
+    assert {"onnxruntime", "OpenVINO", "paper: TFLite on a phone"} <= set(seen["runtimes"])
     assert "ncnn" not in seen["runtimes"]  # no accuracy is known: it stands in the table alone
 
 
@@ -158,3 +173,20 @@ def test_screenshots_show_tables_pictures_and_plots(page: Path, tmp_path: Path) 
     plot = _shot(tmp_path, page, "figure6")
     families = ((10, 110, 189), (209, 73, 91), (46, 139, 87), (184, 134, 11), (106, 76, 147))
     assert all(_near(plot, colour) > 30 for colour in families), "dots and swatches of the first families"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(760, False), (760, True), (375, False)])
+def test_a_plot_file_follows_width_and_darkness(tmp_path: Path, width: int, dark: bool) -> None:
+    shutil.copy(_ROOT / "docs" / "figure6.svg", tmp_path / "figure6.svg")
+    page, shot = tmp_path / "page.html", tmp_path / "shot.png"
+    page.write_text(f'<body style="margin:0"><img src="figure6.svg" style="width:{width}px;display:block">')
+    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    _browse(tmp_path, page, *scheme, "--window-size=760,900", f"--screenshot={shot}")
+    with Image.open(shot) as opened:
+        pixels = np.asarray(opened.convert("RGB")).astype(np.int16)[:700, :width]
+    height = int(700 * width / 760)
+    corner, ink = (pixels[20, width - 20], pixels[:height].mean(2))
+    assert (corner.max() < 60) == dark
+    assert ((ink > 200) if dark else (ink < 100)).sum() > 1500, "letters"
+    ghost = (69, 209, 130) if dark else (46, 139, 87)
+    assert _near(pixels, ghost) > 60 * (width / 760) ** 2

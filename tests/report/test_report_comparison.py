@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from ghostnet.errors import InputError
-from ghostnet.report import EXHIBITS, check_only, compare, comparison_text, exhibit, readme_part, tables_page
+from ghostnet.report import (
+    EXHIBITS,
+    check_only,
+    compare,
+    comparison_text,
+    exhibit,
+    rows_that_were_run,
+    tables_page,
+)
 
 
 def _result(name: str, seed: int, top1: float, folder: str = "cifar10", **metrics: Any) -> tuple[Path, dict]:
@@ -77,9 +85,9 @@ def test_documents():
     page = tables_page([])
     assert page.count("not run") == 66
     assert page.count("\n| :-- |") == 4
-    assert "table5 1 of 24" in readme_part([_result("vgg16_l1", 0, 90.0)])
-    assert "Table 5: compression" in readme_part([_result("vgg16_l1", 0, 90.0)])
-    assert "Table 5: compression" not in readme_part([])
+    assert "table5 1 of 24" in rows_that_were_run([_result("vgg16_l1", 0, 90.0)])
+    assert "Table 5: compression" in rows_that_were_run([_result("vgg16_l1", 0, 90.0)])
+    assert "Table 5: compression" not in rows_that_were_run([])
 
 
 def test_unknown_table_and_row():

@@ -136,11 +136,11 @@ def test_points_of_both_plots() -> None:
         _record("training", {"rows": [{"name": "no runtime", "median_ms": 1.0}]}),
     )
     assert figure7([*found, other]) == figure7(found)
-    assert figure7(found)[-1].kind == "openvino, 2 threads"
+    assert figure7(found)[-1].kind == "OpenVINO, 2 threads"
     seventh = figure7(found)[-3:-1]
     assert [(point.name, point.kind, point.x) for point in seventh] == [
         ("GhostNet 1.0x", "ncnn int8", 4.5),
-        ("mine", "openvino", 3.0),
+        ("mine", "OpenVINO", 3.0),
     ]
     assert [(point.top1, point.top1_source) for point in seventh] == [(73.9, "the paper's"), (70.0, "ours")]
     assert "not on the paper's phone" in state_of("figure7", found).detail

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ghostnet.errors import InputError
-from ghostnet.report import demo_table, read_result, read_results, readme_section, replace_section, text_table
+from ghostnet.report import demo_table, read_result, read_results, replace_section, runs_section, text_table
 from ghostnet.report.tables import BEGIN, END
 
 _DEMO = {
@@ -52,23 +52,23 @@ def test_demo_table_shows_a_gap_and_both_speedups() -> None:
     assert lines[-1] == "Speed-up: 2.00 x in MACs, 1.50 x measured (ONNX Runtime, one thread, batch 1)"
 
 
-def test_readme_section_groups_seeds_and_links_records() -> None:
+def test_runs_section_groups_seeds_and_links_records() -> None:
     results = [(Path(f"dense/vgg16-seed{seed}.json"), _run(seed, 90.0 + seed)) for seed in range(3)]
-    section = readme_section([*results, (Path("demo/demo.json"), _DEMO)])
+    section = runs_section([*results, (Path("demo/demo.json"), _DEMO)])
     assert "| vgg16 | – | – | 91.00 ± 1.00 | 3 | 1,000 | 2,000 | 60 |" in section
     assert "[2](results/dense/vgg16-seed2.json)" in section
     assert "random \\| init" in section
 
 
-def test_readme_section_shows_every_stage_of_a_conversion() -> None:
+def test_runs_section_shows_every_stage_of_a_conversion() -> None:
     run = _run(0, 89.5)
     run["metrics"]["stages"] = {"dense": {"top1": 91.73}, "as converted": {"top1": 79.97}}
-    section = readme_section([(Path("conversion/vgg16-seed0.json"), run)])
+    section = runs_section([(Path("conversion/vgg16-seed0.json"), run)])
     assert "| vgg16 | 91.73 | 79.97 | 89.50 | 1 |" in section
 
 
-def test_readme_section_says_what_was_not_run() -> None:
-    assert readme_section([]) == "The demo: not run."
+def test_runs_section_says_what_was_not_run() -> None:
+    assert runs_section([]) == "The demo: not run."
 
 
 def test_replace_section_keeps_the_rest() -> None:

@@ -18,6 +18,7 @@ from ghostnet.cli.integer import integer, share
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import check_plan, convert_planned
+from ghostnet.cli.redundant import redundant_layers, redundant_share
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
@@ -56,7 +57,10 @@ def convert(
     ] = 3,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Layer name or pattern; may be repeated. Default: all but the first."),
+        typer.Option(
+            help="Layer name or pattern; may be repeated. Default: all but the first. redundant[:SHARE] takes the "
+            "layers with most maps to spare, by --calibration images, until they hold that share of the MACs."
+        ),
     ] = None,
     init: Annotated[str, typer.Option(help="dense: fitted to the network's own weights; random.")] = "dense",
     form: Annotated[str, typer.Option(help="linear, or ghostnet (norm and activation inside).")] = "linear",
@@ -105,6 +109,7 @@ def convert(
     Example:
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --macs 0.5
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --layers redundant:0.5
       ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
     """
@@ -115,6 +120,7 @@ def convert(
     check_plan(plan, method, budget, plan_files, plan_result, force=force)
     if method == "ghost":
         _check_macs(macs, ratio, init, plan, calibration, costs)
+    redundant = redundant_share(layers, calibration, method)
     refuse_overwrite(out, force=force)
     from ghostnet import models
     from ghostnet.convert import RandomInit, check_method, ghostify, sensitivity
@@ -124,8 +130,10 @@ def convert(
     batches = None
     if calibration is not None:
         batches = calibration_batches(data_dir, images, normalisation_of(model, normalisation))
-    example = _example(input_size_of(model, input_size))
     ratio = 2 if ratio is None else ratio
+    if redundant is not None and batches is not None:
+        layers = redundant_layers(model, batches, redundant, (ratio, cheap_kernel_size))
+    example = _example(input_size_of(model, input_size))
     if plan is not None:
         recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
         settings = {

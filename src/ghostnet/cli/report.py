@@ -27,7 +27,7 @@ def report(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's tables and the generated files of docs/, and make one page of all results.
+    """Regenerate the README's table, docs/'s tables and plots (Fig. 6 and 7), and make one page of all results.
 
     The page holds every table and figure, the paper's numbers beside ours, in one HTML file that needs no network. A
     record that cannot be read is named in one line, the rest is reported, and the exit code is 1. Works without torch.
@@ -107,23 +107,23 @@ def _stale(root: Path, found: list[Any]) -> dict[Path, str]:
 def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
     from ghostnet.report import (
+        FIGURES,
         demo_picture,
         deploy_part,
         detection_section,
         discrepancies_page,
-        latency_summary,
-        readme_part,
-        readme_section,
+        figure_file,
+        headline,
         replace_section,
+        results_page,
         tables_page,
     )
 
     readme = root / "README.md"
-    parts = [readme_section(results), latency_summary(results), readme_part(results)]
-    section = "\n\n".join(part for part in parts if part)
     wanted = {
-        readme: replace_section(readme.read_text(encoding="utf-8"), section),
+        readme: replace_section(readme.read_text(encoding="utf-8"), headline(results)),
         root / "docs" / "cli.md": command_reference(),
+        root / "docs" / "results.md": results_page(results),
         root / "docs" / "cifar10.md": tables_page(results),
         root / "docs" / "paper_against_computed.md": discrepancies_page(results),
     }
@@ -134,6 +134,7 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
         page = root / "docs" / name
         if page.is_file():
             wanted[page] = replace_section(page.read_text(encoding="utf-8"), part)
+    wanted |= {root / "docs" / f"{key}.svg": figure_file(key, results) for key in FIGURES}
     for _, result in results:
         if result["exhibit"] == "demo":
             wanted[root / "docs" / "demo.svg"] = demo_picture(result)

@@ -15,6 +15,7 @@ from ghostnet.report.comparison import compare
 
 Records = Sequence[tuple[Path, Mapping[str, Any]]]
 DONE, PARTLY, NOT_RUN = "done", "partly", "not run"
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ CATALOGUE: dict[str, Entry] = {
         ),
         Entry("figure5", "Fig. 5: maps of VGG-16", "a trained network, an image"),
         Entry("figure6", "Fig. 6: top-1 against MACs", "Table 7's counts"),
-        Entry("figure7", "Fig. 7: top-1 against latency", "`ghostnet bench … --result results/deploy/…json`"),
+        Entry(
+            "figure7", "Fig. 7: top-1 against latency", "`ghostnet bench … --result results/figure7/…json`"
+        ),
     )
 }
 
@@ -98,7 +101,7 @@ def records_of(key: str, results: Records) -> list[tuple[Path, Mapping[str, Any]
     """Return the records that answer an exhibit.
 
     A record belongs to the exhibit that it names; those of `results/features` name it first in their recipe's name
-    ("table2_resnet50"), and those with latencies belong to Fig. 7.
+    ("table2_resnet50"), and those with latencies belong to Fig. 7: but for detectors', which have no top-1.
     """
     if key == "figure6":
         key = "table7"

@@ -184,7 +184,9 @@ def _filled(rows: list[Compared], link: str | None) -> tuple[tuple[str, ...], li
         for place in range(len(_HEADER))
         if place < 6 or any(row[place] not in ("–", "") for row in cells)
     ]
-    return tuple(_HEADER[place] for place in kept), [tuple(row[place] for place in kept) for row in cells]
+    alone = {7: "params M", 9: "MACs M"}  # "ours" says nothing where the paper's column is left out
+    header = [alone[place] if place in alone and place - 1 not in kept else _HEADER[place] for place in kept]
+    return tuple(header), [tuple(row[place] for place in kept) for row in cells]
 
 
 def tables_page(results: Results) -> str:
@@ -200,13 +202,13 @@ minus the paper's, in points of top-1 on all 10,000 test images. Parameters and 
     return "\n".join([head, "\n\n".join(parts)]) + "\n"
 
 
-def readme_part(results: Results, link_root: str = "results") -> str:
-    """Return the rows that were run, and how many were not, for the README."""
+def rows_that_were_run(results: Results, link_root: str = "results") -> str:
+    """Return the rows that were run, and how many were not, for the page of results."""
     rows = {key: [row for row in compare(key, results) if row.name] for key in EXHIBITS}
     run = {key: sum(row.n > 0 for row in found) for key, found in rows.items()}
     parts = [comparison_markdown(key, results, link_root, run_only=True) for key in EXHIBITS if run[key]]
     counts = ", ".join(f"{key} {run[key]} of {len(rows[key])}" for key in EXHIBITS)
     parts.append(
-        f"Rows of the CIFAR-10 tables that were run: {counts}; each of them: [docs/cifar10.md](docs/cifar10.md)."
+        f"Rows of the CIFAR-10 tables that were run: {counts}; each of them: [CIFAR-10](cifar10.md)."
     )
     return "\n\n".join(parts)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ghostnet.report.catalogue import timed_rows
+from ghostnet.report.catalogue import RUNTIMES, timed_rows
 from ghostnet.report.tables import markdown_table
 
-_RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
 _INT8_HEADER = (
     *("network", "runtime", "images", "float top-1 %", "int8 top-1 %", "difference"),
     *("float MB", "int8 MB", "layers in float", "records"),
@@ -61,7 +60,7 @@ def latency_part(results: Results, link_root: str = "results") -> str:
         for row in timed_rows(result):
             rows.append(
                 (
-                    _RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
+                    RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
                     str(row["name"]),
                     f"{float(row['median_ms']):.2f}",
                     f"{float(row['ratio']):.3f}",
@@ -78,9 +77,14 @@ def latency_part(results: Results, link_root: str = "results") -> str:
     return f"{title}\n\n{markdown_table(header, rows)}"
 
 
-def latency_summary(results: Results, link_root: str = "results") -> str:
-    """Return a row a runtime for the README: the zoo's own network, and its time over each other's beside it."""
-    rows: dict[str, list[str]] = {}
+def our_latencies(
+    results: Results,
+) -> list[tuple[Path, str, Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """Return for each runtime the record, the runtime, the zoo's own network, and the peers timed beside it.
+
+    Records that timed other peers than the first one are left out; of two in one runtime the last one counts.
+    """
+    found: dict[str, tuple[Path, str, Mapping[str, Any], list[Mapping[str, Any]]]] = {}
     others: list[str] = []
     for path, result in results:
         timed = timed_rows(result) if result["exhibit"] == "deploy" else []
@@ -89,15 +93,25 @@ def latency_summary(results: Results, link_root: str = "results") -> str:
         if ours is None or not beside or (others and [str(row["name"]) for row in beside] != others):
             continue
         others = [str(row["name"]) for row in beside]
-        runtime = _RUNTIMES.get(str(ours["runtime"]), str(ours["runtime"]))
+        runtime = RUNTIMES.get(str(ours["runtime"]), str(ours["runtime"]))
+        found[runtime] = path, runtime, ours, beside
+    return list(found.values())
+
+
+def latency_summary(results: Results, link_root: str = "results") -> str:
+    """Return a row a runtime: the zoo's own network, and its time over each other's beside it."""
+    rows: list[tuple[str, ...]] = []
+    others: list[str] = []
+    for path, runtime, ours, beside in our_latencies(results):
+        others = [str(row["name"]) for row in beside]
         ratios = [f"{float(ours['median_ms']) / float(row['median_ms']):.2f}" for row in beside]
         link = f"[record]({link_root}/{path.as_posix()})"
-        rows[runtime] = [str(ours["name"]), f"{float(ours['median_ms']):.2f}", *ratios, link]
+        rows.append((runtime, str(ours["name"]), f"{float(ours['median_ms']):.2f}", *ratios, link))
     if not rows:
         return ""
     header = ("runtime", "network", "ms", *(f"time / {name}" for name in others), "record")
-    table = markdown_table(header, [(runtime, *cells) for runtime, cells in rows.items()])
-    return f"GhostNet as exported here, beside others' plain exports ([more](docs/deploy.md)):\n\n{table}"
+    table = markdown_table(header, rows)
+    return f"GhostNet as exported here, beside others' plain exports ([more](deploy.md)):\n\n{table}"
 
 
 def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
@@ -131,7 +145,7 @@ def _int8_row(
     ]
     return (
         network,
-        _RUNTIMES.get(runtime, runtime),
+        RUNTIMES.get(runtime, runtime),
         f"{after['count']:,} ({data})",
         f"{before['top1']:.2f}",
         f"{after['top1']:.2f}",
@@ -154,7 +168,7 @@ def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, .
         rows.append(
             (
                 str(result["recipe"]["network"]),
-                _RUNTIMES.get(plan["target"], plan["target"]),
+                RUNTIMES.get(plan["target"], plan["target"]),
                 plan["precision"],
                 f"{len(plan['layers'])} of {len(plan['rows'])}",
                 f"{plan['measured_ratio']:.3f}",

@@ -180,7 +180,7 @@ def _plot(points: list[Point], x_label: str, key: str) -> str:
     kinds = [(kind, _text(kind)) for kind in dict.fromkeys(point.kind for point in drawn)]
     svg = scatter(points, x_label=x_label, y_label="top-1 in %", name=_short(key))
     filters = _boxes("family", families) + _boxes("kind", kinds)
-    hint = "Point at a network or tap it for its name. Hollow: the paper's numbers."
+    hint = "Point at a network or tap it for its name. Hollow: the paper's numbers. Grey stairs: the Pareto front."
     return f'<div class="interactive">{filters}{svg}<p class="told">{hint}</p></div>'
 
 

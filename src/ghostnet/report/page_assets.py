@@ -5,7 +5,8 @@ from __future__ import annotations
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1c1e21;--line:#8885;--soft:#8882;--done:#2e8b57;--partly:#b8860b;
 --missing:#a33}
-@media(prefers-color-scheme:dark){:root{--page:#16181b;--ink:#e6e6e6;--done:#58c08a;--partly:#e0b04a;--missing:#f08080}}
+@media(prefers-color-scheme:dark){:root{--page:#16181b;--ink:#e6e6e6;--done:#58c08a;--partly:#e0b04a;--missing:#f08080}
+.mark,.swatch{filter:brightness(1.5)}}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;background:var(--page);color:var(--ink);max-width:72rem;margin:0 auto;
 padding:1rem}
@@ -25,6 +26,7 @@ td.words,th.words{text-align:left}td.words{white-space:normal;min-width:6rem}
 .none{color:var(--missing)}
 svg.plot{width:100%;height:auto;touch-action:manipulation}
 svg text{font:13px system-ui,sans-serif;fill:currentColor}svg .grid{stroke:var(--line)}
+svg .front{pointer-events:none}
 svg .dot{cursor:pointer;outline:none}svg .dot:hover circle,svg .dot:focus circle{stroke:currentColor;stroke-width:3}
 .off{display:none}
 .filters{display:flex;flex-wrap:wrap;gap:.3rem .9rem;margin:.4rem 0;font-size:.9rem}
@@ -41,6 +43,19 @@ svg text{font-size:17px}}
 """
 
 SCRIPT = """
+// the front of the points that are shown: stairs that climb where a dearer point is more accurate
+const climb = (front, plot) => {
+  const shown = [...plot.querySelectorAll('.dot:not(.off)')].filter(dot => dot.dataset.kind === front.dataset.kind);
+  const places = shown.map(dot => ['cx', 'cy'].map(side => Number(dot.lastElementChild.getAttribute(side))));
+  let height = Infinity; const path = [];
+  for (const [x, y] of places.sort((one, other) => one[0] - other[0] || one[1] - other[1])) {
+    if (y >= height) continue;
+    if (path.length) path.push(x + ',' + height);
+    path.push(x + ',' + y); height = y;
+  }
+  if (path.length) path.push(front.dataset.right + ',' + height);
+  front.setAttribute('points', path.join(' '));
+};
 for (const plot of document.querySelectorAll('.interactive')) {
   const told = plot.querySelector('.told');
   for (const dot of plot.querySelectorAll('.dot')) {
@@ -54,6 +69,7 @@ for (const plot of document.querySelectorAll('.interactive')) {
     for (const mark of plot.querySelectorAll('.mark')) {
       mark.classList.toggle('off', families.has(mark.dataset.family) || kinds.has(mark.dataset.kind));
     }
+    for (const front of plot.querySelectorAll('.front')) climb(front, plot);
   };
   for (const box of boxes) box.addEventListener('change', apply);
   apply();

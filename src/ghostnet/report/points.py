@@ -7,12 +7,12 @@ a record's row that has a `top1` of its own is placed at that.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ghostnet.paper import figure7_points, table
-from ghostnet.report.catalogue import Records, records_of, timed_rows
+from ghostnet.report.catalogue import RUNTIMES, Records, records_of, timed_rows
 
 PAPER = "paper"
 
@@ -28,6 +28,7 @@ class Point:
         x: MACs in millions, or milliseconds.
         top1: in percent, or None: then it stands in the table alone.
         top1_source: whose accuracy that is.
+        record: the latency's, or "".
     """
 
     name: str
@@ -36,6 +37,7 @@ class Point:
     x: float
     top1: float | None
     top1_source: str
+    record: str = ""
 
 
 def family_of(name: str) -> str:
@@ -88,18 +90,47 @@ def figure7(results: Records) -> list[Point]:
     ]
     labels = {str(row["name"]): str(row["row"]) for row in _counted(results)}
     printed = {str(row["model"]): _number(row["top1"]) for row in table(7)}
-    for _, result in records_of("figure7", results):
+    for path, result in records_of("figure7", results):
         for row in timed_rows(result):
-            name = re.sub(r"\.(onnx|safetensors|tflite|xml|param)$", "", str(row["name"]))
-            label = labels.get(name, name)
+            label, whose = _label(str(row["name"]), labels)
             own = row.get("top1")
             top1 = float(own) if own is not None else printed.get(label)
             source = "ours" if own is not None else "the paper's" if top1 is not None else "not known"
-            kind = " ".join(str(part) for part in (row["runtime"], row.get("precision", "")) if part)
+            runtime = RUNTIMES.get(str(row["runtime"]), str(row["runtime"]))
+            kind = " ".join(str(part) for part in (runtime, row.get("precision", "")) if part)
             if row.get("threads", 1) != 1:
                 kind += f", {row['threads']} threads"
-            points.append(Point(label, family_of(label), kind, float(row["median_ms"]), top1, source))
+            family, x = family_of(label), float(row["median_ms"])
+            points.append(Point(label + whose, family, kind, x, top1, source, path.as_posix()))
     return points
+
+
+def _label(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
+    """Return Table 7's name of a timed network or file, else its own, and behind it whose build of it was timed."""
+    file = re.fullmatch(r"(?:.*/)?([^/]+)\.(?:onnx|safetensors|tflite|xml|param)", name)
+    bare = file[1] if file else name
+    library, colon, rest = bare.rpartition(":")
+    network = rest.partition("@")[0]
+    if colon and network in labels:
+        return labels[network], f" ({rest.replace(network, library, 1).replace('@', ', ')})"
+    return labels.get(bare, bare), ""
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other one beats: cheaper ones are all less accurate; the cheapest first.
+
+    Example:
+        >>> rows = (("a", 1, 60), ("b", 2, 59), ("c", 3, 70))
+        >>> three = [Point(name, "A", "paper", x, top1, "") for name, x, top1 in rows]
+        >>> [point.name for point in pareto_front(three)]
+        ['a', 'c']
+    """
+    front: list[Point] = []
+    placed = [point for point in points if point.top1 is not None]
+    for point in sorted(placed, key=lambda point: (point.x, -(point.top1 or 0.0))):
+        if not front or (point.top1 or 0.0) > (front[-1].top1 or 0.0):
+            front.append(point)
+    return front
 
 
 def _counted(results: Records) -> list[Mapping[str, Any]]:

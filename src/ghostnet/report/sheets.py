@@ -16,6 +16,7 @@ from ghostnet.report.points import Point, figure6, figure7
 from ghostnet.report.tables import text_table
 
 COLOURS = ("red", "green", "blue")
+_DRAWN = "`ghostnet report` draws it: on its page, and in docs/ as an SVG file."
 
 
 @dataclass(frozen=True)
@@ -218,15 +219,15 @@ def _plot(points: list[Point], unit: str, form: str) -> list[Sheet]:
         )
         for point in points
     ]
-    return [Sheet(("network", "whose", unit, "top-1 %", "accuracy is"), rows)]
+    return [Sheet(("network", "whose", unit, "top-1 %", "accuracy is"), rows, notes=(_DRAWN,))]
 
 
 def _figure7(results: Records) -> list[Sheet]:
     sheet = _plot(figure7(results), "latency ms", ".2f")[0]
     if records_of("figure7", results):
         return [sheet]
-    note = "Ours: not run. `ghostnet bench … --result results/deploy/NAME.json` writes what this plot reads."
-    return [Sheet(sheet.header, sheet.rows, notes=(note,))]
+    note = "Ours: not run. `ghostnet bench … --result results/figure7/NAME.json` writes what this plot reads."
+    return [Sheet(sheet.header, sheet.rows, notes=(note, _DRAWN))]
 
 
 _MAKERS: dict[str, Callable[[Records], list[Sheet]]] = {

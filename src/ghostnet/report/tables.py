@@ -83,12 +83,12 @@ def speedup_line(result: Mapping[str, Any]) -> str:
     return f"Speed-up: {theory} x in MACs, {measured} x measured (ONNX Runtime, one thread, batch 1)"
 
 
-def readme_section(results: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str = "results") -> str:
-    """Return the Markdown that stands between the README's markers.
+def runs_section(results: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str = "results") -> str:
+    """Return the demo's table, and one of single networks that were trained or evaluated.
 
     Args:
         results: from `read_results`.
-        link_root: folder of the results as seen from the README.
+        link_root: folder of the results as seen from the document.
     """
     demos = [(path, result) for path, result in results if result["exhibit"] == "demo"]
     runs = single_runs(results)
