@@ -16,7 +16,7 @@ from ghostnet.deploy.targets import require_to_open, require_to_write
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_group
 
-NAMES = ("litert", "ncnn", "onnx", "openvino")
+NAMES = ("litert", "mnn", "ncnn", "onnx", "openvino")
 SIZE = (3, 8, 8)
 
 

@@ -15,7 +15,7 @@ from ghostnet.deploy import TARGETS, Session, export, load
 from ghostnet.nn import GhostConv2d
 
 TOLERANCE = 1e-4
-NAMES = ("litert", "ncnn", "onnx", "openvino")
+NAMES = ("litert", "mnn", "ncnn", "onnx", "openvino")
 QUICK = [
     (name, seed) for seed in (2, 5) for name in NAMES if (name, seed) != ("litert", 5)
 ]  # that one takes 4 s

@@ -58,6 +58,16 @@ def test_a_plan_says_how_many_layers_and_how_fast() -> None:
     assert row[:6] == ("resnet50", "OpenVINO", "int8", "2 of 3", "0.788", "–")
 
 
+def test_arm_rows_say_both_differences() -> None:
+    row = {"network": "net", "input_size": [3, 64, 48], "runtime": "mnn", "version": "3.6.1"}
+    row |= {"against_here": 1.25e-7, "against_pytorch": 5e-7}
+    text = deploy_part([record("arm", {"name": "emulated"}, {"rows": [row], "qemu": "10.0.13"})])
+    cells = (
+        "| net | 64x48 | MNN 3.6.1 | 1.2e-07 | 5.0e-07 | QEMU 10.0.13 | [record](results/arm/emulated.json) |"
+    )
+    assert cells in text
+
+
 def test_nothing_run_is_nothing_said() -> None:
     assert deploy_part([]) == ""
     text = deploy_part([planned()])

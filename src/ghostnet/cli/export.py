@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ghostnet.data import Preprocessing
 
 # The names are repeated here so that `--help` and a wrong name are answered without numpy or torch.
-TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn")
-_TARGET_HELP = "onnx (.onnx), openvino (.xml, .bin), litert (.tflite) or ncnn (.param, .bin)."
+TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn")
+_TARGET_HELP = "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin) or mnn (.mnn)."
 _PASSES_HELP = "Names of the rewrites, with commas; default: the runtime's own set."
 
 

@@ -87,7 +87,7 @@ def export(
 
     Args:
         model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched.
-        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn".
+        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn".
         path: the file to write, with the target's ending; OpenVINO (.xml) and ncnn (.param) keep their weights in
             a .bin beside it. The manifest is `<path>.json`.
         input_size: shape of one input without the batch.

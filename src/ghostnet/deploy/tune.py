@@ -19,10 +19,10 @@ from ghostnet.deploy.export import export
 from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.passes import checked_passes, default_passes
 from ghostnet.deploy.session import load
+from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
 from ghostnet.measure import environment, time_interleaved
 
-_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "ncnn": ".param"}
 _BASE = ("squeeze_excite", "fold_batch_norm", "head")
 CANDIDATES: tuple[tuple[str, ...], ...] = (
     (),
@@ -145,7 +145,7 @@ def _exported(
         if code in seen:
             continue
         seen.add(code)
-        path = folder / f"{number}{_SUFFIXES.get(target, '')}"
+        path = folder / f"{number}{target_named(target).suffixes[0]}"
         export(network, target, path, input_size=size, optimized=False)
         paths[names] = path
     return paths

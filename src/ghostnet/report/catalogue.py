@@ -15,7 +15,7 @@ from ghostnet.report.comparison import compare
 
 Records = Sequence[tuple[Path, Mapping[str, Any]]]
 DONE, PARTLY, NOT_RUN = "done", "partly", "not run"
-RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn"}
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn", "mnn": "MNN"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables of deployment: latency (`results/deploy`), int8 beside float (`results/int8`), plans (`results/plan`)."""
+"""Tables of deployment from `results/`: latency (`deploy`), int8 beside float (`int8`), plans (`plan`), ARM (`arm`)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _INT8_HEADER = (
     *("float MB", "int8 MB", "layers in float", "records"),
 )
 _PLAN_HEADER = ("network", "runtime", "precision", "layers ghosted", "time ratio", "all ghosted", "record")
+_ARM_HEADER = ("network", "input", "runtime", "to x86", "to PyTorch", "emulator", "record")
 
 Results = Sequence[tuple[Path, Mapping[str, Any]]]
 
 
 def deploy_part(results: Results, link_root: str = "results") -> str:
-    """Return the Markdown of all three tables, empty where nothing was run.
+    """Return the Markdown of all tables, empty where nothing was run.
 
     Args:
         results: from `read_results`.
@@ -41,6 +42,13 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
             f"same runtime, one thread, batch 1, {place.get('cpu', 'unknown processor')} ({features}):"
         )
         parts.append(f"{title}\n\n{markdown_table(_PLAN_HEADER, plans)}")
+    emulated = arm_rows(results, link_root)
+    if emulated:
+        title = (
+            "Outputs on emulated 64-bit ARM (`scripts/check_on_arm.py`), largest difference over the largest output, "
+            "float32:"
+        )
+        parts.append(f"{title}\n\n{markdown_table(_ARM_HEADER, emulated)}")
     return "\n\n".join(parts)
 
 
@@ -112,6 +120,24 @@ def latency_summary(results: Results, link_root: str = "results") -> str:
     header = ("runtime", "network", "ms", *(f"time / {name}" for name in others), "record")
     table = markdown_table(header, rows)
     return f"GhostNet as exported here, beside others' plain exports ([more](deploy.md)):\n\n{table}"
+
+
+def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
+    """Return a row for each network in each runtime that ran on an emulated processor."""
+    return [
+        (
+            str(row["network"]),
+            "x".join(map(str, row["input_size"][1:])),
+            f"{RUNTIMES.get(row['runtime'], row['runtime'])} {row['version']}",
+            f"{row['against_here']:.1e}",
+            f"{row['against_pytorch']:.1e}",
+            f"QEMU {result['metrics']['qemu']}",
+            f"[record]({link_root}/{path.as_posix()})",
+        )
+        for path, result in results
+        if result["exhibit"] == "arm"
+        for row in result["metrics"]["rows"]
+    ]
 
 
 def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ghostnet.deploy.targets.litert import LiteRT
+from ghostnet.deploy.targets.mnn import Mnn
 from ghostnet.deploy.targets.ncnn import Ncnn
 from ghostnet.deploy.targets.onnx import Onnx
 from ghostnet.deploy.targets.openvino import OpenVINO
 from ghostnet.deploy.targets.target import Runner, Target, require_to_open, require_to_write
 from ghostnet.errors import InputError, unknown_name
 
-TARGETS: dict[str, Target] = {target.name: target for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn())}
+TARGETS: dict[str, Target] = {target.name: target for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn())}
 
 __all__ = [
     "TARGETS",

@@ -38,30 +38,11 @@ class Onnx:
     ) -> dict[str, int]:
         """Write one file; `metadata` goes into its properties."""
         import onnx
-        import torch
 
-        from ghostnet.deploy.optimize import passes_of
-        from ghostnet.deploy.passes.onnx_pooling import with_global_pools_
-
-        with quiet_python():
-            torch.onnx.export(
-                model,
-                (example,),
-                str(path),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-                input_names=["images"],
-                output_names=["logits"],
-            )
-        proto = onnx.load(str(path))
+        proto = exported(model, path, example)
         onnx.helper.set_model_props(proto, dict(metadata))
         for node in proto.graph.node:
             del node.metadata_props[:]  # the exporter's stack traces name paths of this machine
-        if passes_of(model):  # a plain export stays what PyTorch makes of it
-            with_global_pools_(proto.graph)
         onnx.checker.check_model(proto)
         path.write_bytes(proto.SerializeToString())
         return dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
@@ -76,6 +57,39 @@ class Onnx:
         return OnnxRunner(
             onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         )
+
+
+def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
+    """Return what PyTorch's exporter makes of the network, with its notes on where each node comes from.
+
+    Args:
+        model: in eval mode.
+        path: a file that is written on the way.
+        example: an input `(N, C, H, W)`; the batch stays free.
+    """
+    import onnx
+    import torch
+
+    from ghostnet.deploy.optimize import passes_of
+    from ghostnet.deploy.passes.onnx_pooling import with_global_pools_
+
+    with quiet_python():
+        torch.onnx.export(
+            model,
+            (example,),
+            str(path),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+    proto = onnx.load(str(path))
+    if passes_of(model):  # a plain export stays what PyTorch makes of it
+        with_global_pools_(proto.graph)
+    return proto
 
 
 class OnnxRunner:

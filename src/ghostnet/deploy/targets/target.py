@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import io
 import logging
@@ -147,14 +148,25 @@ def quiet_python() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_native() -> Iterator[None]:
-    """Keep what a C++ library prints off this process's stderr; its verdict comes as a code or an error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    """Keep what a C++ library prints off this process's terminal; its verdict comes as a code or an error."""
+    _flush_streams()
+    kept = {stream: os.dup(stream) for stream in (1, 2)}
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        for stream in kept:
+            os.dup2(nowhere, stream)
         yield
     finally:
-        os.dup2(kept, 2)
+        _flush_streams()
+        for stream, copy in kept.items():
+            os.dup2(copy, stream)
+            os.close(copy)
         os.close(nowhere)
-        os.close(kept)
+
+
+def _flush_streams() -> None:
+    """Write out what Python and C hold back: each text goes where its stream led when it was printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(TypeError, OSError, AttributeError):  # Windows has no library of that name
+        ctypes.CDLL(None).fflush(None)

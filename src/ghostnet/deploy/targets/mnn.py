@@ -1,0 +1,139 @@
+"""MNN files (.mnn, weights in float32, dynamic batch), converted from the ONNX export, and MNN on the CPU.
+
+The package's own command `mnnconvert` is not used: it installs a logging client and reports what was converted. The
+function below it does neither, and runs in a process of its own, since it prints and may end the process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ghostnet.deploy.targets.target import quiet_native
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"  # answers True for a failure, too
+_MISSING = re.compile(r"These Op Not Support: *(?:\w+::)?(\w+)")
+_FX_OPERATOR = re.compile(r"\btarget=torch\.ops\.([\w.]+)")
+_FX_NODE = "pkg.torch.onnx.fx_node"  # the exporter's note on a node
+
+
+class Mnn:
+    """The target "mnn"."""
+
+    name = "mnn"
+    runtime = "MNN"
+    kind = "MNN"
+    extra = "export"
+    package = "MNN"
+    write_modules: tuple[str, ...] = ("onnx", "onnxscript")
+    open_module = "MNN"
+    suffixes: tuple[str, ...] = (".mnn",)
+    precisions: tuple[str, ...] = ("fp32",)
+    traces = False
+    dynamic_batch = True
+
+    def write(
+        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Write one file; the input's size and `metadata` go into its free text ("bizCode").
+
+        Raises:
+            ValueError: MNN lacks an operator, with PyTorch's name of it.
+            RuntimeError: the converter failed.
+        """
+        from ghostnet.deploy.targets.onnx import exported
+
+        text = json.dumps({"input": list(example.shape[1:]), "metadata": dict(metadata)})
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "net.onnx"
+            proto = exported(model, source, example)
+            source.write_bytes(proto.SerializeToString())
+            command = [sys.executable, "-c", _CONVERT, "-f", "ONNX", "--modelFile", str(source)]
+            done = subprocess.run(
+                [*command, "--MNNModel", str(path), "--bizCode", text],
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+        missing = _MISSING.search(done.stdout + done.stderr)
+        if missing:
+            raise ValueError(f"MNN has no operator {_in_pytorch(missing[1], proto.graph)}")
+        if done.returncode != 0 or not path.is_file():
+            last = ((done.stderr or done.stdout).strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"MNN's converter ended with code {done.returncode}: {last}")
+        return dict(sorted(Counter(variable.op_type for variable in _variables(path).values()).items()))
+
+    def open(self, path: Path, *, threads: int, precision: str) -> MnnRunner:  # noqa: ARG002  (there is but one)
+        """Load a file."""
+        with quiet_native():
+            import MNN
+
+            try:
+                module = MNN.nn.load_module_from_file(
+                    str(path),
+                    [],  # all inputs and outputs, as the file names them
+                    [],
+                    precision_mode=MNN.expr.PrecisionMode.High,  # else float16 on ARM
+                    thread_num=threads,
+                    shape_mutable=False,
+                )
+            except SystemError as error:  # its binding's answer to any failure; the reason was printed
+                raise ValueError("it is truncated or of another kind") from error
+            return MnnRunner(module, path)
+
+
+class MnnRunner:
+    """A file in MNN."""
+
+    def __init__(self, module: Any, path: Path) -> None:
+        self._module = module
+        self.metadata: dict[str, str] = {}
+        try:
+            texts = json.loads(module.get_info()["bizCode"])
+            self.metadata = {str(key): str(value) for key, value in texts["metadata"].items()}
+            self.input_size: tuple[Any, ...] = tuple(int(size) for size in texts["input"])
+            self.batch: int | None = None
+        except (ValueError, TypeError, KeyError, AttributeError):  # a file from elsewhere
+            shape = _variables(path)[module.get_info()["inputNames"][0]].shape
+            self.input_size = tuple(size if size > 0 else "any" for size in shape[1:])
+            self.batch = max(shape[0], 1)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return a copy of the first output, whose memory is MNN's."""
+        import MNN
+
+        output = self._module.forward(MNN.expr.const(images, list(images.shape), MNN.expr.NCHW))
+        if output.data_format != MNN.expr.NCHW:
+            output = MNN.expr.convert(output, MNN.expr.NCHW)
+        return np.array(output.read())
+
+
+def _variables(path: Path) -> dict[str, Any]:
+    """Return the results of all operators of a file by name."""
+    with quiet_native():
+        import MNN
+
+        return dict(MNN.expr.load_as_dict(str(path)))
+
+
+def _in_pytorch(operator: str, graph: Any) -> str:
+    """Return ONNX's name of an operator and PyTorch's for the first node that has it."""
+    for node in graph.node:
+        notes = {note.key: note.value for note in node.metadata_props}
+        found = _FX_OPERATOR.search(notes.get(_FX_NODE, ""))
+        if node.op_type == operator and found:
+            return f"{operator} ({found[1]})"
+    return operator
