@@ -74,7 +74,9 @@ def debian_tree(folder: Path, architecture: str, packages: tuple[str, ...], mirr
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
         shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"mmdebstrap failed: {(errors or ['no message'])[0]}; is {mirror} a mirror of Debian?")
+        raise InputError(
+            f"mmdebstrap failed: {(errors or ['no message'])[0]}; is {mirror} a mirror of Debian?"
+        )
     if not (folder / "lib").exists():
         (folder / "lib").symlink_to("usr/lib")  # the link that a package's script would make
 
@@ -193,8 +195,16 @@ def main() -> None:
         for name, (model, size) in networks().items():
             for target in given.runtimes.split(","):
                 rows.append(compared(machine, name, model, size, target))
-                print("{network}, {runtime} {version} on {machine}: largest relative difference".format(**rows[-1]))
-                print("  {against_here:.1e} to this machine, {against_pytorch:.1e} to PyTorch".format(**rows[-1]))
+                print(
+                    "{network}, {runtime} {version} on {machine}: largest relative difference".format(
+                        **rows[-1]
+                    )
+                )
+                print(
+                    "  {against_here:.1e} to this machine, {against_pytorch:.1e} to PyTorch".format(
+                        **rows[-1]
+                    )
+                )
     except InputError as error:
         sys.exit(f"error: {error}")
     worst = max(max(row["against_here"], row["against_pytorch"]) for row in rows)
