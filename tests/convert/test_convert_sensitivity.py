@@ -168,7 +168,24 @@ def test_bad_input(tmp_path):
         sensitivity(model, None)
     with pytest.raises(InputError, match="no layer can be ghosted with these ratios"):
         sensitivity(model, IMAGES, layers=lambda *_: False)
+    with pytest.raises(InputError, match=r"`ratios` \(=2\) must be several values of s, such as \(2, 3, 4\)"):
+        sensitivity(model, IMAGES, ratios=2)
+    with pytest.raises(InputError, match=r"sensitivity needs a torch.nn.Module, not str; build the model"):
+        sensitivity("resnet20", IMAGES)
+    with pytest.raises(InputError, match="`calibration` has NaN or infinite values in 1 of 16 images"):
+        sensitivity(model, torch.where(torch.arange(16)[:, None, None, None] == 3, torch.nan, IMAGES))
+    with pytest.raises(InputError, match=r"does not run on `calibration` of shape \(16, 2, 10, 10\)"):
+        sensitivity(model, IMAGES[:, :2])
+    damaged = network()
+    damaged[-1].bias.data[0] = torch.nan
+    with pytest.raises(InputError, match="the network answers `calibration` with NaN or infinity"):
+        sensitivity(damaged, IMAGES, file=tmp_path / "damaged.json")
+    assert not list(tmp_path.iterdir())
     found = sensitivity(model, IMAGES, ratios=(2,), file=tmp_path / "costs.json")
+    with pytest.raises(InputError, match="unknown layer '33'"):
+        found.cost({"33": 2})
+    with pytest.raises(InputError, match="ratio 5 was not measured for layer 3; 1, 2 are known"):
+        found.cost({"3": 5})
     with pytest.raises(InputError, match=r"`macs` \(=1.5\) must be a share"):
         found.ratios(1.5)
     with pytest.raises(
@@ -177,6 +194,9 @@ def test_bad_input(tmp_path):
         found.ratios(0.1)
     with pytest.raises(InputError, match="belongs to another network, other images or settings"):
         sensitivity(model, IMAGES, ratios=(3,), file=tmp_path / "costs.json")
+    (tmp_path / "other.json").write_text((tmp_path / "costs.json").read_text()[:40])
+    with pytest.raises(InputError, match="holds no measured costs of layers; name another file"):
+        sensitivity(model, IMAGES, file=tmp_path / "other.json")
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(InputError, match="holds no measured costs of layers; name another file"):
         sensitivity(model, IMAGES, file=tmp_path / "other.json")

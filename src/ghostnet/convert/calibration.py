@@ -62,6 +62,14 @@ def _checked(batch: object) -> Tensor:
     return batch.detach()
 
 
+def on_device_of(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
+    """Return the batches on the model's device, in the type of its parameters."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return list(batches)
+    return [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches]
+
+
 def check_images_fit(model: nn.Module, images: Tensor, *, name: str) -> None:
     """Raise unless the model runs on images like these.
 

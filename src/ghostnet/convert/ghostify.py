@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ghostnet.convert.calibration import calibration_batches, check_images_fit
+from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
 from ghostnet.convert.graph import ConvUnit, copy_model, find_units
 from ghostnet.convert.order import absorb_channel_orders_
 from ghostnet.convert.report import ConversionReport
@@ -130,10 +130,7 @@ def example_of(model: nn.Module, example_input: Tensor | None, batches: list[Ten
     if example_input is not None and not (isinstance(example_input, Tensor) and example_input.dim() == 4):
         raise InputError("`example_input` must be a tensor of shape (N, C, H, W)")
     given = example_input if example_input is not None else (batches[0] if batches else None)
-    parameter = next(model.parameters(), None)
-    if given is None or parameter is None:
-        return given
-    return given[:1].to(device=parameter.device, dtype=parameter.dtype)
+    return None if given is None else on_device_of(model, [given[:1]])[0]
 
 
 def _units(model: nn.Module, example: Tensor | None) -> list[ConvUnit]:
@@ -173,7 +170,7 @@ def _initialise_(
     batches: list[Tensor] | None,
 ) -> dict[str, float]:
     """Give the new layers their weights; return the relative reconstruction error of each, if it is known."""
-    placed = None if batches is None else _on_device_of(model, batches)
+    placed = None if batches is None else on_device_of(model, batches)
     if init == "dense":
         from ghostnet.convert.sequential import initialise_from_dense_
 
@@ -188,8 +185,3 @@ def _initialise_(
     if placed is not None:
         reestimate_batch_norm_(ghost_model, placed)
     return {}
-
-
-def _on_device_of(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
-    parameter = next(model.parameters())
-    return [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches]

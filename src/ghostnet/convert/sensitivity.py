@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.convert.allocate import allocate
-from ghostnet.convert.calibration import calibration_batches, check_images_fit
+from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
 from ghostnet.convert.graph import ConvUnit, copy_model, find_units
 from ghostnet.convert.layer_fit import FitOptions, LayerFit
 from ghostnet.convert.observe import Pairs, observe
@@ -31,7 +31,7 @@ from ghostnet.convert.select import (
     select_layers,
 )
 from ghostnet.convert.surgery import ghost_like
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import atomic_write
 from ghostnet.measure import profile
 from ghostnet.nn.edits import replace_module_
@@ -111,10 +111,21 @@ class Sensitivity:
         }
         return {name: ratio for name, ratio in picked.items() if ratio > 1}
 
-    def cost(self, ratios: dict[str, int]) -> float:
-        """Return the summed cost of a choice of ratios."""
-        costs = {layer.name: layer.costs for layer in self.layers}
-        return sum(costs[name][ratio] for name, ratio in ratios.items() if ratio > 1)
+    def cost(self, ratios: Mapping[str, int]) -> float:
+        """Return the summed cost of a choice of ratios; 1 leaves a layer plain.
+
+        Raises:
+            InputError: a layer or ratio that was not measured.
+        """
+        costs = {layer.name: {1: 0.0, **layer.costs} for layer in self.layers}
+        for name, ratio in ratios.items():
+            if name not in costs:
+                raise unknown_name("layer", name, costs)
+            if ratio not in costs[name]:
+                raise InputError(
+                    f"ratio {ratio!r} was not measured for layer {name}; {', '.join(map(str, costs[name]))} are known"
+                )
+        return sum(costs[name][ratio] for name, ratio in ratios.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as what JSON can hold."""
@@ -167,91 +178,116 @@ def sensitivity(
         >>> found.ratios(macs=0.7)
         {'2': 2}
     """
-    tried = sorted({check_ratio(ratio) for ratio in ratios})
-    if not tried or tried[0] < 2:
-        raise InputError(
-            f"`ratios` (={list(ratios)}) must be integers of at least 2; plain layers cost nothing"
-        )
+    tried = _checked_ratios(ratios)
     cheap_kernel_size = check_cheap_kernel_size(cheap_kernel_size)
     batches = calibration_batches(calibration)
     if batches is None:
         raise InputError("sensitivity looks at images: give `calibration`; 512 are enough")
-    parameter = next(model.parameters())
-    batches = [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches]
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"sensitivity needs a torch.nn.Module, not {type(model).__name__}; build the model first"
+        )
     dense = copy_model(model).eval()
+    batches = on_device_of(dense, batches)
     check_images_fit(dense, batches[0], name="calibration")
-    units = find_units(dense, batches[0][:1])
-    chosen = {
+    wanted = _candidates(dense, find_units(dense, batches[0][:1]), layers, tried, cheap_kernel_size)
+    counted = profile(dense, tuple(batches[0].shape[1:]))
+    macs = {layer.name: layer.macs for layer in counted.layers}
+    measure = _Measurement(dense, batches, tried, cheap_kernel_size, file)
+    measured: list[LayerSensitivity] = []
+    with Progress("sensitivity", total=len(wanted), unit="layers", enabled=progress) as bar:
+        for unit, allowed in wanted.items():
+            measured.append(measure.layer(unit, allowed, macs[unit.name]))
+            bar.update(1, unit.name)
+    return Sensitivity(tuple(measured), counted.macs, measure.unit_of_cost, measure.settings)
+
+
+def _checked_ratios(ratios: object) -> list[int]:
+    if not isinstance(ratios, Iterable):
+        raise InputError(f"`ratios` (={ratios!r}) must be several values of s, such as (2, 3, 4)")
+    tried = sorted({check_ratio(ratio) for ratio in ratios})
+    if not tried or tried[0] < 2:
+        raise InputError(f"`ratios` (={tried}) must be integers of at least 2; plain layers cost nothing")
+    return tried
+
+
+def _candidates(
+    dense: nn.Module,
+    units: list[ConvUnit],
+    layers: LayerSelection,
+    tried: list[int],
+    cheap_kernel_size: int,
+) -> dict[ConvUnit, list[int]]:
+    """Return the ratios that each convolution can have, where there are any."""
+    reasons = {
         ratio: select_layers(dense, units, layers, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
         for ratio in tried
     }
-    wanted = {unit: [ratio for ratio in tried if chosen[ratio][unit.name] is None] for unit in units}
-    wanted = {unit: allowed for unit, allowed in wanted.items() if allowed}
-    if not wanted:
+    wanted = {unit: [ratio for ratio in tried if reasons[ratio][unit.name] is None] for unit in units}
+    if not any(wanted.values()):
         raise InputError("no layer can be ghosted with these ratios; `layers` may leave all of them out")
-    first, last = _head(batches, _FIT_IMAGES), _tail(batches, _COST_IMAGES)
-    settings = {
-        "ratios": tried,
-        "cheap_kernel_size": cheap_kernel_size,
-        "fit_images": sum(map(len, first)),
-        "cost_images": sum(map(len, last)),
-    }
-    counted = profile(dense, tuple(batches[0].shape[1:]))
-    macs = {layer.name: layer.macs for layer in counted.layers}
-    notes = _Notes(None if file is None else Path(file), _fingerprint(dense, batches, settings))
-    answers = [_tensors(dense(batch)) for batch in last]
-    measured: list[LayerSensitivity] = []
-    with Progress("sensitivity", total=len(wanted), unit="layers", enabled=progress) as bar:
-        for unit, pairs in _walk(dense, first, wanted):
-            layer = _layer(
-                dense, unit, pairs, wanted[unit], (answers, last), notes, macs[unit.name], settings
+    return {unit: allowed for unit, allowed in wanted.items() if allowed}
+
+
+class _Measurement:
+    """A network, the images that layers are fitted to, and those that it is asked about.
+
+    Args:
+        dense: the network in evaluation mode; layers of it are exchanged for a moment.
+        batches: calibration images.
+        tried: ratios.
+        cheap_kernel_size: d.
+        file: keeps the costs, or None.
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        batches: list[Tensor],
+        tried: list[int],
+        cheap_kernel_size: int,
+        file: str | Path | None,
+    ) -> None:
+        first, last = _head(batches, _FIT_IMAGES), _tail(batches, _COST_IMAGES)
+        self.settings: dict[str, Any] = {
+            "ratios": tried,
+            "cheap_kernel_size": cheap_kernel_size,
+            "fit_images": sum(map(len, first)),
+            "cost_images": sum(map(len, last)),
+        }
+        self._dense = dense
+        answers = [_tensors(dense(batch)) for batch in last]
+        if not all(bool(tensor.isfinite().all()) for one in answers for tensor in one):
+            raise InputError(
+                "the network answers `calibration` with NaN or infinity; its weights may be damaged"
             )
-            measured.append(layer)
-            bar.update(1, unit.name)
-    kind = "KL divergence" if _are_logits(answers) else "relative squared error"
-    return Sensitivity(tuple(measured), counted.macs, kind, settings)
+        self._asked = answers, last
+        self.unit_of_cost = "KL divergence" if _are_logits(answers) else "relative squared error"
+        self._source = observe(dense, dense, first)
+        self._notes = _Notes(file, lambda: _fingerprint(dense, batches, self.settings))
 
-
-def _walk(
-    dense: nn.Module, batches: list[Tensor], wanted: dict[ConvUnit, list[int]]
-) -> Iterator[tuple[ConvUnit, Callable[[], Pairs | None]]]:
-    """Give each candidate in execution order, with what its input and output are, if somebody asks."""
-    source = observe(dense, dense, batches)
-    for unit in wanted:
-        yield unit, lambda unit=unit: source.pairs(unit)  # type: ignore[misc]
-
-
-def _layer(
-    dense: nn.Module,
-    unit: ConvUnit,
-    pairs: Callable[[], Pairs | None],
-    ratios: list[int],
-    asked: tuple[list[list[Tensor]], list[Tensor]],
-    notes: _Notes,
-    macs: int,
-    settings: dict[str, Any],
-) -> LayerSensitivity:
-    convolution = dense.get_submodule(unit.name)
-    assert isinstance(convolution, nn.Conv2d)
-    costs, macs_at = {}, {}
-    shared: dict[Any, Any] = {}  # the moments of a layer serve all ratios
-    seen: Pairs | None = None
-    for ratio in ratios:
-        ghost = ghost_like(
-            convolution, {"ratio": ratio, "cheap_kernel_size": settings["cheap_kernel_size"]}
-        ).eval()
-        weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
-        macs_at[ratio] = round(macs * weights / convolution.weight.numel())
-        known = notes.get(unit.name, ratio)
-        if known is None:
-            if seen is None and convolution.groups == 1:
-                seen = pairs()
-            norm = None if unit.norm is None else copy.deepcopy(dense.get_submodule(unit.norm))
-            LayerFit(convolution, ghost, norm, seen, FitOptions(), shared).run()
-            known = _cost(dense, {unit.name: ghost, unit.norm or "": norm}, asked)
-            notes.put(unit.name, ratio, known)
-        costs[ratio] = known
-    return LayerSensitivity(unit.name, macs, costs, macs_at)
+    def layer(self, unit: ConvUnit, ratios: list[int], macs: int) -> LayerSensitivity:
+        """Measure one convolution in the ratios that it can have; called in execution order."""
+        convolution = self._dense.get_submodule(unit.name)
+        assert isinstance(convolution, nn.Conv2d)
+        costs, macs_at = {}, {}
+        moments: dict[Any, Any] = {}  # they serve all ratios
+        seen: Pairs | None = None
+        for ratio in ratios:
+            config = {"ratio": ratio, "cheap_kernel_size": self.settings["cheap_kernel_size"]}
+            ghost = ghost_like(convolution, config).eval()
+            weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
+            macs_at[ratio] = round(macs * weights / convolution.weight.numel())
+            known = self._notes.get(unit.name, ratio)
+            if known is None:
+                if seen is None and convolution.groups == 1:
+                    seen = self._source.pairs(unit)
+                norm = None if unit.norm is None else copy.deepcopy(self._dense.get_submodule(unit.norm))
+                LayerFit(convolution, ghost, norm, seen, FitOptions(), moments).run()
+                known = _cost(self._dense, {unit.name: ghost, unit.norm or "": norm}, self._asked)
+                self._notes.put(unit.name, ratio, known)
+            costs[ratio] = known
+        return LayerSensitivity(unit.name, macs, costs, macs_at)
 
 
 def _cost(
@@ -270,7 +306,8 @@ def _cost(
     if _are_logits(answers):
         before = torch.cat([one[0] for one in answers]).double().log_softmax(1)
         after = torch.cat([one[0] for one in moved]).double().log_softmax(1)
-        return max(0.0, float(F.kl_div(after, before, reduction="batchmean", log_target=True)))
+        # this order of arguments keeps NaN, which no choice takes
+        return max(float(F.kl_div(after, before, reduction="batchmean", log_target=True)), 0.0)
     error = power = 0.0
     for one, other in zip(answers, moved, strict=True):
         for wanted, found in zip(one, other, strict=True):
@@ -319,16 +356,23 @@ def _fingerprint(model: nn.Module, batches: list[Tensor], settings: dict[str, An
 
 
 class _Notes:
-    """Costs on disk, written as they are measured."""
+    """Costs on disk, written as they are measured; without a path nothing is kept.
 
-    def __init__(self, path: Path | None, fingerprint: str) -> None:
-        self._path = path
+    Args:
+        path: the file, or None.
+        fingerprint: of what the costs belong to; called where there is a path.
+    """
+
+    def __init__(self, path: str | Path | None, fingerprint: Callable[[], str]) -> None:
+        self._path = None if path is None else Path(path)
         self._costs: dict[str, float] = {}
-        self._head = {"kind": "ghostnet sensitivity", "fingerprint": fingerprint}
-        if path is None or not path.exists():
+        if self._path is None:
+            return
+        self._head = {"kind": "ghostnet sensitivity", "fingerprint": fingerprint()}
+        if not self._path.exists():
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(self._path.read_text(encoding="utf-8"))
             head = {key: found[key] for key in self._head}
             self._costs = {str(key): float(value) for key, value in found["costs"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ghostnet.convert.calibration import calibration_batches
+from ghostnet.convert.calibration import calibration_batches, on_device_of
 from ghostnet.convert.ghostify import example_of
 from ghostnet.convert.graph import copy_model, find_units
 from ghostnet.convert.pruning.budget import TOLERANCE, Budget
@@ -76,7 +76,7 @@ def prune(
         pruned=copy_model(dense),
         sites=sites,
         budget=Budget(dense, sites, input_size, macs),
-        batches=_placed(model, batches),
+        batches=on_device_of(model, batches or ()),
         labelled=[(images, labels.to(images.device)) for images, labels in _pairs(model, labelled)],
         sparsify=sparsify,
         seed=seed,
@@ -122,13 +122,8 @@ def _are_labels(labels: object, count: int) -> bool:
     return isinstance(labels, Tensor) and labels.shape == (count,) and not labels.is_floating_point()
 
 
-def _placed(model: nn.Module, batches: list[Tensor] | None) -> list[Tensor]:
-    parameter = next(model.parameters())
-    return [batch.to(device=parameter.device, dtype=parameter.dtype) for batch in batches or ()]
-
-
 def _pairs(model: nn.Module, labelled: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    images = _placed(model, [pair[0] for pair in labelled])
+    images = on_device_of(model, [pair[0] for pair in labelled])
     return list(zip(images, [pair[1] for pair in labelled], strict=True))
 
 
