@@ -32,6 +32,7 @@ import ghostnet
 from ghostnet.convert import ghostify
 from ghostnet.deploy import TARGETS, export, load, randomise_statistics_
 from ghostnet.deploy.optimize import relative_error
+from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
 from ghostnet.recipes.result import write_record
 
@@ -190,10 +191,11 @@ def main() -> None:
     started = time.monotonic()
     given.folder.mkdir(parents=True, exist_ok=True)
     try:
+        runtimes = [target_named(name).name for name in given.runtimes.split(",")]
         machine = Emulated(given.folder.resolve(), given.mirror or usual_mirror())
         rows = []
         for name, (model, size) in networks().items():
-            for target in given.runtimes.split(","):
+            for target in runtimes:
                 rows.append(compared(machine, name, model, size, target))
                 print(
                     "{network}, {runtime} {version} on {machine}: largest relative difference".format(
@@ -211,7 +213,11 @@ def main() -> None:
     metrics = {"rows": rows, "qemu": machine.version(), "tolerance": TOLERANCE, "batch": BATCH}
     if given.result:
         write_record(
-            given.result, metrics, seconds=time.monotonic() - started, recipe={"name": "check_on_arm"}
+            given.result,
+            metrics,
+            seconds=time.monotonic() - started,
+            recipe={"name": "check_on_arm"},
+            more={"command": " ".join(["python scripts/check_on_arm.py", *sys.argv[1:]])},
         )
     sys.exit(0 if worst <= TOLERANCE else 1)
 

@@ -113,15 +113,25 @@ def _source(folder: Path) -> str:
         (("--macs", "0.5", "--ratio", "2"), "--macs chooses a ratio for each layer; leave out --ratio"),
         (("--macs", "0.5", "--plan", "onnx"), "--macs chooses a ratio for each layer; leave out --plan"),
         (("--macs", "0.5", "--init", "random"), "leave out --init random"),
-        (("--costs", "costs.json"), "--costs keeps what --macs measures; give --macs too"),
+        (("--macs", "0.5", "--form", "ghostnet"), "leave out --form ghostnet"),
+        (("--costs", "costs.json"), "--costs keeps what --macs measures for method ghost; give --macs too"),
+        (("--method", "l1", "--macs", "0.5", "--costs", "c.json"), "--costs is for method ghost, not for l1"),
     ],
 )
 def test_convert_refuses_what_cannot_be(
     saved: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "ghost.safetensors"
+    _refused(capsys, saved, tmp_path / "ghost.safetensors", arguments, message)
+
+
+def _refused(
+    capsys: pytest.CaptureFixture[str], saved: Path, out: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """See a conversion end with one line that says so, and nothing written."""
     assert cli.run(["convert", str(saved), "-o", str(out), *arguments]) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not out.exists()
 
 
@@ -160,10 +170,7 @@ def test_convert_gives_each_layer_a_ratio_at_a_share_of_macs(
 def test_convert_refuses_redundant_layers_that_cannot_be(
     saved: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["convert", str(saved), "-o", str(tmp_path / "x.safetensors"), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    _refused(capsys, saved, tmp_path / "x.safetensors", arguments, message)
 
 
 def test_convert_takes_the_redundant_layers(
@@ -213,10 +220,7 @@ def test_convert_prunes_to_a_share_of_macs(
 def test_convert_refuses_what_cannot_be_pruned(
     saved: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["convert", str(saved), "-o", str(tmp_path / "x.safetensors"), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    _refused(capsys, saved, tmp_path / "x.safetensors", arguments, message)
 
 
 def test_untrained_names_are_refused_where_weights_matter(

@@ -15,6 +15,7 @@ from ghostnet.cli.cifar10 import (
     normalisation_of,
 )
 from ghostnet.cli.integer import integer, share
+from ghostnet.cli.measured import check_measured, measured_ratios
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import check_plan, convert_planned
@@ -118,12 +119,17 @@ def convert(
     if calibration is not None:
         check_data_name(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force)
-    if method == "ghost":
-        _check_macs(macs, ratio, init, plan, calibration, costs)
+    others = {
+        "--ratio": ratio is not None,
+        "--plan": plan is not None,
+        f"--init {init}": init != "dense",
+        f"--form {form}": form != "linear",
+    }
+    check_measured(macs, costs, calibration, method, others)
     redundant = redundant_share(layers, calibration, method)
     refuse_overwrite(out, force=force)
     from ghostnet import models
-    from ghostnet.convert import RandomInit, check_method, ghostify, sensitivity
+    from ghostnet.convert import RandomInit, check_method, ghostify
 
     check_method(method)
     model = open_network(network, weights, trained=init == "dense")
@@ -164,23 +170,16 @@ def convert(
         answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
         return
     chosen: int | dict[str, int] = ratio
-    if macs is not None:
-        images_alone = [batch for batch, _ in batches or []]
-        measured = sensitivity(
-            model,
-            images_alone,
-            cheap_kernel_size=cheap_kernel_size,
-            layers=layers or None,
-            file=costs,
-            progress=True,
+    if macs is not None and batches is not None:
+        chosen = measured_ratios(
+            model, batches, macs, cheap_kernel_size=cheap_kernel_size, layers=layers or None, costs=costs
         )
-        note(str(measured))
-        chosen = measured.ratios(macs)
+        layers = None  # the ratios name them
     ghost, report = ghostify(
         model,
         ratio=chosen,
         cheap_kernel_size=cheap_kernel_size,
-        layers=layers or None if macs is None else None,
+        layers=layers or None,
         init=RandomInit(seed) if init == "random" else init,
         calibration=batches,
         example_input=example,
@@ -189,30 +188,6 @@ def convert(
     models.save(ghost, out, force=force, info=_info(network, model))
     note(f"wrote {out}")
     answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
-
-
-def _check_macs(
-    macs: float | None,
-    ratio: int | None,
-    init: str,
-    plan: str | None,
-    calibration: str | None,
-    costs: Path | None,
-) -> None:
-    """Refuse what makes no sense with `--macs`, before anything slow is loaded."""
-    if macs is None:
-        if costs is not None:
-            raise InputError("--costs keeps what --macs measures; give --macs too")
-        return
-    for name, value in (("--ratio", ratio), ("--plan", plan)):
-        if value is not None:
-            raise InputError(f"--macs chooses a ratio for each layer; leave out {name}, or --macs")
-    if init != "dense":
-        raise InputError(
-            "--macs measures layers fitted to the network's own weights; leave out --init random"
-        )
-    if calibration is None:
-        raise InputError("--macs measures on images what each layer costs: give --calibration cifar10")
 
 
 def _pruned(

@@ -28,11 +28,10 @@ def convert_network(
     """
     calibration = sets.calibration()
     if recipe.method == "ghost":
-        images = [batch for batch, _ in calibration]
         ratio: int | dict[str, int] = recipe.convert_ratio
         if recipe.allocation == "measured":
             measured = sensitivity(
-                dense, images, cheap_kernel_size=recipe.cheap_kernel_size, progress=progress
+                dense, calibration, cheap_kernel_size=recipe.cheap_kernel_size, progress=progress
             )
             ratio = measured.ratios(recipe.macs)
         return ghostify(
@@ -40,7 +39,7 @@ def convert_network(
             ratio=ratio,
             cheap_kernel_size=recipe.cheap_kernel_size,
             init=recipe.convert_init,
-            calibration=images,
+            calibration=calibration,
         )
     return prune(
         dense,
