@@ -86,6 +86,22 @@ def test_costs_are_what_the_conversion_of_one_layer_does():
     assert json.loads(json.dumps(found.to_dict()))["macs"] == found.macs
 
 
+def test_a_layer_too_large_for_its_patch_moments_costs_the_same_in_any_company():
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(3, 72, 1), nn.Conv2d(72, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    together = sensitivity(model, IMAGES, ratios=(2, 4)).layers[0].costs
+    assert together == {
+        ratio: sensitivity(model, IMAGES, ratios=(ratio,)).layers[0].costs[ratio] for ratio in (2, 4)
+    }
+    ghost, _ = ghostify(model, ratio={"1": 4}, calibration=IMAGES)
+    with torch.no_grad():
+        wanted, got = model(IMAGES).log_softmax(1), ghost(IMAGES).log_softmax(1)
+    cost = float((wanted.exp() * (wanted - got)).sum(1).mean())
+    assert together[4] == pytest.approx(cost, rel=1e-3, abs=1e-7)
+
+
 def test_the_choice_meets_the_budget_at_the_least_summed_cost():
     found = sensitivity(network(), IMAGES, ratios=(2, 4))
     for share in (0.9, 0.6, 0.45):
