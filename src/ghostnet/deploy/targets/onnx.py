@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostnet.deploy.targets.target import quiet_python
+from ghostnet.quiet import quiet_python
 
 if TYPE_CHECKING:
     import torch

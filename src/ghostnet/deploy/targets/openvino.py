@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostnet import openvino_core
-from ghostnet.deploy.targets.target import quiet_native, quiet_python
 from ghostnet.errors import InputError
+from ghostnet.quiet import quiet_native, quiet_python
 
 if TYPE_CHECKING:
     import torch
