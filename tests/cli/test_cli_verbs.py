@@ -148,6 +148,11 @@ def test_convert_gives_each_layer_a_ratio_at_a_share_of_macs(
     assert all(name.startswith("layer1.") for name in report["settings"]["ratio"])
     assert len(json.loads(costs.read_text())["costs"]) == 6 * 3
     assert _json(capsys, "profile", str(out))["macs"] == report["macs_after"]
+    low = (*measured[:5], "0.1", "--costs", str(tmp_path / "low.json"))
+    _refused(
+        capsys, saved, tmp_path / "low.safetensors", low, "`macs` (=0.1) cannot be reached: ratios up to 4"
+    )
+    assert not (tmp_path / "low.json").exists(), "refused before anything was measured"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,13 @@ def measured_ratios(
     from ghostnet.convert import sensitivity
 
     found = sensitivity(
-        model, batches, cheap_kernel_size=cheap_kernel_size, layers=layers, file=costs, progress=True
+        model,
+        batches,
+        cheap_kernel_size=cheap_kernel_size,
+        layers=layers,
+        macs=macs,
+        file=costs,
+        progress=True,
     )
     note(str(found))
     return found.ratios(macs)
