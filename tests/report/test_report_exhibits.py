@@ -165,6 +165,20 @@ def test_page_is_whole_and_escapes_and_embeds_pictures(results: Path) -> None:
     assert 'name="viewport"' in page
 
 
+def test_commands_are_set_as_code_and_shares_above_one_are_explained() -> None:
+    found = read_results(_ROOT / "results")
+    page, _ = exhibits_page(found, _ROOT / "results")
+    assert "needs <code>ghostnet bench … --result results/figure7/…json</code>." in page
+    assert "`" not in page
+    text = exhibit_text("table2", found)
+    parts = text.split("Ours: ")[1:]
+    assert len(parts) >= 3
+    for part in parts:
+        shares = re.findall(r"share of variance +([\d.]+)", part)
+        assert ("A share above 1" in part) == (max(map(float, shares)) > 1)
+    assert sum("A share above 1" in part for part in parts) in range(1, len(parts))
+
+
 def test_pictures_and_records_that_cannot_be_used(results: Path) -> None:
     (results / "features" / "figure5_resnet9_050.png").write_text("text")
     picture = next(results.glob("features/figure4*.png"))

@@ -74,6 +74,11 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
+def _code(value: object) -> str:
+    """Escape a text and set what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _text(value))
+
+
 def _class(word: str) -> str:
     return "none" if word == NOT_RUN else word
 
@@ -113,7 +118,7 @@ def _section(key: str, results: Records, folder: Path, problems: list[str]) -> s
     if state.word in (NOT_RUN, PARTLY):
         needs = CATALOGUE[key].needs
         parts.append(
-            f'<p class="note">To run it: <code>ghostnet reproduce {key}</code>; needs {_text(needs)}.</p>'
+            f'<p class="note">To run it: <code>ghostnet reproduce {key}</code>; needs {_code(needs)}.</p>'
         )
     return f'<section id="{key}">{"".join(parts)}</section>'
 
@@ -126,7 +131,7 @@ def _table(sheet: Sheet) -> str:
         for row in sheet.rows
     )
     caption = f"<caption>{_text(sheet.caption)}</caption>" if sheet.caption else ""
-    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in sheet.notes)
+    notes = "".join(f'<p class="note">{_code(note)}</p>' for note in sheet.notes)
     return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}'
 
 
@@ -172,7 +177,9 @@ def _plot(points: list[Point], x_label: str, key: str) -> str:
     svg = scatter(points, x_label=x_label, y_label="top-1 in %", name=_short(key))
     filters = _boxes("family", families) + _boxes("kind", kinds)
     hint = "Point at a network or tap it for its name. Hollow: the paper's numbers. Grey stairs: the Pareto front."
-    return f'<div class="interactive">{filters}{svg}<p class="told">{hint}</p></div>'
+    return (
+        f'<div class="interactive">{filters}{svg}<p class="told"><span class="hint">{hint}</span></p></div>'
+    )
 
 
 def _boxes(name: str, entries: Iterable[tuple[str, str]]) -> str:
