@@ -92,6 +92,14 @@ def test_table2_of_real_networks_falls_to_d3_and_little_after() -> None:
             assert pair["mse"]["1"] > pair["mse"]["3"] > pair["mse"]["5"] > pair["mse"]["7"]
 
 
+def test_a_ghost_networks_two_most_alike_pairs_are_maps_and_their_ghosts() -> None:
+    records = dict(read_results(_ROOT / "results"))
+    study = records[Path("features/table2_ghost_resnet56.json")]["metrics"]["table2"]
+    half = study["channels"] // 2
+    same = [{pair["source"] % half, pair["target"] % half} for pair in study["pairs"]]
+    assert [len(pair) for pair in same] == [1, 1, 2]
+
+
 def test_a_counted_table_shows_differences_and_reasons() -> None:
     rows = [
         {
@@ -171,6 +179,10 @@ def test_commands_are_set_as_code_and_shares_above_one_are_explained() -> None:
     assert "needs <code>ghostnet bench … --result results/figure7/…json</code>." in page
     assert "`" not in page
     text = exhibit_text("table2", found)
+    papers = (
+        "from d = 1 to 3 by: red 18 %, green 3 %, blue 7 %; from 3 to 7 by: red 3 %, green 2 %, blue 2 %."
+    )
+    assert papers in text
     parts = text.split("Ours: ")[1:]
     assert len(parts) >= 3
     for part in parts:
