@@ -15,6 +15,7 @@ from torch import nn
 import ghostnet
 from ghostnet import cli, data
 from ghostnet.cli.calibration import calibration_batches, first_images
+from ghostnet.cli.images import preprocessing_for
 from ghostnet.cli.redundant import redundant_layers
 
 _MEAN, _STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -81,6 +82,20 @@ def _apart(one: nn.Module, other: nn.Module) -> float:
     first, second = one.state_dict(), other.state_dict()
     assert first.keys() == second.keys()
     return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
+
+
+def test_a_converted_network_wants_its_images_as_the_dense_one_does(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, out = tmp_path / "dense.safetensors", tmp_path / "ghost.safetensors"
+    wanted = data.Preprocessing(40, 0.8, "bicubic", _MEAN, _STD).to_dict()
+    ghostnet.save(
+        ghostnet.create_model("resnet20", num_classes=2), dense, info={**wanted, "classes": ["a", "b"]}
+    )
+    _json(capsys, "convert", str(dense), "-o", str(out), *_SHORT, "--calibration", str(photos))
+    info = ghostnet.load(out).ghostnet_info
+    assert {key: info[key] for key in (*wanted, "classes")} == {**wanted, "classes": ["a", "b"]}
+    assert preprocessing_for(ghostnet.load(out)) == preprocessing_for(ghostnet.load(dense))
 
 
 def test_each_layer_gets_a_ratio_by_the_images_of_a_folder(
