@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(VENV)/bin/ghostnet demo
 
 docs: $(STAMP)
-	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	$(VENV)/bin/python -m mkdocs build --strict  # with --quiet it would stop at no warning
 	@echo "runs/site/index.html"
 
 test: lint

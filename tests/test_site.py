@@ -171,12 +171,27 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site") / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     source = os.pathsep.join([str(Path(ghostnet.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": source}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@needs_mkdocs
+def test_a_warning_stops_the_build_as_the_makefile_runs_it(tmp_path: Path) -> None:
+    """`--quiet` keeps warnings from `--strict`, and a dead link would pass."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[dead](nowhere.md)\n")
+    (tmp_path / "mkdocs.yml").write_text("site_name: x\n")
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "mkdocs build" in line)
+    options = line.partition("mkdocs ")[2].partition("#")[0].split()
+    command = [sys.executable, "-m", "mkdocs", *options]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "nowhere.md" in done.stderr
 
 
 @needs_mkdocs

@@ -137,7 +137,9 @@ def coco_splits(
     """Return the image ids of trainval35k and of minival.
 
     Args:
-        train2014, val2014, val2017: the contents of COCO's three instances files (or image lists).
+        train2014: the contents of COCO's instances file of that name, or of its image list.
+        val2014: the same of val2014.
+        val2017: the same of val2017.
 
     Returns:
         Two sorted lists, of 118,287 and 5,000 ids.

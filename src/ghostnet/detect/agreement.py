@@ -46,7 +46,8 @@ def agreement(
     """Compare two runs image by image; each box of a class is paired with the one that overlaps most.
 
     Args:
-        expected, found: for each image `boxes`, `labels` and `scores`, tensors or arrays.
+        expected: for each image `boxes`, `labels` and `scores`, tensors or arrays.
+        found: the same of the other run.
         least_score: boxes below it need no partner; give a little more than the detector's threshold, at which
             rounding decides.
     """

@@ -109,7 +109,12 @@ def quantize(
         labels: class numbers `(N,)`; with them the limit is on accuracy, without on agreement with float.
         limits: how much int8 may cost on these images; None takes `Limits()`.
         input_size: shape of one input without the batch.
-        passes, optimized, force, metadata, preprocessing, classes: as for `export`.
+        passes: as for `export`.
+        optimized: as for `export`.
+        force: as for `export`.
+        metadata: as for `export`.
+        preprocessing: as for `export`.
+        classes: as for `export`.
         announce: called with a line before each slow step.
 
     Returns:
