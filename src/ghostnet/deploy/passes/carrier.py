@@ -20,6 +20,7 @@ from torch import fx, nn
 from ghostnet.deploy.passes.layers import kept_inputs, kept_outputs, physical_depthwise, physical_norm
 from ghostnet.deploy.passes.lazy import Layout, Lazy, joined_in_order
 from ghostnet.deploy.passes.operations import (
+    add_constant,
     add_module,
     cat_inputs,
     channel_range,
@@ -429,15 +430,9 @@ class Carrier:
         if list(lazy.index) == list(range(start, start + len(lazy.index))):
             key = (slice(None), slice(start, start + len(lazy.index)))
             return self.graph.call_function(operator.getitem, (whole, key))
-        name = "channel_order"
-        number = 0
-        while hasattr(self.traced, f"{name}_{number}"):
-            number += 1
         reference = next(self.traced.parameters(), torch.zeros(()))
-        self.traced.register_buffer(
-            f"{name}_{number}", torch.tensor(lazy.index, dtype=torch.long, device=reference.device)
-        )
-        order = self.graph.get_attr(f"{name}_{number}")
+        index = torch.tensor(lazy.index, dtype=torch.long, device=reference.device)
+        order = self.graph.get_attr(add_constant(self.traced, "channel_order", index))
         return self.graph.call_function(torch.index_select, (whole, 1, order))
 
     # ---- channel counts
