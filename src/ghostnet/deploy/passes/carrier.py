@@ -156,6 +156,9 @@ class Carrier:
 
     def _read_by(self, node: fx.Node, lazy: Lazy) -> Lazy | fx.Node | None:
         module = module_of(self.traced, node)
+        source = node.args[0]
+        if self.reach.convolutions and isinstance(source, fx.Node) and self._is_gated(source):
+            lazy = self.values[source] = self._joined(source)
         if plain_module(module, nn.Conv2d) and isinstance(module, nn.Conv2d):
             return self._convolution(node, module, lazy) if self.reach.convolutions else None
         if plain_module(module, nn.BatchNorm2d) and isinstance(module, nn.BatchNorm2d):
@@ -164,6 +167,15 @@ class Carrier:
             return self._each(node, lazy) if self.reach.unary else None
         self._ask_a_part_(node, lazy)
         return None
+
+    def _is_gated(self, node: fx.Node) -> bool:
+        """Tell whether the node is the map of a gate: a global pooling reads it, and a product as well.
+
+        Such a map is joined: two or three chains of operators of one pixel cost more than a concatenation.
+        """
+        return any(pools_to_one(self.traced, user) for user in node.users) and any(
+            is_binary(user, operator.mul) for user in node.users
+        )
 
     def _cat(self, inputs: list[fx.Node]) -> Lazy | fx.Node | None:
         lazies = [lazy for lazy in map(self._as_lazy, inputs) if lazy is not None]
