@@ -51,6 +51,40 @@ def test_a_detector_and_its_results_file_are_measured_alike(
     assert "pass --force" in capsys.readouterr().err
 
 
+def test_the_message_on_a_bad_box_names_what_the_verb_understands(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = json.loads((_CELLS / "cells.json").read_text(encoding="utf-8"))
+    value["annotations"][0]["bbox"][3] = 0
+    data = tmp_path / "cells"
+    data.mkdir()
+    (data / "cells.json").write_text(json.dumps(value), encoding="utf-8")
+    for picture in _CELLS.glob("*.jpg"):
+        (data / picture.name).write_bytes(picture.read_bytes())
+    place = str(data / "cells.json")
+    assert cli.run(["detect", "eval", str(trained), "--data", place]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith(
+        "and height 0, which must be above 0; correct it, or leave such boxes out with --bad-boxes drop"
+    )
+    assert cli.run(["detect", "eval", str(trained), "--data", place, "--bad-boxes", "drop"]) == 0
+    capsys.readouterr()
+    arguments = [
+        "detect",
+        "train",
+        "bccd_light",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path),
+        *_SHORT,
+        "bad_boxes=error",
+    ]
+    assert cli.run(arguments) == 2
+    assert capsys.readouterr().err.strip().endswith("leave such boxes out with bad_boxes=drop")
+
+
 def test_pictures_and_json(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn, coco = tmp_path / "drawn", tmp_path / "found.json"
     arguments = ["detect", "predict", str(trained), str(_CELLS), "--out", str(drawn), "--coco", str(coco)]

@@ -92,7 +92,9 @@ def test_bad_images_are_named(
     assert rows[0]["top"]
     for arguments in ([str(good), str(bad), "--strict"], [str(bad)]):
         assert cli.run(["predict", network, *arguments]) == 2
-        assert f"{bad} cannot be read as an image" in capsys.readouterr().err.splitlines()[-1]
+        lines = capsys.readouterr().err.splitlines()
+        assert f"{bad} cannot be read as an image" in lines[-1]
+        assert len(lines) == 1 or "--strict" in arguments
     folder = tmp_path / "val" / "red"
     folder.mkdir(parents=True)
     (folder / "cut.jpg").write_bytes(bad.read_bytes())

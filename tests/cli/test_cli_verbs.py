@@ -109,7 +109,7 @@ def _source(folder: Path) -> str:
         (("--layers", "nothing*"), "nothing"),
         (("--weights", "cifar10"), "holds its weights already"),
         (("--normalisation", "cifar", "--calibration", "cifar10"), "unknown normalisation 'cifar'"),
-        (("--macs", "0.5"), "--macs measures on images what each layer costs: give --calibration cifar10"),
+        (("--macs", "0.5"), "--macs measures on images what each layer costs: give --calibration FOLDER"),
         (("--macs", "0.5", "--ratio", "2"), "--macs chooses a ratio for each layer; leave out --ratio"),
         (("--macs", "0.5", "--plan", "onnx"), "--macs chooses a ratio for each layer; leave out --plan"),
         (("--macs", "0.5", "--init", "random"), "leave out --init random"),
@@ -148,12 +148,17 @@ def test_convert_gives_each_layer_a_ratio_at_a_share_of_macs(
     assert all(name.startswith("layer1.") for name in report["settings"]["ratio"])
     assert len(json.loads(costs.read_text())["costs"]) == 6 * 3
     assert _json(capsys, "profile", str(out))["macs"] == report["macs_after"]
+    low = (*measured[:5], "0.1", "--costs", str(tmp_path / "low.json"))
+    _refused(
+        capsys, saved, tmp_path / "low.safetensors", low, "`macs` (=0.1) cannot be reached: ratios up to 4"
+    )
+    assert not (tmp_path / "low.json").exists(), "refused before anything was measured"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--layers", "redundant"), "--layers redundant looks at images; give --calibration cifar10"),
+        (("--layers", "redundant"), "--layers redundant looks at images; give --calibration FOLDER"),
         (
             ("--layers", "redundant:0"),
             "--layers redundant:0: the share of MACs must be above 0 and at most 1",
@@ -213,7 +218,7 @@ def test_convert_prunes_to_a_share_of_macs(
         (("--method", "l1", "--macs", "1.5"), "'1.5' is not a share"),
         (("--method", "l1", "--macs", "half"), "'half' is not a number"),
         (("--method", "l1", "--macs", "0.01"), "`macs` (=0.01) cannot be reached"),
-        (("--method", "thinet"), "give `calibration` (--calibration cifar10)"),
+        (("--method", "thinet"), "give `calibration` (--calibration FOLDER or cifar10)"),
         (("--method", "sss"), "give --calibration cifar10"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -162,6 +163,25 @@ def test_an_interrupted_measurement_goes_on(tmp_path, monkeypatch):
     assert resumed == sensitivity(network(), IMAGES, ratios=(2, 3))
 
 
+def test_a_share_that_no_choice_reaches_is_refused_before_measuring(monkeypatch):
+    found = sensitivity(network(), IMAGES, ratios=(2, 4))
+    with pytest.raises(InputError, match="cannot be reached") as caught:
+        found.ratios(0.01)
+    least = float(re.search(r"leave (0\.\d{3}) of the MACs", str(caught.value))[1])
+    assert found.ratios(least)
+    module = __import__("importlib").import_module("ghostnet.convert.sensitivity")
+    state = torch.random.get_rng_state()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_Measurement", None)  # measuring would fail
+        for share in (0.01, least - 0.001):
+            with pytest.raises(InputError, match=f"leave {least:.3f} of the MACs; ask for that or more"):
+                sensitivity(network(), IMAGES, ratios=(2, 4), macs=share)
+        with pytest.raises(InputError, match=r"`macs` \(=2\) must be a share"):
+            sensitivity(network(), IMAGES, macs=2)
+    torch.random.set_rng_state(state)
+    assert sensitivity(network(), IMAGES, ratios=(2, 4), macs=least) == found
+
+
 def test_outputs_that_are_no_logits():
     class Maps(nn.Module):
         def __init__(self) -> None:
@@ -205,7 +225,8 @@ def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"`macs` \(=1.5\) must be a share"):
         found.ratios(1.5)
     with pytest.raises(
-        InputError, match=r"`macs` \(=0.1\) cannot be reached with ratios up to 2: they leave 0.574"
+        InputError,
+        match=r"`macs` \(=0.1\) cannot be reached: ratios up to 2 in these layers leave 0.574 of the MACs",
     ):
         found.ratios(0.1)
     with pytest.raises(InputError, match="belongs to another network, other images or settings"):

@@ -92,6 +92,14 @@ def test_table2_of_real_networks_falls_to_d3_and_little_after() -> None:
             assert pair["mse"]["1"] > pair["mse"]["3"] > pair["mse"]["5"] > pair["mse"]["7"]
 
 
+def test_a_ghost_networks_two_most_alike_pairs_are_maps_and_their_ghosts() -> None:
+    records = dict(read_results(_ROOT / "results"))
+    study = records[Path("features/table2_ghost_resnet56.json")]["metrics"]["table2"]
+    half = study["channels"] // 2
+    same = [{pair["source"] % half, pair["target"] % half} for pair in study["pairs"]]
+    assert [len(pair) for pair in same] == [1, 1, 2]
+
+
 def test_a_counted_table_shows_differences_and_reasons() -> None:
     rows = [
         {
@@ -165,6 +173,24 @@ def test_page_is_whole_and_escapes_and_embeds_pictures(results: Path) -> None:
     assert 'name="viewport"' in page
 
 
+def test_commands_are_set_as_code_and_shares_above_one_are_explained() -> None:
+    found = read_results(_ROOT / "results")
+    page, _ = exhibits_page(found, _ROOT / "results")
+    assert "needs <code>ghostnet bench … --result results/figure7/…json</code>." in page
+    assert "`" not in page
+    text = exhibit_text("table2", found)
+    papers = (
+        "from d = 1 to 3 by: red 18 %, green 3 %, blue 7 %; from 3 to 7 by: red 3 %, green 2 %, blue 2 %."
+    )
+    assert papers in text
+    parts = text.split("Ours: ")[1:]
+    assert len(parts) >= 3
+    for part in parts:
+        shares = re.findall(r"share of variance +([\d.]+)", part)
+        assert ("A share above 1" in part) == (max(map(float, shares)) > 1)
+    assert sum("A share above 1" in part for part in parts) in range(1, len(parts))
+
+
 def test_pictures_and_records_that_cannot_be_used(results: Path) -> None:
     (results / "features" / "figure5_resnet9_050.png").write_text("text")
     picture = next(results.glob("features/figure4*.png"))
@@ -177,9 +203,9 @@ def test_pictures_and_records_that_cannot_be_used(results: Path) -> None:
     text = "\n".join(problems)
     assert "figure5_resnet9_050.png is no PNG" in text
     assert f"{picture.name} is not there" in text
-    assert "table1 cannot be shown: KeyError" in text
-    assert "Its records cannot be used" in page
+    assert f"{results / 'table1' / 'counts.json'} cannot be shown (KeyError: " in text
     assert "Not shown:" in page
+    assert state_of("table1", []).detail in page
 
 
 @pytest.fixture
@@ -209,6 +235,64 @@ def test_report_names_each_bad_record_and_reports_the_rest(
     assert printed.out.startswith("regenerated: nothing\n"), (
         "the committed documents come from the other records"
     )
+
+
+def _spoilt(value: Any, how: str) -> Any:
+    """Return metrics whose lists and objects hold something else, or no metrics at all."""
+    if how == "no object":
+        return None
+    wrong: dict[str, Any] = {"list": [{"x": None}], "text": "text"}
+    return {key: wrong[how] if isinstance(entry, list | dict) else entry for key, entry in value.items()}
+
+
+@pytest.mark.parametrize("how", ["list", "text", "no object"])
+def test_a_record_with_the_wrong_content_costs_one_line(
+    repository: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    results = repository / "results"
+    found = [
+        path for path, _ in read_results(results) if path.parts[0] not in ("demo", "deploy", "data_loading")
+    ]
+    kept = {path.parts[0]: path for path in found}
+    kept |= {path.stem.partition("_")[0]: path for path in found if path.parts[0] == "features"}
+    kept |= {
+        path.stem: path for path in found if path.stem.startswith("resnet9_050-onnx")
+    }  # int8 beside float
+    for path in {*found} - {*kept.values()}:
+        (results / path).unlink()
+    assert len(kept) > 20
+    broke = 0
+    for path in kept.values():
+        text = (results / path).read_text(encoding="utf-8")
+        record = json.loads(text)
+        (results / path).write_text(json.dumps({**record, "metrics": _spoilt(record["metrics"], how)}))
+        code = cli.run(["report", "--root", str(repository)])
+        lines = capsys.readouterr().err.splitlines()
+        (results / path).write_text(text, encoding="utf-8")
+        bad = [line for line in lines if not line.endswith(" regenerated")]
+        assert code == (1 if bad else 0), lines
+        assert len(bad) <= 1, lines
+        assert all(line.startswith("not reported: ") for line in bad), lines
+        assert "int8" in path.parts or all(str(results / path) in line for line in bad), lines
+        broke += len(bad)
+    assert broke >= (len(kept) if how == "no object" else 5)
+
+
+def test_reproduce_lists_the_rest_beside_a_record_with_the_wrong_content(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = results / "table8" / "counts.json"
+    record = json.loads(place.read_text(encoding="utf-8"))
+    place.write_text(json.dumps({**record, "metrics": {"rows": "text"}}), encoding="utf-8")
+    assert cli.run(["reproduce", "--list", "--results", str(results)]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2 * len(CATALOGUE)
+    assert printed.err.startswith(f"not read: {place} cannot be shown (TypeError: ")
+    assert len(printed.err.splitlines()) == 1
+    assert cli.run(["reproduce", "table8", "table1", "--show", "--results", str(results)]) == 0
+    printed = capsys.readouterr()
+    assert "224x224x3" in printed.out
+    assert f"{place} cannot be shown" in printed.err
 
 
 def test_report_of_results_alone_touches_nothing_else(

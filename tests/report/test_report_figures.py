@@ -17,7 +17,7 @@ from ghostnet.errors import InputError
 from ghostnet.paper import table
 from ghostnet.report import FIGURES, figure_file, read_results
 from ghostnet.report.points import Point, figure6, figure7, pareto_front
-from ghostnet.report.scatter import frame, stairs
+from ghostnet.report.scatter import frame, scatter, stairs
 
 _ROOT = Path(__file__).parents[2]
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -79,7 +79,9 @@ def test_a_file_names_its_networks_and_no_two_names_collide(key: str) -> None:
             apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
             assert apart, f"{first} lies on {second}"
     named = {name.rsplit(" ", 1)[0] for name in _boxes(svg, "small", 13)}
+    large = {name.rsplit(" ", 1)[0] for name in _boxes(svg, "large", 25)}
     if key == "figure6":
+        assert large == {"GhostNet 0.5x", "GhostNet 1.0x", "GhostNet 1.3x"}, "legible on a phone"
         assert named == {str(row["model"]) for row in table(7)}
         assert text.count('class="mark dot"') == 2 * len(table(7))
     else:
@@ -106,6 +108,66 @@ def test_figure7_has_a_panel_a_runtime_from_one_record_each() -> None:
     assert sorted(re.findall(r'class="small"[^>]*>([^<]+)<', text)) == ["c", "d", "e", "f"]
     assert "Measured here on many, x, one thread" in text
     assert "Measured here" not in figure_file("figure7", [])
+
+
+def _timed(*rows: dict[str, Any], cpu: str = "A") -> tuple[Path, dict[str, Any]]:
+    place = Path(f"deploy/{rows[0]['name']}.json")
+    metrics = {"rows": [{"runtime": "onnx", "top1": 70.0, **row} for row in rows]}
+    return place, {"exhibit": "deploy", "metrics": metrics, "environment": {"cpu": cpu}}
+
+
+def test_what_has_no_place_on_the_axes_is_left_out() -> None:
+    odd: list[dict[str, Any]] = [
+        {"name": "free", "median_ms": 0.0},
+        {"name": "unknown", "median_ms": 3.0, "top1": float("nan")},
+        {"name": "never", "median_ms": float("inf")},
+    ]
+    alone = figure_file("figure7", [_timed(*odd)])
+    assert 'class="mark dot"' not in alone
+    assert 'aria-label="nothing measured yet"' in alone
+    rows = [{"name": "quick", "median_ms": 2e-8}, {"name": "slow", "median_ms": 4e11}]
+    text = figure_file("figure7", [_timed(*rows, *odd)])
+    assert text.count('class="mark dot"') == 2
+    ElementTree.fromstring(text)
+    assert "No points" in scatter(figure7([_timed(*odd)])[2:], x_label="", y_label="", name="")
+
+
+def test_notes_say_threads_and_whose_accuracy_it_is() -> None:
+    one = {"name": "ghostnet_100", "median_ms": 2.0, "top1": None}
+    counted = (
+        Path("table7/counts.json"),
+        {
+            "exhibit": "table7",
+            "metrics": {"rows": [{"row": "GhostNet 1.0x", "name": "ghostnet_100"}]},
+        },
+    )
+    assert "Measured here on A, one thread; top-1 as in Table 7." in figure_file(
+        "figure7", [counted, _timed(one)]
+    )
+    two = {**one, "threads": 2, "top1": 71.0}
+    text = figure_file("figure7", [counted, _timed(two)])
+    assert "ONNX Runtime, 2 threads" in text
+    assert "Measured here on A; top-1 as in Table 7, or measured." in text
+
+
+def test_lines_join_points_of_one_run_and_long_families_have_room() -> None:
+    records = [
+        _timed(*({"name": name, "median_ms": 2.0 + number} for number, name in enumerate(names)))
+        for names in (("Net a", "Net b"), ("Net c", "Net d"), ("Net e",))
+    ]
+    svg = scatter(figure7(records)[2:], x_label="", y_label="", name="")
+    assert svg.count('<polyline class="mark" data-family="Net"') == 2
+    names = ("A_network_with_quite_a_name", "Another_network_with_a_name", "Third")
+    text = figure_file("figure7", [_timed(*({"name": name, "median_ms": 2.0} for name in names))])
+    places = re.findall(r'class="swatch" cx="(\d+)" cy="(\d+)"', text)
+    assert len({y for _, y in places}) == 3, "one under the other"
+
+
+def test_everything_from_records_is_escaped() -> None:
+    text = figure_file("figure7", [_timed({"name": '<b>&"x', "median_ms": 2.0}, cpu="<i>")])
+    ElementTree.fromstring(text)
+    assert "<b>" not in text
+    assert "<i>" not in text
 
 
 def test_names_of_peers_and_of_files_are_those_of_table_7() -> None:

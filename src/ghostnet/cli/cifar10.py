@@ -49,16 +49,6 @@ def normalisation_of(model: nn.Module, given: str | None, default: str = "cifar1
     return known[given or default]
 
 
-def check_data_name(name: str) -> None:
-    """Raise unless the data set is known.
-
-    Raises:
-        InputError: anything but "cifar10".
-    """
-    if name != "cifar10":
-        raise unknown_name("data set", name, ["cifar10"])
-
-
 def test_batches(root: str | None, normalisation: Normalisation) -> TensorBatches:
     """Return all 10,000 test images, in order.
 

@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ghostnet.cli.cifar10 import (
-    NORMALISATION_HELP,
-    Normalisation,
-    calibration_batches,
-    check_data_name,
-    normalisation_of,
-)
+from ghostnet.cli.calibration import calibration_batches, check_calibration
+from ghostnet.cli.cifar10 import NORMALISATION_HELP, Normalisation, normalisation_of
 from ghostnet.cli.integer import integer, share
 from ghostnet.cli.measured import check_measured, measured_ratios
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
@@ -27,6 +22,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ghostnet.convert import ConversionReport
+    from ghostnet.data import Preprocessing
+
+_KEPT = (
+    "classes",
+    "image_size",
+    "crop_fraction",
+    "interpolation",
+    "mean",
+    "std",
+)  # of the dense network's file
 
 
 def convert(
@@ -66,10 +71,11 @@ def convert(
     init: Annotated[str, typer.Option(help="dense: fitted to the network's own weights; random.")] = "dense",
     form: Annotated[str, typer.Option(help="linear, or ghostnet (norm and activation inside).")] = "linear",
     calibration: Annotated[
-        str | None, typer.Option(help="Data set of unlabelled images that make the fit better: cifar10.")
+        str | None,
+        typer.Option(help="Unlabelled images that make the fit better: a folder of your own, or cifar10."),
     ] = None,
     images: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="How many calibration images.")
+        int, typer.Option(parser=integer, metavar="INTEGER", help="How many calibration images at most.")
     ] = 2048,
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
@@ -104,12 +110,14 @@ def convert(
 ) -> None:
     """Replace a network's convolutions by Ghost convolutions, or prune its channels, and save the result.
 
-    Pruning by channel, thinet or taylor looks at --calibration images; sss trains for two epochs on all of them.
+    A folder of --calibration needs no subfolders; with a subfolder for each class of the network it gives labels too.
+    Pruning by channel or thinet looks at --calibration images, by taylor at images with labels; sss trains for two
+    epochs on all of cifar10.
 
     \b
     Example:
-      ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10
-      ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --macs 0.5
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/ --macs 0.5
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --layers redundant:0.5
       ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
@@ -117,7 +125,7 @@ def convert(
     if init not in ("dense", "random"):
         raise unknown_name("init", init, ["dense", "random"])
     if calibration is not None:
-        check_data_name(calibration)
+        check_calibration(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force)
     others = {
         "--ratio": ratio is not None,
@@ -132,10 +140,17 @@ def convert(
     from ghostnet.convert import RandomInit, check_method, ghostify
 
     check_method(method)
+    if method == "sss" and calibration != "cifar10":
+        raise InputError("method 'sss' trains for two epochs before it chooses: give --calibration cifar10")
     model = open_network(network, weights, trained=init == "dense")
     batches = None
     if calibration is not None:
-        batches = calibration_batches(data_dir, images, normalisation_of(model, normalisation))
+        wanted = _calibration_preprocessing(model, calibration, normalisation, input_size)
+        batches = calibration_batches(model, calibration, images, wanted, data_dir=data_dir)
+    if method == "taylor" and batches is not None and not isinstance(batches[0], tuple):
+        raise InputError(
+            f"method 'taylor' needs labels: {calibration} must have a subfolder for each class of the network"
+        )
     ratio = 2 if ratio is None else ratio
     if redundant is not None and batches is not None:
         layers = redundant_layers(model, batches, redundant, (ratio, cheap_kernel_size))
@@ -163,7 +178,7 @@ def convert(
             method,
             0.5 if macs is None else macs,
             (batches, example, seed),
-            (data_dir, calibration, norms),
+            (data_dir, norms),
         )
         models.save(pruned, out, force=force, info=_info(network, model))
         note(f"wrote {out}")
@@ -194,16 +209,16 @@ def _pruned(
     model: nn.Module,
     method: str,
     macs: float,
-    given: tuple[list[tuple[Tensor, Tensor]] | None, Tensor, int],
-    training: tuple[str | None, str | None, Normalisation],
+    given: tuple[list[Any] | None, Tensor, int],
+    training: tuple[str | None, Normalisation],
 ) -> tuple[nn.Module, ConversionReport]:
-    """Prune a network; where the method trains, with the one training loop on the calibration data set."""
+    """Prune a network; where the method trains, with the one training loop on CIFAR-10."""
     from ghostnet.convert import prune
 
     batches, example, seed = given
-    data_dir, name, (mean, std) = training
+    data_dir, (mean, std) = training
     sparsify = None
-    if method == "sss" and name is not None:
+    if method == "sss":
         from ghostnet import data, recipes
         from ghostnet.recipes.sets import batches_of
 
@@ -211,17 +226,35 @@ def _pruned(
         settings = settings.model_copy(update={"name": "convert", "mean": mean, "std": std})
         dataset = data.load_cifar10(data_dir, progress=True)
         sparsify = recipes.sparsity_training(settings, batches_of(dataset, settings, training=True))
-    elif method == "sss":
-        raise InputError("method 'sss' trains for two epochs before it chooses: give --calibration cifar10")
     return prune(
         model, method, macs=macs, calibration=batches, sparsify=sparsify, example_input=example, seed=seed
     )
 
 
+def _calibration_preprocessing(
+    model: nn.Module, calibration: str, normalisation: str | None, input_size: str | None
+) -> Preprocessing:
+    """Return how a network wants calibration images; CIFAR-10's are normalised as such where it says nothing."""
+    from ghostnet.cli.images import preprocessing_for
+    from ghostnet.data import Preprocessing
+
+    if calibration == "cifar10":
+        mean, std = normalisation_of(model, normalisation)
+        return Preprocessing(mean=mean, std=std)
+    side = None
+    if input_size is not None:
+        _, side, width = input_size_of(model, input_size)
+        if side != width:
+            raise InputError(
+                f"--calibration {calibration} gives square images; --input-size (={input_size}) is not square"
+            )
+    return preprocessing_for(model, normalisation=normalisation, image_size=side)
+
+
 def _info(network: str, model: nn.Module) -> dict[str, Any]:
-    """Return what the new file says of itself: where it comes from, and how its pixels are normalised."""
+    """Return what the new file says of itself: where it comes from, its classes, and how it wants its images."""
     known = getattr(model, "ghostnet_info", None) or {}
-    kept = {key: known[key] for key in ("mean", "std", "classes") if key in known}
+    kept = {key: known[key] for key in _KEPT if key in known}
     return {"converted_from": Path(network).name, **kept}
 
 

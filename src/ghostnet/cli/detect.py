@@ -16,6 +16,7 @@ from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
+    from ghostnet.data import DetectionSet
     from ghostnet.detect import DetectedImage
 
 detect = typer.Typer(
@@ -129,15 +130,13 @@ def evaluate(
     if out is not None:
         refuse_overwrite(out, force=force)
     from ghostnet import detect as room
-    from ghostnet.data import DetectionBatches, open_detection
+    from ghostnet.data import DetectionBatches
 
     if results is not None:
-        truth: Any = (
-            data if data.endswith(".json") else open_detection(data, split, bad_boxes=bad_boxes).to_coco()
-        )
+        truth: Any = data if data.endswith(".json") else _opened(data, split, bad_boxes).to_coco()
         found = room.score_file(truth, results)
     else:
-        source = open_detection(data, split, bad_boxes=bad_boxes)
+        source = _opened(data, split, bad_boxes)
         model = room.load_detector(str(detector))
         batches = DetectionBatches(source.with_classes(model.classes), batch_size, workers=workers)
         boxes, seconds = room.detect(model, batches, progress=True)
@@ -148,6 +147,16 @@ def evaluate(
             write_json(out, boxes)
             note(f"wrote {out}")
     answer(found.to_dict(), as_json=as_json, text=lambda: _scores_text(found.to_dict()))
+
+
+def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:
+    """Open a set of boxes; the message on a bad one names this command's option."""
+    from ghostnet.data import BadBoxError, open_detection
+
+    try:
+        return open_detection(data, split, bad_boxes=bad_boxes)
+    except BadBoxError as error:
+        raise BadBoxError(error.fault, "--bad-boxes drop") from error
 
 
 @detect.command()

@@ -252,7 +252,7 @@ def _drawn(
     if key == "figure1":
         pairs = measured.fit_pairs(maps, 3).most_alike(3)
         numbers = [(pair.source, pair.target) for pair in pairs]
-        recipes.draw_pairs(pixels, maps[0], numbers, picture, title=f"{layer}: {maps.shape[1]} maps")
+        recipes.draw_pairs(pixels, maps[0], numbers, picture, title=layer)
         return {"pairs": [pair.to_dict() for pair in pairs]}
     if key == "figure5":
         recipes.draw_maps(pixels, maps[0], picture, title=layer)

@@ -201,7 +201,7 @@ def draw_pictures(
     pairs = [(pair.source, pair.target) for pair in measured.fit_pairs(maps, 3).most_alike(3)]
     all_maps, framed, ghosts, _ = _pictures(out)
     recipes.draw_maps(pixels[0], maps[0], all_maps, title=layer)
-    recipes.draw_pairs(pixels[0], maps[0], pairs, framed, title=f"{layer}: {maps.shape[1]} maps")
+    recipes.draw_pairs(pixels[0], maps[0], pairs, framed, title=layer)
     written = [all_maps, framed]
     units = measured.unit_outputs(model, batch[:1])
     convolution = next((name for name, end in units.items() if layer in (name, end)), None)

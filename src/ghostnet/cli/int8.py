@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghostnet.cli.calibration import CALIBRATION, check_calibration, folder_images
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from ghostnet.data import Preprocessing
 
@@ -33,13 +33,8 @@ def check_int8(precision: str, calibration: str | None, target: str) -> None:
 
     require_quantiser(target)
     if calibration is None:
-        raise InputError(
-            "int8 needs images to calibrate on: give --calibration FOLDER or --calibration cifar10"
-        )
-    if calibration != "cifar10" and not Path(calibration).expanduser().is_dir():
-        if "/" in calibration or "." in calibration:
-            raise InputError(f"there is no folder {calibration} of calibration images")
-        raise unknown_name("data set", calibration, ["cifar10"])
+        raise InputError(f"int8 needs images to calibrate on: give {CALIBRATION}")
+    check_calibration(calibration)
 
 
 def int8_images(
@@ -67,37 +62,14 @@ def int8_images(
 
         batches: list[tuple[Any, Any]] = calibration_batches(None, count, (wanted.mean, wanted.std))
         return _joined([images for images, _ in batches]), _joined([labels for _, labels in batches])
-    return _from_folder(model, Path(place).expanduser(), count, wanted)
+    images, labels = folder_images(model, place, count, wanted)
+    return _array(images), None if labels is None else _array(labels)
 
 
-def _from_folder(
-    model: nn.Module, folder: Path, count: int, wanted: Preprocessing
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _array(tensor: Tensor) -> np.ndarray:
     import numpy as np
-    import torch
 
-    from ghostnet.cli.images import count_classes, image_files, labelled_for
-    from ghostnet.data import decode_image, evaluation_transform
-
-    folder = folder / "train" if (folder / "train").is_dir() else folder  # never what is evaluated on
-    try:
-        source = labelled_for(model, str(folder), count_classes(model, wanted.size))
-        chosen = _spread(len(source), count)
-        read = [(source.read(index), source.name(index)) for index in chosen]
-        labels = source.labels[chosen]
-    except InputError:  # no class folders, or not this network's: agreement with float is judged instead
-        files = image_files([folder])
-        read = [(files[index].read_bytes(), str(files[index])) for index in _spread(len(files), count)]
-        labels = None
-    transform = evaluation_transform(wanted)
-    pixels = torch.stack([transform(decode_image(content, name)) for content, name in read])
-    return np.ascontiguousarray(wanted.normalise(pixels).float().numpy()), labels
-
-
-def _spread(available: int, count: int) -> list[int]:
-    """Return indices spread over all images, since those of a class lie together."""
-    wanted = min(available, count)
-    return [number * available // wanted for number in range(wanted)]
+    return np.ascontiguousarray(tensor.numpy())
 
 
 def _joined(batches: list[Any]) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ghostnet.cli.calibration import CALIBRATION
 from ghostnet.cli.output import note
 from ghostnet.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def check_measured(
@@ -40,12 +41,12 @@ def check_measured(
         if given:
             raise InputError(f"--macs chooses a ratio for each layer; leave out {name}, or --macs")
     if calibration is None:
-        raise InputError("--macs measures on images what each layer costs: give --calibration cifar10")
+        raise InputError(f"--macs measures on images what each layer costs: give {CALIBRATION}")
 
 
 def measured_ratios(
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Any],
     macs: float,
     *,
     cheap_kernel_size: int,
@@ -56,7 +57,7 @@ def measured_ratios(
 
     Args:
         model: the dense network.
-        batches: images with labels, which are left out.
+        batches: images, with or without labels, which are left out.
         macs: share of the MACs that stays.
         cheap_kernel_size: d.
         layers: the candidates, None for the usual ones.
@@ -65,7 +66,13 @@ def measured_ratios(
     from ghostnet.convert import sensitivity
 
     found = sensitivity(
-        model, batches, cheap_kernel_size=cheap_kernel_size, layers=layers, file=costs, progress=True
+        model,
+        batches,
+        cheap_kernel_size=cheap_kernel_size,
+        layers=layers,
+        macs=macs,
+        file=costs,
+        progress=True,
     )
     note(str(found))
     return found.ratios(macs)

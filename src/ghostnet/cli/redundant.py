@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ghostnet.cli.calibration import CALIBRATION, first_images
 from ghostnet.cli.output import note
 from ghostnet.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _WORD, _SHARE, _IMAGES = "redundant", 0.5, 64
 
@@ -43,25 +44,25 @@ def redundant_share(layers: Sequence[str] | None, calibration: str | None, metho
     if method != "ghost":
         raise InputError(f"--layers {asked[0]} is for method ghost, not for {method}; leave out one of them")
     if calibration is None:
-        raise InputError(f"--layers {asked[0]} looks at images; give --calibration cifar10")
+        raise InputError(f"--layers {asked[0]} looks at images; give {CALIBRATION}")
     return share
 
 
 def redundant_layers(
-    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], share: float, ghosting: tuple[int, int]
+    model: nn.Module, batches: Sequence[Any], share: float, ghosting: tuple[int, int]
 ) -> list[str]:
     """Return the most redundant convolutions that hold a share of the scored MACs.
 
     Args:
         model: the dense network.
-        batches: images with labels; the first 64 images are looked at.
+        batches: images, with or without labels; the first 64 images are looked at.
         share: above 0, at most 1.
         ghosting: ratio and cheap_kernel_size.
     """
     from ghostnet.measure import features
 
     ratio, cheap_kernel_size = ghosting
-    images = batches[0][0][:_IMAGES]
+    images = first_images(batches, _IMAGES)
     scores = features.redundancy(model, images, ratio=ratio, cheap_kernel_size=cheap_kernel_size)
     chosen = scores.least_hurt(share)
     macs = {layer.name: layer.macs for layer in scores.layers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,8 +49,12 @@ def report(
     if results is not None and not results.is_dir():
         raise InputError(f"there is no folder {results}")
     problems: list[str] = []
-    found = _read(results or root / "results", problems)
-    stale = {} if results is not None else _stale(root, found)
+    folder = results or root / "results"
+    found = _read(folder, problems)
+    stale: dict[Path, str] = {}
+    if results is None:
+        found = _usable(root, found, folder, problems)
+        stale = _stale(root, found)
     for path, text in stale.items():
         if not check:
             with atomic_write(path) as temporary:
@@ -59,9 +64,7 @@ def report(
     verb = "stale" if check else "regenerated"
     value: dict[str, Any] = {verb: names}
     if not check:
-        value["page"] = _write_page(
-            found, results or root / "results", page or root / "runs/report.html", problems
-        )
+        value["page"] = _write_page(found, folder, page or root / "runs/report.html", problems)
     if problems:
         value["problems"] = problems
     answer(value, as_json=as_json, text=lambda: _lines(value, verb))
@@ -87,6 +90,17 @@ def _read(folder: Path, problems: list[str]) -> list[Any]:
     return read_results(folder, on_error=noted)
 
 
+def _usable(root: Path, found: list[Any], folder: Path, problems: list[str]) -> list[Any]:
+    """Return the records that the documents can be made of; each other one is noted in one line."""
+    from ghostnet.report import usable_records
+
+    def noted(line: str) -> None:
+        problems.append(line)
+        note(f"not reported: {line}")
+
+    return list(usable_records(found, partial(_documents, root), folder=folder, on_error=noted))
+
+
 def _write_page(found: list[Any], folder: Path, path: Path, problems: list[str]) -> str:
     from ghostnet.report import exhibits_page
 
@@ -101,11 +115,14 @@ def _write_page(found: list[Any], folder: Path, path: Path, problems: list[str])
 
 
 def _stale(root: Path, found: list[Any]) -> dict[Path, str]:
-    return {path: text for path, text in _wanted(root, found).items() if _current(path) != text}
-
-
-def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     from ghostnet.cli.reference import command_reference
+
+    wanted = {**_documents(root, found), root / "docs" / "cli.md": command_reference()}
+    return {path: text for path, text in wanted.items() if _current(path) != text}
+
+
+def _documents(root: Path, results: Any) -> dict[Path, str]:
+    """Return what is made of records, by its place."""
     from ghostnet.report import (
         FIGURES,
         demo_picture,
@@ -122,7 +139,6 @@ def _wanted(root: Path, results: list[Any]) -> dict[Path, str]:
     readme = root / "README.md"
     wanted = {
         readme: replace_section(readme.read_text(encoding="utf-8"), headline(results)),
-        root / "docs" / "cli.md": command_reference(),
         root / "docs" / "results.md": results_page(results),
         root / "docs" / "cifar10.md": tables_page(results),
         root / "docs" / "paper_against_computed.md": discrepancies_page(results),

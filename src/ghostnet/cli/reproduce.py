@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -105,7 +106,9 @@ def reproduce(
             trained.run(key, count=count, show=show)
         elif not show:
             run_exhibit(key, options)
-    found = report.read_results(results, on_error=lambda error: note(f"not read: {error}"))
+    found = _known(
+        results, lambda records: [(_value(key, records), _exhibit_text(key, records)) for key in keys]
+    )
     values = {key: _value(key, found) for key in keys}
     answer(
         values if len(keys) > 1 else values[keys[0]],
@@ -157,6 +160,16 @@ class _Trained:
             recipes.run_plan(planned, self.out, data_root=self.data_dir, jobs=self.jobs)
 
 
+def _known(folder: Path, use: Callable[[Any], object]) -> list[Any]:
+    """Return the records that a use of them stands; each other one is noted in one line."""
+    from ghostnet import report
+
+    found = report.read_results(folder, on_error=lambda error: note(f"not read: {error}"))
+    return list(
+        report.usable_records(found, use, folder=folder, on_error=lambda line: note(f"not read: {line}"))
+    )
+
+
 def _value(key: str, found: list[Any]) -> Any:
     from ghostnet import report
 
@@ -177,7 +190,7 @@ def _overview(keys: list[str], results: Path, cache: Path) -> list[dict[str, Any
     """Return a row an exhibit: its state, and the hours left where a plan's steps were timed before."""
     from ghostnet import report
 
-    found = report.read_results(results, on_error=lambda error: note(f"not read: {error}"))
+    found = _known(results, lambda records: [report.state_of(key, records) for key in keys])
     rows = []
     for key in keys:
         state, entry = report.state_of(key, found), report.CATALOGUE[key]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,8 +90,7 @@ class Sensitivity:
         Example:
             >>> ghost, report = ghostify(model, ratio=sensitivity(model, images).ratios(0.5))  # doctest: +SKIP
         """
-        if isinstance(macs, bool) or not isinstance(macs, int | float) or not 0 < macs < 1:
-            raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
+        _check_share(macs)
         choices = [
             [(1, 0, 0.0), *((s, layer.macs - layer.macs_at[s], layer.costs[s]) for s in sorted(layer.costs))]
             for layer in self.layers
@@ -100,11 +100,8 @@ class Sensitivity:
             self.macs - int(macs * self.macs),
         )
         if chosen is None:
-            least = self.macs - sum(max(saved for _, saved, _ in options) for options in choices)
-            raise InputError(
-                f"`macs` (={macs}) cannot be reached with ratios up to {max(self.settings['ratios'])}: they leave "
-                f"{least / self.macs:.3f} of the MACs; allow larger ratios or ask for more"
-            )
+            saved = sum(max(saved for _, saved, _ in options) for options in choices)
+            raise _out_of_reach(macs, saved, self.macs, self.settings["ratios"])
         picked = {
             layer.name: options[index][0]
             for layer, options, index in zip(self.layers, choices, chosen, strict=True)
@@ -151,6 +148,7 @@ def sensitivity(
     ratios: Sequence[int] = (2, 3, 4),
     cheap_kernel_size: int = 3,
     layers: LayerSelection = None,
+    macs: float | None = None,
     file: str | Path | None = None,
     progress: bool = False,
 ) -> Sensitivity:
@@ -163,6 +161,8 @@ def sensitivity(
         ratios: values of s to try, each at least 2.
         cheap_kernel_size: d, odd.
         layers: the candidates, as for `ghostify`.
+        macs: the share that `.ratios` will be asked for, if it is known: one that no choice reaches is refused before
+            anything is measured.
         file: keeps the costs there (JSON) as they are measured; an interrupted measurement goes on from it.
         progress: show it on standard error.
 
@@ -170,7 +170,8 @@ def sensitivity(
         A `Sensitivity`; `.ratios(macs=0.5)` is what `ghostify(ratio=...)` takes.
 
     Raises:
-        InputError: an argument that cannot be used, no candidate, or a `file` of another network.
+        InputError: an argument that cannot be used, no candidate, a share that cannot be reached, or a `file` of
+            another network.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
@@ -179,6 +180,8 @@ def sensitivity(
         {'2': 2}
     """
     tried = _checked_ratios(ratios)
+    if macs is not None:
+        _check_share(macs)
     cheap_kernel_size = check_cheap_kernel_size(cheap_kernel_size)
     batches = calibration_batches(calibration)
     if batches is None:
@@ -192,12 +195,14 @@ def sensitivity(
     check_images_fit(dense, batches[0], name="calibration")
     wanted = _candidates(dense, find_units(dense, batches[0][:1]), layers, tried, cheap_kernel_size)
     counted = profile(dense, tuple(batches[0].shape[1:]))
-    macs = {layer.name: layer.macs for layer in counted.layers}
+    layer_macs = {layer.name: layer.macs for layer in counted.layers}
+    if macs is not None:
+        _check_reach(macs, dense, wanted, layer_macs, (counted.macs, tried, cheap_kernel_size))
     measure = _Measurement(dense, batches, tried, cheap_kernel_size, file)
     measured: list[LayerSensitivity] = []
     with Progress("sensitivity", total=len(wanted), unit="layers", enabled=progress) as bar:
         for unit, allowed in wanted.items():
-            measured.append(measure.layer(unit, allowed, macs[unit.name]))
+            measured.append(measure.layer(unit, allowed, layer_macs[unit.name]))
             bar.update(1, unit.name)
     return Sensitivity(tuple(measured), counted.macs, measure.unit_of_cost, measure.settings)
 
@@ -227,6 +232,47 @@ def _candidates(
     if not any(wanted.values()):
         raise InputError("no layer can be ghosted with these ratios; `layers` may leave all of them out")
     return {unit: allowed for unit, allowed in wanted.items() if allowed}
+
+
+def _check_share(macs: object) -> None:
+    if isinstance(macs, bool) or not isinstance(macs, int | float) or not 0 < macs < 1:
+        raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
+
+
+def _check_reach(
+    macs: float,
+    dense: nn.Module,
+    wanted: Mapping[ConvUnit, list[int]],
+    layer_macs: Mapping[str, int],
+    settings: tuple[int, list[int], int],
+) -> None:
+    """Raise unless the candidates, each in its cheapest ratio, leave at most a share of the network's MACs."""
+    total, tried, cheap_kernel_size = settings
+    saved = 0
+    with torch.random.fork_rng(devices=[]):  # the Ghost convolutions are built for their sizes alone
+        for unit, allowed in wanted.items():
+            convolution, plain = dense.get_submodule(unit.name), layer_macs[unit.name]
+            assert isinstance(convolution, nn.Conv2d)
+            ghosts = [
+                ghost_like(convolution, {"ratio": s, "cheap_kernel_size": cheap_kernel_size}) for s in allowed
+            ]
+            saved += max(0, *(plain - _macs_of(ghost, convolution, plain) for ghost in ghosts))
+    if saved < total - int(macs * total):
+        raise _out_of_reach(macs, saved, total, tried)
+
+
+def _out_of_reach(macs: float, saved: int, total: int, ratios: Sequence[int]) -> InputError:
+    least = math.ceil(1000 * (total - saved) / total) / 1000
+    return InputError(
+        f"`macs` (={macs}) cannot be reached: ratios up to {max(ratios)} in these layers leave {least:.3f} of the "
+        "MACs; ask for that or more, or try larger ratios or more layers"
+    )
+
+
+def _macs_of(ghost: nn.Module, convolution: nn.Conv2d, macs: int) -> int:
+    """Return the MACs of a Ghost convolution that stands in for a convolution of `macs`."""
+    weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
+    return round(macs * weights / convolution.weight.numel())
 
 
 class _Measurement:
@@ -276,8 +322,7 @@ class _Measurement:
         for ratio in ratios:
             config = {"ratio": ratio, "cheap_kernel_size": self.settings["cheap_kernel_size"]}
             ghost = ghost_like(convolution, config).eval()
-            weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
-            macs_at[ratio] = round(macs * weights / convolution.weight.numel())
+            macs_at[ratio] = _macs_of(ghost, convolution, macs)
             known = self._notes.get(unit.name, ratio)
             if known is None:
                 if seen is None and convolution.groups == 1:

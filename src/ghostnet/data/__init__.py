@@ -5,7 +5,7 @@ from ghostnet.data.batches import Batches, TensorBatches
 from ghostnet.data.cifar10 import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Cifar10, load_cifar10
 from ghostnet.data.coco import coco_splits, open_coco, read_coco, read_json
 from ghostnet.data.decode import UnreadableImageError, decode_image
-from ghostnet.data.detection import BoxImage, DetectionSet
+from ghostnet.data.detection import BadBoxError, BoxImage, DetectionSet
 from ghostnet.data.detection_batches import DetectionBatches
 from ghostnet.data.detection_sets import open_detection
 from ghostnet.data.image_batches import ImageBatches
@@ -45,6 +45,7 @@ __all__ = [
     "IMAGENET_STD",
     "IMAGE_ENDINGS",
     "Augmentation",
+    "BadBoxError",
     "Batches",
     "BoxImage",
     "Cifar10",

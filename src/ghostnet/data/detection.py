@@ -19,6 +19,7 @@ from ghostnet.data.decode import decode_image
 from ghostnet.errors import InputError, unknown_name
 
 BAD_BOX_RULES = ("error", "drop")
+DROP_BOXES = "bad_boxes=drop"  # how recipes and their overrides ask for it
 _ROUNDING = 1.5  # pixels that a box may reach over its image's edge before it is worth a word
 
 
@@ -149,6 +150,19 @@ class DetectionSet:
         }
 
 
+class BadBoxError(InputError):
+    """A box makes no sense; the message ends with how to leave such boxes out.
+
+    Args:
+        fault: the box and what is wrong with it.
+        way_out: what the user types to drop such boxes.
+    """
+
+    def __init__(self, fault: str, way_out: str = DROP_BOXES) -> None:
+        super().__init__(f"{fault}; correct it, or leave such boxes out with {way_out}")
+        self.fault = fault
+
+
 @dataclass
 class BoxCheck:
     """Applies the rules to the boxes of a set while it is read, and says once what it dropped or cut.
@@ -172,7 +186,7 @@ class BoxCheck:
         """Return a box `x1, y1, x2, y2` within its image, or None where it is dropped.
 
         Raises:
-            InputError: the box makes no sense and the rule is "error".
+            BadBoxError: the box makes no sense and the rule is "error".
         """
         x1, y1, x2, y2 = box
         shown = [round(float(value), 2) for value in box]
@@ -185,9 +199,7 @@ class BoxCheck:
             fault = f"lies outside its image of {width}x{height} pixels"
         if fault:
             if self.rule == "error":
-                raise InputError(
-                    f"{place}: the box {shown} {fault}; correct it, or leave such boxes out with bad_boxes=drop"
-                )
+                raise BadBoxError(f"{place}: the box {shown} {fault}")
             self.dropped += 1
             return None
         if min(x1, y1) < -_ROUNDING or x2 > width + _ROUNDING or y2 > height + _ROUNDING:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ghostnet.deploy.targets.target import quiet_python
 from ghostnet.errors import InputError
+from ghostnet.quiet import quiet_python
 
 _OPERATOR = re.compile(r"\b(?:aten|prims|torch)(?:\.|::)([A-Za-z]\w*(?:\.[A-Za-z]\w*)*)")
 

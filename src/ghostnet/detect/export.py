@@ -7,13 +7,9 @@ of torchvision's suppression, whose sizes depend on the image (torch 2.14, torch
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from ghostnet.detect.detector import Detector
 from ghostnet.detect.session import RUNTIMES, load_detector_file, require
 from ghostnet.errors import unknown_name
 from ghostnet.files import atomic_write, refuse_overwrite
+from ghostnet.quiet import quiet_python
 
 OPSET = 18
 NAMES = ("boxes", "labels", "scores")
@@ -122,7 +119,7 @@ def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) 
 
     axes: dict[str, dict[int, str]] = {"image": {1: "height", 2: "width"}}
     axes |= {name: {0: "detections"} for name in NAMES}
-    with _quiet():
+    with quiet_python():
         torch.onnx.export(
             network,
             (example,),
@@ -139,17 +136,3 @@ def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) 
         node.ClearField("doc_string")  # the exporter's stack traces name paths of this machine
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter off the console; its errors still raise."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -31,7 +31,11 @@ def convert_network(
         ratio: int | dict[str, int] = recipe.convert_ratio
         if recipe.allocation == "measured":
             measured = sensitivity(
-                dense, calibration, cheap_kernel_size=recipe.cheap_kernel_size, progress=progress
+                dense,
+                calibration,
+                cheap_kernel_size=recipe.cheap_kernel_size,
+                macs=recipe.macs,
+                progress=progress,
             )
             ratio = measured.ratios(recipe.macs)
         return ghostify(

@@ -9,22 +9,24 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ghostnet.files import atomic_write
 
 FRAMES = {"red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 119, 180)}
-_TILE, _GAP, _FRAME, _TEXT = 64, 6, 3, 16
+_TILE, _GAP, _FRAME = 64, 6, 3
+_LETTERS, _HEAD = 20, 29  # of the titles; a picture of 720 pixels is shown half as wide on a phone
 _MOST = 64
 _MAP_COLOURS = 96  # of the palette's 256; a picture of 64 maps stays near 200 KB
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Some maps of a picture.
+    """Some maps under a title.
 
     Args:
         title: above them.
@@ -50,7 +52,7 @@ def draw_maps(image: np.ndarray, maps: Tensor, path: str | Path, *, title: str) 
     """
     shown = [map_tile(one) for one in maps[:_MOST]]
     of = f", the first {len(shown)} of {len(maps)}" if len(maps) > len(shown) else f", {len(maps)} maps"
-    _draw([_input(image), Group(title + of, shown, [""] * len(shown), _columns(len(shown)))], path)
+    _draw([[_input(image)], [Group(title + of, shown, [""] * len(shown), _columns(len(shown)))]], path)
 
 
 def draw_pairs(
@@ -69,13 +71,13 @@ def draw_pairs(
     others = [channel for channel in range(len(maps)) if channel not in colour]
     shown = sorted([*colour, *others[: max(0, _MOST - len(colour))]])
     tiles = [map_tile(maps[channel]) for channel in shown]
-    columns = _columns(len(shown))
-    groups = [_input(image)]
+    left = [_input(image)]
     for name, (source, target) in zip(FRAMES, pairs, strict=False):
         both = [map_tile(maps[source]), map_tile(maps[target])]
-        groups.append(Group(f"{name}: {source}, {target}", both, [name, name], 1))
-    groups.append(Group(title, tiles, [colour.get(channel, "") for channel in shown], columns))
-    _draw(groups, path)
+        left.append(Group(f"{name}: {source}, {target}", both, [name, name], 2))
+    of = f"{len(shown)} of {len(maps)} maps" if len(shown) < len(maps) else f"{len(maps)} maps"
+    frames = [colour.get(channel, "") for channel in shown]
+    _draw([left, [Group(f"{title}: {of}", tiles, frames, _columns(len(shown)))]], path)
 
 
 def draw_ghosts(image: np.ndarray, maps: Tensor, intrinsic: Tensor, path: str | Path, *, title: str) -> None:
@@ -88,13 +90,13 @@ def draw_ghosts(image: np.ndarray, maps: Tensor, intrinsic: Tensor, path: str | 
         path: of the picture.
         title: of the layer, in front of the groups' own.
     """
-    groups = [_input(image)]
+    columns = [[_input(image)]]
     for name, colour, chosen in (("intrinsic", "red", intrinsic), ("ghost", "green", ~intrinsic)):
         tiles = [map_tile(one) for one in maps[chosen][: _MOST // 2]]
         of = f"{len(tiles)} of {int(chosen.sum())}" if len(tiles) < int(chosen.sum()) else f"{len(tiles)}"
         heading = f"{title}: {of} {name} maps" if name == "intrinsic" else f"{of} {name} maps"
-        groups.append(Group(heading, tiles, [colour] * len(tiles), _columns(len(tiles), tall=True)))
-    _draw(groups, path)
+        columns.append([Group(heading, tiles, [colour] * len(tiles), _columns(len(tiles), tall=True))])
+    _draw(columns, path)
 
 
 def map_tile(one: Tensor) -> np.ndarray:
@@ -121,42 +123,58 @@ def _columns(count: int, *, tall: bool = False) -> int:
     return max(1, math.ceil(math.sqrt(count)) if not tall else math.ceil(math.sqrt(count / 1.5)))
 
 
-def _draw(groups: Sequence[Group], path: str | Path) -> None:
-    """Put groups side by side and write the picture."""
-    boxes = []
-    left = _GAP
-    for group in groups:
-        side = group.tiles[0].shape[0] if group.tiles else _TILE
-        rows = math.ceil(len(group.tiles) / group.columns)
-        width = group.columns * (side + _GAP)
-        boxes.append((left, side, rows))
-        left += max(width, 6 * len(group.title) + _GAP) + 2 * _GAP
-    height = _TEXT + _GAP + max(rows * (side + _GAP) for _, side, rows in boxes)
-    picture = Image.new("RGB", (left, height + _GAP), "white")
+def _draw(columns: Sequence[Sequence[Group]], path: str | Path) -> None:
+    """Put columns of groups side by side and write the picture."""
+    font = ImageFont.load_default(_LETTERS)
+    places: list[tuple[Group, int, int]] = []
+    left = bottom = _GAP
+    for groups in columns:
+        top, right = _GAP, left
+        for group in groups:
+            places.append((group, left, top))
+            wide, tall = _extent(group)
+            right = max(right, left + wide, left + math.ceil(font.getlength(group.title)) + _GAP)
+            top += tall + _GAP
+        left, bottom = right + 2 * _GAP, max(bottom, top)
+    picture = Image.new("RGB", (left - _GAP, bottom), "white")
     brush = ImageDraw.Draw(picture)
-    for group, (start, side, _) in zip(groups, boxes, strict=True):
-        brush.text((start, 2), group.title, fill=(20, 20, 20))
-        for number, (tile, frame) in enumerate(zip(group.tiles, group.frames, strict=True)):
-            x = start + number % group.columns * (side + _GAP)
-            y = _TEXT + _GAP + number // group.columns * (side + _GAP)
-            picture.paste(Image.fromarray(tile), (x, y))
-            if frame:
-                box = (x - _FRAME, y - _FRAME, x + side + _FRAME - 1, y + side + _FRAME - 1)
-                brush.rectangle(box, outline=FRAMES[frame], width=_FRAME)
+    for group, left, top in places:
+        _draw_group(picture, brush, group, (left, top), font)
     with atomic_write(path) as temporary:
-        picture.quantize(palette=_palette(groups), dither=Image.Dither.NONE).save(
+        picture.quantize(palette=_palette(columns[0][0]), dither=Image.Dither.NONE).save(
             temporary, format="PNG", optimize=True
         )
 
 
-def _palette(groups: Sequence[Group]) -> Image.Image:
-    """Return a palette of the maps' colours, the frames', greys for the text, and the photograph's own."""
+def _extent(group: Group) -> tuple[int, int]:
+    """Return width and height in pixels: tiles with a gap behind each, and the title's line."""
+    side = len(group.tiles[0]) if group.tiles else _TILE
+    rows = math.ceil(len(group.tiles) / group.columns)
+    return group.columns * (side + _GAP), _HEAD + rows * (side + _GAP)
+
+
+def _draw_group(
+    picture: Image.Image, brush: ImageDraw.ImageDraw, group: Group, corner: tuple[int, int], font: Any
+) -> None:
+    left, top = corner
+    brush.text((left, top), group.title, fill=(20, 20, 20), font=font)
+    for number, (tile, frame) in enumerate(zip(group.tiles, group.frames, strict=True)):
+        side = len(tile) + _GAP
+        x, y = left + number % group.columns * side, top + _HEAD + number // group.columns * side
+        picture.paste(Image.fromarray(tile), (x, y))
+        if frame:
+            box = (x - _FRAME, y - _FRAME, x + len(tile) + _FRAME - 1, y + len(tile) + _FRAME - 1)
+            brush.rectangle(box, outline=FRAMES[frame], width=_FRAME)
+
+
+def _palette(first: Group) -> Image.Image:
+    """Return a palette of the maps' colours, the frames', greys for the text, and the first group's, a photograph."""
     import matplotlib
 
     maps = matplotlib.colormaps["viridis"](np.linspace(0, 1, _MAP_COLOURS))[:, :3] * 255
     greys = [(grey, grey, grey) for grey in (20, 130, 255)]
     fixed = [*maps.round().astype(int).tolist(), *FRAMES.values(), *greys]
-    photo = Image.fromarray(groups[0].tiles[0])
+    photo = Image.fromarray(first.tiles[0])
     own = photo.quantize(256 - len(fixed)).getpalette() or []
     flat = [int(value) for colour in fixed for value in colour] + own
     palette = Image.new("P", (1, 1))

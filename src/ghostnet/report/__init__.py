@@ -15,6 +15,7 @@ from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
 from ghostnet.report.sheets import Sheet, exhibit_text, sheets_of
 from ghostnet.report.tables import demo_table, replace_section, runs_section, text_table
+from ghostnet.report.usable import usable_records
 
 __all__ = [
     "CATALOGUE",
@@ -51,4 +52,5 @@ __all__ = [
     "state_of",
     "tables_page",
     "text_table",
+    "usable_records",
 ]

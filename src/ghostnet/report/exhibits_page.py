@@ -20,6 +20,7 @@ from ghostnet.report.points import Point, figure6, figure7
 from ghostnet.report.scatter import family_colours, scatter
 from ghostnet.report.sheets import Sheet, sheets_of
 from ghostnet.report.tables import demo_rows, runs_cells, single_runs, speedup_line
+from ghostnet.report.usable import usable_records
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLOTS: dict[str, tuple[Callable[[Records], list[Point]], str]] = {
@@ -48,23 +49,11 @@ def exhibits_page(
         16
     """
     found = list(problems)
-    states: dict[str, State] = {}
-    sections = []
-    for key in CATALOGUE:
-        try:
-            states[key] = state_of(key, results)
-            sections.append(_section(key, states[key], results, Path(folder), found))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            paths = ", ".join(path.as_posix() for path, _ in results if path.parts[0] in (key, "features"))
-            found.append(
-                f"{key} cannot be shown: {type(error).__name__}: {error} in one of {paths or 'its records'}"
-            )
-            states[key] = State(NOT_RUN, "its records cannot be used", None, ())
-            sections.append(
-                _framed(key, CATALOGUE[key].title, states[key], "<p>Its records cannot be used.</p>")
-            )
-    sections.append(_others(results))
-    sections.append(_surroundings(results))
+    results = usable_records(
+        results, lambda records: _sections(records, Path(folder), []), folder=folder, on_error=found.append
+    )
+    sections = _sections(results, Path(folder), found)
+    states = {key: state_of(key, results) for key in CATALOGUE}
     body = [f"<h1>GhostNet, reproduced</h1><p>{_HEAD}</p>", _overview(states), *_problems(found), *sections]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -76,8 +65,18 @@ def exhibits_page(
     return page, found[len(problems) :]
 
 
+def _sections(results: Records, folder: Path, problems: list[str]) -> list[str]:
+    exhibits = [_section(key, results, folder, problems) for key in CATALOGUE]
+    return [*exhibits, _others(results), _surroundings(results)]
+
+
 def _text(value: object) -> str:
     return html.escape(str(value))
+
+
+def _code(value: object) -> str:
+    """Escape a text and set what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _text(value))
 
 
 def _class(word: str) -> str:
@@ -103,13 +102,10 @@ def _problems(lines: Sequence[str]) -> list[str]:
     return [f'<div class="missing"><p>Not shown:</p><ul>{items}</ul></div>']
 
 
-def _framed(key: str, title: str, state: State, inside: str) -> str:
+def _section(key: str, results: Records, folder: Path, problems: list[str]) -> str:
+    state = state_of(key, results)
     badge = f'<p class="state {_class(state.word)}">{_text(state.word)}: {_text(state.detail)}</p>'
-    return f'<section id="{key}"><h2>{_text(title)}</h2>{badge}{inside}</section>'
-
-
-def _section(key: str, state: State, results: Records, folder: Path, problems: list[str]) -> str:
-    parts = []
+    parts = [f"<h2>{_text(CATALOGUE[key].title)}</h2>{badge}"]
     if key in _PLOTS:
         points, label = _PLOTS[key]
         parts.append(_plot(points(results), label, key))
@@ -122,9 +118,9 @@ def _section(key: str, state: State, results: Records, folder: Path, problems: l
     if state.word in (NOT_RUN, PARTLY):
         needs = CATALOGUE[key].needs
         parts.append(
-            f'<p class="note">To run it: <code>ghostnet reproduce {key}</code>; needs {_text(needs)}.</p>'
+            f'<p class="note">To run it: <code>ghostnet reproduce {key}</code>; needs {_code(needs)}.</p>'
         )
-    return _framed(key, CATALOGUE[key].title, state, "".join(parts))
+    return f'<section id="{key}">{"".join(parts)}</section>'
 
 
 def _table(sheet: Sheet) -> str:
@@ -135,7 +131,7 @@ def _table(sheet: Sheet) -> str:
         for row in sheet.rows
     )
     caption = f"<caption>{_text(sheet.caption)}</caption>" if sheet.caption else ""
-    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in sheet.notes)
+    notes = "".join(f'<p class="note">{_code(note)}</p>' for note in sheet.notes)
     return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}'
 
 
@@ -181,7 +177,9 @@ def _plot(points: list[Point], x_label: str, key: str) -> str:
     svg = scatter(points, x_label=x_label, y_label="top-1 in %", name=_short(key))
     filters = _boxes("family", families) + _boxes("kind", kinds)
     hint = "Point at a network or tap it for its name. Hollow: the paper's numbers. Grey stairs: the Pareto front."
-    return f'<div class="interactive">{filters}{svg}<p class="told">{hint}</p></div>'
+    return (
+        f'<div class="interactive">{filters}{svg}<p class="told"><span class="hint">{hint}</span></p></div>'
+    )
 
 
 def _boxes(name: str, entries: Iterable[tuple[str, str]]) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 
 from ghostnet.errors import InputError
 from ghostnet.report.catalogue import Records
-from ghostnet.report.points import PAPER, Point, figure6, figure7
+from ghostnet.report.points import PAPER, Point, drawable, figure6, figure7
 from ghostnet.report.scatter import RADIUS, Frame, axes, family_colours, frame, marks, stairs
 
 _WIDTH, _LEFT, _RIGHT = 760, 100, 728
 _TITLE, _UNDER = 50, 84  # heights: the title above a panel's axes, ticks and label below them
 _PANEL, _FLAT, _FEW = 430, 170, 6  # height of the axes; a panel of few points needs less
 _LINE = 64  # letters of a note that fit a phone
+_LETTER, _ASCENT, _DESCENT = 0.56, 0.75, 0.2  # width, height and depth of a letter, as shares of its size
 _SMALL, _LARGE = 14, 25  # letters where the picture is wide, and on a phone
 _STYLE = f"""
 :root{{--page:#fff;--ink:#1c1e21;--line:#8885}}
@@ -68,8 +69,8 @@ def figure_file(key: str, results: Records) -> str:
 def _by_kind(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
     """Return for each runtime the points of the record that has most of it; the runtime with most points first."""
     runs: dict[str, dict[str, list[Point]]] = {}
-    for point in points:
-        if point.top1 is not None and not point.kind.startswith(PAPER):
+    for point in drawable(points):
+        if not point.kind.startswith(PAPER):
             runs.setdefault(point.kind, {}).setdefault(point.record, []).append(point)
     found = [(kind, max(records.values(), key=len)) for kind, records in runs.items()]
     return sorted(found, key=lambda pair: (-len(pair[1]), pair[0]))
@@ -79,7 +80,11 @@ def _machine(panels: Sequence[tuple[str, Sequence[Point]]], results: Records) ->
     wanted = {points[0].record for _, points in panels}
     places = [result.get("environment") or {} for path, result in results if path.as_posix() in wanted]
     machines = sorted({f"{place.get('cpu', 'unknown processor')}" for place in places})
-    return f"Measured here on {', '.join(machines)}, one thread; top-1 as in Table 7." if machines else ""
+    if not machines:
+        return ""
+    threads = "" if any("threads" in kind for kind, _ in panels) else ", one thread"
+    own = any(point.top1_source == "ours" for _, points in panels for point in points)
+    return f"Measured here on {', '.join(machines)}{threads}; top-1 as in Table 7{', or measured' if own else ''}."
 
 
 def _phone(points: Sequence[Point]) -> list[str]:
@@ -87,7 +92,7 @@ def _phone(points: Sequence[Point]) -> list[str]:
 
 
 def _document(panels: Sequence[tuple[str, Sequence[Point]]], label: str, notes: Sequence[str]) -> str:
-    drawn = [(title, [point for point in points if point.top1 is not None]) for title, points in panels]
+    drawn = [(title, found) for title, points in panels if (found := drawable(points))]
     colours = family_colours([point for _, points in drawn for point in points])
     parts: list[str] = []
     top = 0.0
@@ -113,13 +118,15 @@ def _document(panels: Sequence[tuple[str, Sequence[Point]]], label: str, notes: 
 
 
 def _legend(colours: Mapping[str, str], top: float) -> tuple[str, float]:
-    """Draw a swatch and a name for each family, three in a row; return it and the place below."""
+    """Draw a swatch and a name for each family, up to three in a row; return it and the place below."""
+    widest = 34 + _LETTER * _LARGE * max((len(family) for family in colours), default=0)
+    columns = max(1, min(3, int((_WIDTH - 18) // widest)))
     parts = []
     for number, (family, colour) in enumerate(colours.items()):
-        x, y = 18 + number % 3 * 248, top + number // 3 * 32
+        x, y = 18 + number % columns * (_WIDTH - 16) // columns, top + number // columns * 32
         parts.append(f'<circle class="swatch" cx="{x}" cy="{y - 6:.0f}" r="7" fill="{colour}"/>')
         parts.append(f'<text x="{x + 16}" y="{y:.0f}">{html.escape(family)}</text>')
-    return "".join(parts), top + -(-len(colours) // 3) * 32 + 8
+    return "".join(parts), top + -(-len(colours) // columns) * 32 + 8
 
 
 def _labels(points: Sequence[Point], where: Frame) -> list[str]:
@@ -158,17 +165,18 @@ def _placed(
 def _places(point: Point, where: Frame, size: int) -> list[tuple[Box, str, float]]:
     """Return the places round a point for its name, inside the axes: box, anchor and base line, the best first."""
     x, y = where.place(point)
-    width, gap = 0.56 * size * len(point.name), RADIUS + 4
+    width, gap = _LETTER * size * len(point.name), RADIUS + 4
+    above, below = y - gap - _DESCENT * size, y + gap + _ASCENT * size
     places = []
     for anchor, left, base in (
         ("start", x + gap, y + 0.35 * size),
         ("end", x - gap - width, y + 0.35 * size),
-        ("end", x - width - 2, y - gap),
-        ("start", x + 2, y - gap),
-        ("start", x + 2, y + gap + 0.8 * size),
-        ("end", x - width - 2, y + gap + 0.8 * size),
+        ("start", x + 2, above),
+        ("start", x + 2, below),
+        ("end", x - width - 2, above),
+        ("end", x - width - 2, below),
     ):
-        box = (left, base - 0.75 * size, left + width, base + 0.2 * size)
+        box = (left, base - _ASCENT * size, left + width, base + _DESCENT * size)
         if where.left < box[0] and box[2] < where.right and where.top < box[1] and box[3] < where.floor:
             places.append((box, anchor, base))
     return places

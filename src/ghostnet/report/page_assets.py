@@ -14,17 +14,19 @@ h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:0 0 .4rem}
 nav{display:flex;flex-wrap:wrap;gap:.4rem;margin:1rem 0}
 nav a{border:1px solid var(--line);border-radius:1rem;padding:.15rem .7rem;text-decoration:none;color:inherit}
 section{border-top:1px solid var(--line);padding:1.4rem 0 .4rem;scroll-margin-top:.5rem}
-.wide{overflow-x:auto;margin:.6rem 0}
+.wide{overflow-x:auto;margin:.6rem 0;background:linear-gradient(to left,var(--page) 40%,transparent) right/3rem 100%
+no-repeat local,linear-gradient(to left,#8888,transparent) right/1rem 100% no-repeat scroll}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{text-align:left;overflow-wrap:anywhere;font-weight:600;padding:.3rem 0}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{vertical-align:bottom;white-space:normal;min-width:4rem}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
 td.words,th.words{text-align:left}td.words{white-space:normal;min-width:6rem}
+td.words:first-child{min-width:9rem}td.words:last-child:not(:first-child){overflow-wrap:anywhere}
 .missing{color:var(--missing)}
 .state{font-size:.85rem;font-weight:600}.done{color:var(--done)}.partly{color:var(--partly)}
 .none{color:var(--missing)}
-svg.plot{width:100%;height:auto;touch-action:manipulation}
+svg.plot{width:100%;max-width:56rem;height:auto;touch-action:manipulation}
 svg text{font:13px system-ui,sans-serif;fill:currentColor}svg .grid{stroke:var(--line)}
 svg .front{pointer-events:none}
 svg .dot{cursor:pointer;outline:none}svg .dot:hover circle,svg .dot:focus circle{stroke:currentColor;stroke-width:3}
@@ -32,13 +34,14 @@ svg .dot{cursor:pointer;outline:none}svg .dot:hover circle,svg .dot:focus circle
 .filters{display:flex;flex-wrap:wrap;gap:.3rem .9rem;margin:.4rem 0;font-size:.9rem}
 .filters label{display:inline-flex;align-items:center;gap:.3rem}
 .swatch{width:.8rem;height:.8rem;border-radius:50%;display:inline-block}
-.told{min-height:1.6em;font-weight:600}
+.told{min-height:1.6em;font-weight:600}.hint{font-weight:400}
 figure{margin:.6rem 0}img{max-width:100%;height:auto;background:#fff;border-radius:4px}
 figcaption,.note{font-size:.88rem;opacity:.85;margin:.2rem 0;overflow-wrap:anywhere}
 details{margin:.5rem 0}dt{font-weight:600}dd{margin:0 0 .3rem;overflow-wrap:anywhere}
 code{overflow-wrap:anywhere}
-@media(max-width:40rem){body{padding:.7rem;font-size:15px}th,td{padding:.25rem .4rem}
-table{font-size:.85rem}td:first-child{white-space:normal;min-width:8rem}
+@media(max-width:40rem){body{padding:.7rem;font-size:15px}th,td{padding:.25rem .3rem}th{min-width:2.4rem}
+table{font-size:.85rem}td:first-child,td.words:first-child{white-space:normal;min-width:7rem}
+td.words:first-child{overflow-wrap:anywhere}td.words:last-child:not(:first-child){min-width:11rem}
 svg text{font-size:17px}}
 """
 

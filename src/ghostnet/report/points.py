@@ -6,6 +6,7 @@ a record's row that has a `top1` of its own is placed at that.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,21 @@ def _label(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
     if colon and network in labels:
         return labels[network], f" ({rest.replace(network, library, 1).replace('@', ', ')})"
     return labels.get(bare, bare), ""
+
+
+def drawable(points: Sequence[Point]) -> list[Point]:
+    """Return the points that have a place: an accuracy, and a cost above 0 for the logarithmic axis.
+
+    Example:
+        >>> points = [Point("a", "A", "onnx", x, top1, "") for x, top1 in ((3, 70.0), (3, None), (0, 70.0))]
+        >>> len(drawable(points))
+        1
+    """
+    return [
+        point
+        for point in points
+        if point.top1 is not None and math.isfinite(point.top1) and math.isfinite(point.x) and point.x > 0
+    ]
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:

@@ -42,6 +42,8 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise InputError(f"{place} lacks {key!r}; run its command again")
     if value["exhibit"] == "demo":
         check_demo(value, str(place))
+    elif not isinstance(value["metrics"], dict):
+        raise InputError(f"{place} has no object of 'metrics'; run its command again")
     return value
 
 
@@ -61,9 +63,11 @@ def check_demo(result: dict[str, Any], source: str) -> None:
     for key in _DEMO_KEYS:
         if key not in result:
             raise InputError(f"{source} lacks {key!r}; run `ghostnet demo` again")
+    if not isinstance(result["rows"], list):
+        raise InputError(f"{source} has no list of 'rows'; run `ghostnet demo` again")
     for number, row in enumerate(result["rows"]):
         for key in _ROW_KEYS:
-            if key not in row:
+            if not isinstance(row, dict) or key not in row:
                 raise InputError(f"{source} lacks {key!r} in row {number}; run `ghostnet demo` again")
 
 

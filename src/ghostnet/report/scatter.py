@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ghostnet.report.chart import COLOURS
-from ghostnet.report.points import PAPER, Point, figure6, pareto_front
+from ghostnet.report.points import PAPER, Point, drawable, figure6, pareto_front
 
 RADIUS = 5.5
 _STEPS = (  # of a logarithmic axis within a power of ten, for axes whose ends differ by at most a factor
@@ -55,7 +55,7 @@ class Frame:
 
 
 def frame(points: Sequence[Point], left: float, right: float, top: float, floor: float) -> Frame:
-    """Return axes that hold points, each with an accuracy."""
+    """Return axes that hold points, at least one and each with a place."""
     x_ticks = _logarithmic([point.x for point in points])
     y_ticks = _linear([point.top1 for point in points if point.top1 is not None])
     return Frame(left, right, top, floor, x_ticks, y_ticks)
@@ -77,10 +77,10 @@ def family_colours(points: Sequence[Point]) -> dict[str, str]:
 
 
 def scatter(points: Sequence[Point], *, x_label: str, y_label: str, name: str) -> str:
-    """Draw points with a logarithmic x axis; lines join a family's points of one kind, and stairs show the front.
+    """Draw points with a logarithmic x axis; lines join a family's points of one run, and stairs show the front.
 
     Args:
-        points: those without an accuracy are left out.
+        points: those that have no place are left out.
         x_label: under the axis, unit included.
         y_label: beside the axis, unit included.
         name: of the plot, read by screen readers.
@@ -88,7 +88,7 @@ def scatter(points: Sequence[Point], *, x_label: str, y_label: str, name: str) -
     Returns:
         One `<svg>` element, or a paragraph if there is nothing to draw.
     """
-    drawn = [point for point in points if point.top1 is not None and point.x > 0]
+    drawn = drawable(points)
     if not drawn:
         return "<p>No points to draw.</p>"
     axes_frame = frame(drawn, 60, 660, 14, 330)
@@ -141,7 +141,8 @@ def _logarithmic(values: Sequence[float]) -> list[float]:
     """Return round steps that span the values, the finer the less they span."""
     low, high = min(values) * 0.95, max(values) * 1.05
     factors: Sequence[float] = next(steps for most, steps in _STEPS if high <= most * low)
-    steps = [factor * 10.0**power for power in range(-6, 9) for factor in factors]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [factor * 10.0**power for power in powers for factor in factors]
     first = max(number for number, step in enumerate(steps) if step <= low)
     last = min(number for number, step in enumerate(steps) if step >= high)
     return steps[first : last + 1]
@@ -183,11 +184,12 @@ def stairs(points: Sequence[Point], where: Frame) -> list[tuple[float, float, fl
 
 
 def _lines(points: Sequence[Point], where: Frame, colours: Mapping[str, str]) -> list[str]:
-    groups: dict[tuple[str, str], list[Point]] = {}
+    """Join a family's points of one kind; latencies of two runs do not compare, so each record has its own line."""
+    groups: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
-        groups.setdefault((point.family, point.kind), []).append(point)
+        groups.setdefault((point.family, point.kind, point.record), []).append(point)
     parts = []
-    for (family, kind), members in groups.items():
+    for (family, kind, _), members in groups.items():
         if len(members) > 1:
             path = _path(sorted(members, key=lambda point: point.x), where)
             dashes = ' stroke-dasharray="4 4"' if kind.startswith(PAPER) else ""

@@ -51,7 +51,7 @@ def predict(
         paths: the files.
         preprocessing: how the network wants its images.
         top_k: answers for each image; fewer where there are fewer classes.
-        strict: raise at an image that cannot be read, instead of naming it on standard error.
+        strict: raise at an image that cannot be read, instead of naming it on standard error; one alone raises anyway.
         progress: show a bar on standard error.
 
     Raises:
@@ -94,7 +94,7 @@ def _batches(
             try:
                 read.append((path, transform(decode_image(path.read_bytes(), str(path)))))
             except UnreadableImageError as error:
-                if strict:
+                if strict or len(paths) == 1:
                     raise
                 print(f"skipped {path}: {error.reason}", file=sys.stderr, flush=True)
                 failed.append(Prediction(path, error=error.reason))

@@ -101,7 +101,7 @@ def _data(
     batches = calibration_batches(items)
     if batches is None and method.needs in ("images", "labels"):
         raise InputError(
-            f"method {method.name!r} looks at {method.needs}: give `calibration` (--calibration cifar10)"
+            f"method {method.name!r} looks at {method.needs}: give `calibration` (--calibration FOLDER or cifar10)"
         )
     if method.needs != "labels":
         return [], batches

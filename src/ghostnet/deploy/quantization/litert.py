@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostnet.deploy.targets.target import quiet_native, quiet_python
+from ghostnet.quiet import quiet_native, quiet_python
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 _SIGNATURE = "serving_default"

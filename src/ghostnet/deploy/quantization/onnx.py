@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostnet.deploy.targets.target import quiet_native, quiet_python
+from ghostnet.quiet import quiet_native, quiet_python
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BATCH = 16  # calibration keeps every intermediate map of a batch

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ghostnet import openvino_core
-from ghostnet.deploy.targets.target import quiet_native, quiet_python
+from ghostnet.quiet import quiet_native, quiet_python
 
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _RANKING_IMAGES = 32  # a layer quantised alone is compared with the others, not used

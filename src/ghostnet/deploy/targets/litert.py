@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostnet.deploy.targets.target import quiet_native, quiet_python
+from ghostnet.quiet import quiet_native, quiet_python
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostnet.deploy.targets.target import quiet_native
+from ghostnet.quiet import quiet_native
 
 if TYPE_CHECKING:
     import torch

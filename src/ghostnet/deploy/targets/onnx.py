@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostnet.deploy.targets.by_batch import ByBatch
-from ghostnet.deploy.targets.target import quiet_python
+from ghostnet.quiet import quiet_python
 
 if TYPE_CHECKING:
     import torch

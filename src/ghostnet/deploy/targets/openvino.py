@@ -15,8 +15,8 @@ import numpy as np
 
 from ghostnet import openvino_core
 from ghostnet.deploy.targets.by_batch import ByBatch
-from ghostnet.deploy.targets.target import quiet_native, quiet_python
 from ghostnet.errors import InputError
+from ghostnet.quiet import quiet_native, quiet_python
 
 if TYPE_CHECKING:
     import torch

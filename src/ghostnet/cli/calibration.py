@@ -1,0 +1,135 @@
+"""Calibration images for the verbs: a folder of the user's own, as its network wants them, or CIFAR-10's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ghostnet.cli.output import note
+from ghostnet.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ghostnet.data import Preprocessing
+
+CALIBRATION = "--calibration FOLDER or --calibration cifar10"
+_BATCH_PIXELS = 256 * 64 * 64  # 256 images of CIFAR-10 or somewhat larger, 20 of ImageNet's size
+
+
+def check_calibration(place: str) -> None:
+    """Raise unless there are images at a place, before anything slow is loaded.
+
+    Raises:
+        InputError: neither "cifar10" nor a folder.
+    """
+    if place != "cifar10" and not Path(place).expanduser().is_dir():
+        if "/" in place or "." in place:
+            raise InputError(f"there is no folder {place} of calibration images")
+        raise unknown_name("data set", place, ["cifar10"])
+
+
+def folder_images(
+    model: nn.Module, place: str, count: int, wanted: Preprocessing
+) -> tuple[Tensor, Tensor | None]:
+    """Return images of a folder as the network wants them, and their labels where class folders give them.
+
+    Args:
+        model: tells its classes.
+        place: the folder, or its subfolder `train` where it has one: what is evaluated on is not calibrated on.
+        count: how many images at most, spread over all.
+        wanted: size and normalisation.
+
+    Raises:
+        InputError: there are no images, or none that can be read.
+    """
+    import torch
+
+    from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform
+
+    folder = Path(place).expanduser()
+    folder = folder / "train" if (folder / "train").is_dir() else folder
+    available, read, label_of = _listed(model, folder, wanted)
+    transform = evaluation_transform(wanted)
+    pixels, labels = [], []
+    for index in _spread(available, count):
+        content, name = read(index)
+        try:
+            pixels.append(transform(decode_image(content, name)))
+        except UnreadableImageError as error:
+            note(f"skipped {name}: {error.reason}")
+            continue
+        if label_of is not None:
+            labels.append(label_of(index))
+    if not pixels:
+        raise InputError(f"none of the images in {folder} can be read")
+    images = wanted.normalise(torch.stack(pixels)).float()
+    return images, torch.tensor(labels) if label_of is not None else None
+
+
+def calibration_batches(
+    model: nn.Module, place: str, count: int, wanted: Preprocessing, *, data_dir: str | None = None
+) -> list[Any]:
+    """Return batches of calibration images; pairs with labels where the place gives labels.
+
+    Args:
+        model: tells its classes.
+        place: "cifar10" or a folder.
+        count: how many images at most.
+        wanted: size and normalisation; of CIFAR-10's images the normalisation alone.
+        data_dir: where CIFAR-10 lies, or None.
+
+    Raises:
+        InputError: as `folder_images`, a count below 1, or `data_dir` beside a folder.
+    """
+    if place == "cifar10":
+        from ghostnet.cli import cifar10
+
+        return list(cifar10.calibration_batches(data_dir, count, (wanted.mean, wanted.std)))
+    if data_dir is not None:
+        raise InputError(f"--data-dir is where CIFAR-10 lies; leave it out beside --calibration {place}")
+    if count < 1:
+        raise InputError(f"--images (={count}) must be an integer >= 1; 256 to 2048 are enough")
+    images, labels = folder_images(model, place, count, wanted)
+    size = max(1, min(256, _BATCH_PIXELS // wanted.size**2))
+    batches = images.split(size)
+    return list(batches) if labels is None else list(zip(batches, labels.split(size), strict=True))
+
+
+def first_images(batches: Sequence[Any], count: int) -> Tensor:
+    """Return the first images of batches, without their labels."""
+    import torch
+
+    taken, missing = [], count
+    for batch in batches:
+        images = batch[0] if isinstance(batch, tuple) else batch
+        taken.append(images[:missing])
+        missing -= len(taken[-1])
+        if missing <= 0:
+            break
+    return torch.cat(taken)
+
+
+def _listed(
+    model: nn.Module, folder: Path, wanted: Preprocessing
+) -> tuple[int, Callable[[int], tuple[bytes, str]], Callable[[int], int] | None]:
+    """Return how many images there are, how one is read with its name, and how its label is found, if there are any."""
+    from ghostnet.cli.images import count_classes, image_files, labelled_for
+
+    try:
+        source = labelled_for(model, str(folder), count_classes(model, wanted.size))
+    except InputError:  # no class folders, or not this network's
+        files = image_files([folder])
+        return len(files), lambda index: (files[index].read_bytes(), str(files[index])), None
+    return (
+        len(source),
+        lambda index: (source.read(index), source.name(index)),
+        lambda index: int(source.labels[index]),
+    )
+
+
+def _spread(available: int, count: int) -> list[int]:
+    """Return indices spread over all images, since those of a class lie together."""
+    wanted = min(available, count)
+    return [number * available // wanted for number in range(wanted)]
