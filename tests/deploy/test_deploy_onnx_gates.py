@@ -13,8 +13,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
-from ghostnet.deploy import export, load  # noqa: E402
-from ghostnet.deploy.passes.onnx_gates import spread_gates_  # noqa: E402
+from ghostnet.deploy import export, load, quantize  # noqa: E402
+from ghostnet.deploy.passes.onnx_gates import gather_gates_, spread_gates_  # noqa: E402
 from ghostnet.nn import SqueezeExcite  # noqa: E402
 
 
@@ -43,6 +43,7 @@ def test_only_factors_of_one_pixel_beside_larger_maps_are_spread(
     first: list[int | str], second: list[int | str], spread: int
 ) -> None:
     model = product(first, second)
+    before = model.SerializeToString()
     sizes = {"n": 2, "h": 3, "w": 3}
     feeds = {
         name: np.random.default_rng(0).standard_normal(
@@ -55,6 +56,8 @@ def test_only_factors_of_one_pixel_beside_larger_maps_are_spread(
     assert sum(node.op_type == "Resize" for node in model.graph.node) == spread
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, feeds)[0], feeds["a"] * feeds["b"])
+    assert gather_gates_(model) == spread
+    assert model.SerializeToString() == before
 
 
 @pytest.mark.parametrize("optimized", [True, False])
@@ -81,3 +84,12 @@ def test_onnx_runtime_stays_in_its_blocked_layout(tmp_path: Path) -> None:
     if "ReorderOutput" not in inside:
         pytest.skip("this processor has no blocked layout")
     assert inside.count("ReorderOutput") == 1  # at the end only
+
+
+def test_int8_files_have_no_spread_gates(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), SqueezeExcite(16), nn.Conv2d(16, 16, 1))
+    images = np.random.default_rng(0).standard_normal((16, 3, 8, 8), dtype=np.float32)
+    quantize(network, "onnx", tmp_path / "net.onnx", images, input_size=(3, 8, 8))
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "net.onnx")).graph.node]
+    assert "Mul" in kinds
+    assert "Resize" not in kinds

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+_SCALES = "gate_scales_"  # names of the constants that say how often
+
 
 def spread_gates_(proto: Any) -> int:
     """Repeat factors of one pixel to the size of the other factor, in place, and return how many there were.
@@ -32,7 +34,7 @@ def spread_gates_(proto: Any) -> int:
         gate = _gate(node, sizes, names)
         if gate is not None:
             height, width = sizes[node.input[1 - gate]]
-            scales = f"gate_scales_{height}x{width}"
+            scales = f"{_SCALES}{height}x{width}"
             if scales not in names:
                 names.add(scales)
                 values = np.array([1, 1, height, width], dtype=np.float32)
@@ -55,6 +57,31 @@ def spread_gates_(proto: Any) -> int:
     del graph.node[:]
     graph.node.extend(nodes)
     return spread
+
+
+def gather_gates_(proto: Any) -> int:
+    """Undo `spread_gates_`, in place, and return how many there were: 8-bit operators gain nothing by it.
+
+    Args:
+        proto: an `onnx.ModelProto`.
+    """
+    graph = proto.graph
+    scales = {value.name for value in graph.initializer if value.name.startswith(_SCALES)}
+    spread = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in scales
+    }
+    kept = [node for node in graph.node if not (node.output and node.output[0] in spread)]
+    for node in kept:
+        for place, name in enumerate(node.input):
+            node.input[place] = spread.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
+    constants = [value for value in graph.initializer if value.name not in scales]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    return len(spread)
 
 
 def _spatial_sizes(graph: Any) -> dict[str, tuple[int, int]]:
