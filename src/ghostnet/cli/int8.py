@@ -1,7 +1,8 @@
-"""Calibration images of `ghostnet export --precision int8`: the user's own, or CIFAR-10's training images."""
+"""What `ghostnet export --precision int8` calibrates and fine-tunes on: images of one's own, or CIFAR-10's to train on."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,26 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ghostnet.data import Preprocessing
+    from ghostnet.deploy import FakeQuantized
 
 PRECISIONS = ("fp32", "int8")
+FINE_TUNED_TARGETS = (
+    "onnx",
+    "openvino",
+)  # as `deploy` has them; repeated so that a wrong one is answered without torch
 
 
-def check_int8(precision: str, calibration: str | None, target: str) -> None:
+def check_int8(precision: str, calibration: str | None, target: str, epochs: float | None) -> None:
     """Refuse what cannot be done, before anything slow is loaded.
 
     Raises:
-        InputError: an unknown precision, int8 without images or images without int8, a place that is not there,
-            or a target without int8.
+        InputError: an unknown precision, int8 without images or images or fine-tuning without int8, a place that is
+            not there, or a target without int8 or without fine-tuning.
     """
     if precision not in PRECISIONS:
         raise unknown_name("export precision", precision, PRECISIONS)
+    if epochs is not None:
+        _check_fine_tuning(epochs, precision, target)
     if precision != "int8":
         if calibration is not None:
             raise InputError("--calibration is for --precision int8; give both or neither")
@@ -40,6 +48,62 @@ def check_int8(precision: str, calibration: str | None, target: str) -> None:
         if "/" in calibration or "." in calibration:
             raise InputError(f"there is no folder {calibration} of calibration images")
         raise unknown_name("data set", calibration, ["cifar10"])
+
+
+def _check_fine_tuning(epochs: float, precision: str, target: str) -> None:
+    if precision != "int8":
+        raise InputError("--fine-tune-epochs is for --precision int8; give both or neither")
+    if not 0 < epochs < float("inf"):
+        raise InputError(f"--fine-tune-epochs (={epochs}) must be a finite number above 0")
+    if target not in FINE_TUNED_TARGETS:
+        raise InputError(
+            f"--fine-tune-epochs is for {' and '.join(FINE_TUNED_TARGETS)}, not for {target}; leave it out"
+        )
+
+
+def fine_tuned(
+    model: nn.Module,
+    images: np.ndarray,
+    wanted: Preprocessing,
+    *,
+    place: str,
+    epochs: float,
+    target: str,
+    passes: list[str] | None,
+    out: Path,
+) -> tuple[FakeQuantized, Path]:
+    """Fine-tune a network for int8, and return it with the checkpoint, to be removed when the files are written.
+
+    Args:
+        model: the float network.
+        images: for the first ranges.
+        wanted: size and normalisation of images.
+        place: "cifar10" or a folder with a subfolder a class.
+        epochs: passes over its training images.
+        target, passes: as for the export.
+        out: the exported file; the checkpoint lies beside it while it is made.
+
+    Raises:
+        InputError: images that cannot be trained on, or a network that cannot be traced.
+    """
+    from ghostnet import recipes
+
+    # named after all that a resumed run must share with the first
+    digest = hashlib.sha256(repr((place, target, passes, wanted)).encode() + images.tobytes())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    checkpoint = out.with_name(f"{out.name}.{digest.hexdigest()[:12]}.checkpoint")
+    network = recipes.fine_tune_int8(
+        model,
+        images,
+        data_path=place if place == "cifar10" else str(Path(place).expanduser()),
+        preprocessing=wanted,
+        target=target,
+        passes=passes,
+        overrides=[f"epochs={epochs}"],
+        checkpoint=checkpoint,
+    )
+    return network, checkpoint
 
 
 def int8_images(

@@ -40,7 +40,16 @@ _FUSED = (nn.ReLU, nn.ReLU6, F.relu, F.relu6, torch.relu, "relu")
 _MOVES = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.PixelShuffle, nn.ChannelShuffle)
 _MOVES_FUNCTIONS = (
     *(torch.flatten, torch.reshape, torch.index_select, torch.permute, operator.getitem),
-    *(F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d, "flatten", "reshape", "view", "permute", "contiguous"),
+    *(
+        F.max_pool2d,
+        torch.max_pool2d,
+        F.adaptive_max_pool2d,
+        "flatten",
+        "reshape",
+        "view",
+        "permute",
+        "contiguous",
+    ),
 )
 
 
@@ -50,11 +59,13 @@ class FakeQuantized(nn.Module):
     Attributes:
         graph: the rewritten network.
         layers: how many convolutions and linear layers compute with 8 bits.
+        passes: names of the rewrites.
     """
 
     def __init__(self, graph: fx.GraphModule, reference: nn.Module) -> None:
         super().__init__()
         self.graph = graph
+        self.passes = passes_of(graph)
         self.layers = sum(isinstance(module, RoundedLayer) for module in graph.modules())
         self._reference = (reference,)  # not a part of what is trained and saved
 
@@ -162,6 +173,8 @@ def _reads(graph: fx.GraphModule, node: fx.Node, source: fx.Node) -> bool:
     if cat_inputs(node) is not None or is_binary(node, operator.add) or is_binary(node, operator.mul):
         return True
     if not node.args or node.args[0] is not source:  # a size, for instance
+        return False
+    if node.target is operator.getitem and isinstance(node.args[1], int):  # one of several tensors
         return False
     if _moves(graph, node):
         return _is_read(graph, node)

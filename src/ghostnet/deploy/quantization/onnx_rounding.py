@@ -6,6 +6,7 @@ A bias is an int32 in steps of its layer's input scale times weight scale, which
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,7 @@ class _OnnxLayer(nn.Module):
 
 
 def _dequantized(whole: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None = None) -> Tensor:
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     return torch.onnx.ops.symbolic(
         "DequantizeLinear", (whole, scale, zero_point), attributes, dtype=torch.float32, shape=whole.shape
     )

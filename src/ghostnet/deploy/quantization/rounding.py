@@ -13,7 +13,9 @@ from torch import Tensor, nn
 _VALUE_STEPS = 255
 _WEIGHT_STEPS = 127
 _MOMENTUM = 0.01  # of a batch's extremes in the moving average; PyTorch's observers have the same
-_LEAST_SCALE = 2.0**-10  # of the layer's largest: a bias is stored in steps of it, and an empty channel has none
+_LEAST_SCALE = (
+    2.0**-10
+)  # of the layer's largest: a bias is stored in steps of it, and an empty channel has none
 
 
 class RoundedValues(nn.Module):
@@ -70,6 +72,7 @@ class RoundedLayer(nn.Module):
     """
 
     fixed: Tensor | None
+    zero_point: Tensor
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
