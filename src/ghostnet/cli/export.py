@@ -55,6 +55,12 @@ def export(
             help="For int8: first fine-tune with rounding on the --calibration data, where int8 costs too much.",
         ),
     ] = None,
+    weight_bits: Annotated[
+        int,
+        typer.Option(
+            "--weight-bits", parser=integer, metavar="INTEGER", help="For --fine-tune-epochs: 2 to 8."
+        ),
+    ] = 8,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -75,7 +81,7 @@ def export(
         )
     if passes is not None and plain:
         raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
-    check_int8(precision, calibration, target, fine_tune_epochs)
+    check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
     refuse_overwrite(out, force=force)
     from ghostnet import deploy
 
@@ -95,8 +101,7 @@ def export(
                 wanted,
                 place=calibration,
                 epochs=fine_tune_epochs,
-                target=target,
-                passes=names,
+                rounding=(target, names, weight_bits),
                 out=out,
             )
         report = deploy.quantize(

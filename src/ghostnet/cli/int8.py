@@ -1,4 +1,4 @@
-"""What `ghostnet export --precision int8` calibrates and fine-tunes on: images of one's own, or CIFAR-10's to train on."""
+"""What `ghostnet export --precision int8` calibrates and fine-tunes on: images of one's own, or CIFAR-10's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from ghostnet.deploy import FakeQuantized
 
 PRECISIONS = ("fp32", "int8")
+_USUAL_BITS = 8
 FINE_TUNED_TARGETS = (
     "onnx",
     "openvino",
 )  # as `deploy` has them; repeated so that a wrong one is answered without torch
 
 
-def check_int8(precision: str, calibration: str | None, target: str, epochs: float | None) -> None:
+def check_int8(precision: str, calibration: str | None, target: str, epochs: float | None, bits: int) -> None:
     """Refuse what cannot be done, before anything slow is loaded.
 
     Raises:
@@ -31,6 +32,8 @@ def check_int8(precision: str, calibration: str | None, target: str, epochs: flo
     """
     if precision not in PRECISIONS:
         raise unknown_name("export precision", precision, PRECISIONS)
+    if bits != _USUAL_BITS and epochs is None:
+        raise InputError("--weight-bits is for --fine-tune-epochs; without fine-tuning weights have 8 bits")
     if epochs is not None:
         _check_fine_tuning(epochs, precision, target)
     if precision != "int8":
@@ -53,8 +56,8 @@ def check_int8(precision: str, calibration: str | None, target: str, epochs: flo
 def _check_fine_tuning(epochs: float, precision: str, target: str) -> None:
     if precision != "int8":
         raise InputError("--fine-tune-epochs is for --precision int8; give both or neither")
-    if not 0 < epochs < float("inf"):
-        raise InputError(f"--fine-tune-epochs (={epochs}) must be a finite number above 0")
+    if not 0 <= epochs < float("inf"):
+        raise InputError(f"--fine-tune-epochs (={epochs}) must be a finite number, 0 or above")
     if target not in FINE_TUNED_TARGETS:
         raise InputError(
             f"--fine-tune-epochs is for {' and '.join(FINE_TUNED_TARGETS)}, not for {target}; leave it out"
@@ -68,8 +71,7 @@ def fine_tuned(
     *,
     place: str,
     epochs: float,
-    target: str,
-    passes: list[str] | None,
+    rounding: tuple[str, list[str] | None, int],
     out: Path,
 ) -> tuple[FakeQuantized, Path]:
     """Fine-tune a network for int8, and return it with the checkpoint, to be removed when the files are written.
@@ -79,20 +81,27 @@ def fine_tuned(
         images: for the first ranges.
         wanted: size and normalisation of images.
         place: "cifar10" or a folder with a subfolder a class.
-        epochs: passes over its training images.
-        target, passes: as for the export.
+        epochs: passes over its training images; 0 rounds to nearest and trains nothing.
+        rounding: target, rewrites and bits of a weight.
         out: the exported file; the checkpoint lies beside it while it is made.
 
     Raises:
         InputError: images that cannot be trained on, or a network that cannot be traced.
     """
-    from ghostnet import recipes
+    from ghostnet import deploy, recipes
 
+    target, passes, bits = rounding
     # named after all that a resumed run must share with the first
-    digest = hashlib.sha256(repr((place, target, passes, wanted)).encode() + images.tobytes())
+    digest = hashlib.sha256(repr((place, rounding, wanted)).encode() + images.tobytes())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     checkpoint = out.with_name(f"{out.name}.{digest.hexdigest()[:12]}.checkpoint")
+    if not epochs:
+        size = images.shape[1:]
+        made = deploy.fake_quantized(
+            model, images, target=target, passes=passes, weight_bits=bits, input_size=size
+        )
+        return made, checkpoint
     network = recipes.fine_tune_int8(
         model,
         images,
@@ -100,6 +109,7 @@ def fine_tuned(
         preprocessing=wanted,
         target=target,
         passes=passes,
+        weight_bits=bits,
         overrides=[f"epochs={epochs}"],
         checkpoint=checkpoint,
     )

@@ -33,6 +33,7 @@ def fine_tune_int8(
     preprocessing: data.Preprocessing,
     target: str = "onnx",
     passes: Sequence[str] | None = None,
+    weight_bits: int = 8,
     overrides: Sequence[str] = (),
     data_root: str | None = None,
     checkpoint: str | Path | None = None,
@@ -47,6 +48,7 @@ def fine_tune_int8(
         preprocessing: how the network wants its images.
         target: key of `deploy.TARGETS` whose rewrites are made first.
         passes: names of the rewrites instead.
+        weight_bits: of a weight, 2 to 8.
         overrides: `key=value` of a recipe: `epochs`, `learning_rate`, `batch_size`, ….
         data_root: where CIFAR-10 is, if not in the cache.
         checkpoint: file to write now and then and to go on from.
@@ -56,8 +58,9 @@ def fine_tune_int8(
         InputError: as `deploy.fake_quantized`, unusable images, a wrong override, or bfloat16.
     """
     recipe = _recipe(data_path, preprocessing, overrides)
+    size = (3, preprocessing.size, preprocessing.size)
     network = deploy.fake_quantized(
-        model, images, target=target, passes=passes, input_size=(3, preprocessing.size, preprocessing.size)
+        model, images, target=target, passes=passes, weight_bits=weight_bits, input_size=size
     )
     if recipe.data == "cifar10":
         sets = cifar10_sets(recipe, data.load_cifar10(data_root, progress=progress))

@@ -60,12 +60,14 @@ class FakeQuantized(nn.Module):
         graph: the rewritten network.
         layers: how many convolutions and linear layers compute with 8 bits.
         passes: names of the rewrites.
+        weight_bits: of a weight.
     """
 
-    def __init__(self, graph: fx.GraphModule, reference: nn.Module) -> None:
+    def __init__(self, graph: fx.GraphModule, reference: nn.Module, weight_bits: int) -> None:
         super().__init__()
         self.graph = graph
         self.passes = passes_of(graph)
+        self.weight_bits = weight_bits
         self.layers = sum(isinstance(module, RoundedLayer) for module in graph.modules())
         self._reference = (reference,)  # not a part of what is trained and saved
 
@@ -99,6 +101,7 @@ def fake_quantized(
     *,
     target: str = "onnx",
     passes: Sequence[str] | None = None,
+    weight_bits: int = 8,
     input_size: Sequence[int] = (3, 224, 224),
 ) -> FakeQuantized:
     """Return a network that computes as the int8 files of `model` will, with gradients straight through the rounding.
@@ -112,10 +115,12 @@ def fake_quantized(
             first ranges are theirs.
         target: "onnx" or "openvino": whose rewrites are made first. Files for both can be written afterwards.
         passes: names of the rewrites instead.
+        weight_bits: of a weight, 2 to 8. OpenVINO's files hold 4 bits in 4; ONNX's hold a byte for each weight.
         input_size: shape of one input without the batch.
 
     Raises:
-        InputError: another target, unusable images, a network that cannot be traced, or nothing to quantise.
+        InputError: another target, a number of bits out of its range, unusable images, a network that cannot be
+            traced, or nothing to quantise.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
@@ -124,13 +129,15 @@ def fake_quantized(
     """
     if target not in TRAINED_TARGETS:
         raise unknown_name("target of int8 fine-tuning", target, TRAINED_TARGETS)
+    if isinstance(weight_bits, bool) or weight_bits not in range(2, 9):
+        raise InputError(f"weight_bits (={weight_bits!r}) must be an integer from 2 to 8; 8 and 4 are usual")
     array = calibration_array(images, tuple(input_size))
     graph = optimize(model, target=target, passes=passes)
     if not isinstance(graph, fx.GraphModule) or passes_of(graph) is None:
         raise InputError("the network's code cannot be followed by torch.fx, which int8 fine-tuning needs")
-    _round_layers_(graph)
+    _round_layers_(graph, weight_bits)
     _round_values_(graph)
-    made = FakeQuantized(graph, copy.deepcopy(model).eval())
+    made = FakeQuantized(graph, copy.deepcopy(model).eval(), weight_bits)
     if not made.layers:
         raise InputError("there is no convolution and no linear layer to quantise; int8 would change nothing")
     for parameter in made.parameters():
@@ -139,11 +146,11 @@ def fake_quantized(
     return made.eval()
 
 
-def _round_layers_(graph: fx.GraphModule) -> None:
+def _round_layers_(graph: fx.GraphModule, bits: int) -> None:
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         if plain_module(module, (nn.Conv2d, nn.Linear)) and isinstance(module, (nn.Conv2d, nn.Linear)):
-            graph.set_submodule(str(node.target), RoundedLayer(module))
+            graph.set_submodule(str(node.target), RoundedLayer(module, bits))
     graph.recompile()
 
 
@@ -179,7 +186,7 @@ def _reads(graph: fx.GraphModule, node: fx.Node, source: fx.Node) -> bool:
     if _moves(graph, node):
         return _is_read(graph, node)
     if _kind(graph, node) in _FUSED:
-        return len(source.users) > 1
+        return len(source.users) > 1 or _moves(graph, source)  # else it is fused with what makes its input
     if isinstance(module_of(graph, node), RoundedLayer):
         return True
     return per_channel_unary(graph, node) and not with_number(node)

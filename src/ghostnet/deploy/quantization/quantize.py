@@ -193,7 +193,7 @@ def _quantised(
         if trained is not None:
             tell("writing what was trained for int8")
             _write_trained(target, trained, plain, out, images[:2])
-            return _judged(scored(expected, run(out, images), labels), limits, trained.layers)
+            return _judged(scored(expected, run(out, images), labels), limits, trained)
         tell(f"quantising with {len(images)} calibration images")
         quantiser = quantiser_for(target.name, plain, images)
         return choose(quantiser, run, out, images, expected, labels=labels, limits=limits, announce=tell)
@@ -213,13 +213,13 @@ def _write_trained(
     target.write(trained.deployed(target.name), out, torch.from_numpy(example), texts)
 
 
-def _judged(score: Score, limits: Limits, layers: int) -> Chosen:
+def _judged(score: Score, limits: Limits, trained: FakeQuantized) -> Chosen:
     if not score.within(limits):
         raise InputError(
             f"int8 costs too much even after fine-tuning ({told(score)}); fine-tune longer, allow more "
             "(max_drop, min_agreement) or stay in float"
         )
-    return Chosen((), score, layers, {}, trained=True)
+    return Chosen((), score, trained.layers, {}, trained.weight_bits)
 
 
 def _check_trained(target: str, passes: Sequence[str] | None, optimized: bool) -> None:

@@ -1,4 +1,4 @@
-"""Rounding to 8 bits in the forward pass, straight through in the backward pass: values and weights.
+"""Rounding in the forward pass, straight through in the backward pass: values to 8 bits, weights to 8 or fewer.
 
 `q = clip(round(v / scale) + zero_point)`, `v' = scale (q - zero_point)`. Values: unsigned, one range a tensor that
 includes 0. Weights: signed, symmetric, one scale an output channel.
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _VALUE_STEPS = 255
-_WEIGHT_STEPS = 127
 _MOMENTUM = 0.01  # of a batch's extremes in the moving average; PyTorch's observers have the same
 _LEAST_SCALE = (
     2.0**-10
@@ -66,6 +65,7 @@ class RoundedLayer(nn.Module):
 
     Args:
         layer: `nn.Conv2d` or `nn.Linear`; it is trained on.
+        bits: of a weight, 2 to 8.
 
     Attributes:
         fixed: the scales, in a network that is to be exported.
@@ -74,16 +74,17 @@ class RoundedLayer(nn.Module):
     fixed: Tensor | None
     zero_point: Tensor
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, bits: int = 8) -> None:
         super().__init__()
         self.layer = layer
+        self.steps = 2 ** (bits - 1) - 1
         self.observing = False
         self.register_buffer("fixed", None)
         self.register_buffer("zero_point", torch.zeros(layer.weight.shape[0], dtype=torch.int32), False)
 
     def scales(self) -> Tensor:
         """Return one scale an output channel, `(C_out,)`."""
-        largest = self.layer.weight.detach().flatten(1).abs().amax(1) / _WEIGHT_STEPS
+        largest = self.layer.weight.detach().flatten(1).abs().amax(1) / self.steps
         tiny = torch.finfo(torch.float32).tiny
         return torch.maximum(largest, (largest.max() * _LEAST_SCALE).clamp_min(tiny))
 
@@ -92,9 +93,8 @@ class RoundedLayer(nn.Module):
         weight = self.layer.weight
         if not self.observing:
             scales = self.scales() if self.fixed is None else self.fixed
-            # -128 is what ONNX knows; no weight reaches it
             weight = torch.fake_quantize_per_channel_affine(
-                weight, scales, self.zero_point, 0, -_WEIGHT_STEPS - 1, _WEIGHT_STEPS
+                weight, scales, self.zero_point, 0, -self.steps - 1, self.steps
             )
         if isinstance(self.layer, nn.Linear):
             return F.linear(values, weight, self.layer.bias)

@@ -69,14 +69,14 @@ class Score:
 class Chosen:
     """Which layers stay in float and what is left of the accuracy; `ranking` is empty where none had to.
 
-    `trained` tells that the weights were fine-tuned for int8.
+    `weight_bits` is that of a network made by `fake_quantized`.
     """
 
     kept: tuple[str, ...]
     score: Score
     layers: int
     ranking: dict[str, float]
-    trained: bool = False
+    weight_bits: int | None = None
 
 
 def scored(expected: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -> Score:
@@ -194,5 +194,5 @@ def to_dict(chosen: Chosen) -> dict[str, Any]:
         "layers": chosen.layers,
         "float_layers": list(chosen.kept),
         "harm": worst,
-        **({"trained": True} if chosen.trained else {}),
+        **({} if chosen.weight_bits is None else {"weight_bits": chosen.weight_bits}),
     }
