@@ -159,7 +159,11 @@ def test_split_leaves_no_concatenation_between_the_modules_of_a_bottleneck() -> 
     plain = count(optimize(model, passes=["fold_batch_norm"]))
     split = count(optimize(model, passes=["fold_batch_norm", "split"]))
     streams = count(optimize(model, passes=["fold_batch_norm", "split_residuals"]))
-    assert (plain["cat"], split["cat"], streams["cat"]) == (32, 16, 0)  # 16 bottlenecks, two modules each
+    assert (plain["cat"], split["cat"], streams["cat"]) == (
+        32,
+        23,
+        7,
+    )  # 16 bottlenecks, 7 of them with a gate
     assert plain["getitem"] == split["getitem"] == streams["getitem"] == 0
 
 
@@ -215,6 +219,62 @@ def test_channels_last_maps_can_still_be_viewed() -> None:
 def test_a_wide_ghost_convolution_has_no_twin() -> None:
     model = randomise_(nn.Sequential(GhostConv2d(3, 18, 3), nn.Conv2d(18, 4, 1)))
     assert count(optimize(model, passes=["twin"], input_size=(3, 9, 9)))["cat"] == 1
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize(("maps", "ratio", "read"), [(40, 2, 48), (72, 2, 80), (54, 3, 64), (112, 2, 112)])
+def test_maps_that_do_not_fill_a_block_share_one(
+    maps: int, ratio: int, read: int, activation: str | None
+) -> None:
+    layer = GhostConv2d(5, maps, 1, ratio=ratio, norm="batch", activation=activation)
+    model = randomise_(nn.Sequential(layer, nn.Conv2d(maps, 4, 1)))
+    passes = ["fold_batch_norm", "twin_rest", "pad_halves"]
+    result = optimize(model, passes=passes, input_size=(5, 9, 9))
+    convolutions = [conv for conv in result.modules() if type(conv) is nn.Conv2d]
+    last = [conv for conv in convolutions if conv.in_channels > 5 and conv.groups == 1]
+    assert sum(conv.in_channels for conv in last) == read
+    assert not {"cat", "index_select", "getitem"} & set(count(result))
+
+
+class ActivatedApart(nn.Module):
+    """Intrinsic maps are activated behind the place where the cheap operation reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.primary, self.cheap = nn.Conv2d(3, 20, 1), nn.Conv2d(20, 20, 3, padding=1, groups=20)
+        self.read, self.activation = nn.Conv2d(40, 4, 1), nn.SiLU()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.primary(images)
+        return self.read(torch.cat([self.activation(maps), self.activation(self.cheap(maps))], 1))
+
+
+def test_a_shared_block_keeps_activations_in_their_places() -> None:
+    result = count(optimize(ActivatedApart(), passes=["twin_rest", "split"], input_size=(3, 9, 9)))
+    assert (result["cat"], result["SiLU"], result["Conv2d"]) == (0, 3, 4 + 3)
+
+
+def test_silu_of_silu_keeps_maps_from_sharing_a_block() -> None:
+    layer = GhostConv2d(5, 40, 1, activation="silu")
+    result = count(optimize(nn.Sequential(layer), passes=["twin_rest"], input_size=(5, 9, 9)))
+    assert (result["cat"], result["Conv2d"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "maps", [24, 64, 56]
+)  # 12, 32 and 28 intrinsic: no full block, nothing left, too many left
+def test_other_counts_of_maps_have_no_shared_block(maps: int) -> None:
+    model = randomise_(nn.Sequential(GhostConv2d(5, maps, 1), nn.Conv2d(maps, 4, 1)))
+    result = count(optimize(model, passes=["twin_rest"], input_size=(5, 9, 9)))
+    assert (result["cat"], result["Conv2d"], result["index_select"]) == (1, 3, 0)
+
+
+@pytest.mark.parametrize("name", ["split", "split_residuals", "pad_halves"])
+def test_a_gate_is_computed_once_for_all_parts(name: str) -> None:
+    model = randomise_(create_model("ghostnet_100"))
+    gates = sum(isinstance(module, SqueezeExcite) for module in model.modules())
+    result = count(optimize(model, passes=["squeeze_excite", "fold_batch_norm", name]))
+    assert (result["mul"], result["mean"], result["Hardsigmoid"]) == (gates, gates, gates)
 
 
 def test_padded_halves_are_multiples_of_a_block_and_cost_no_slice() -> None:

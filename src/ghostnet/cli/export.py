@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ghostnet.cli.int8 import check_int8, int8_images
+from ghostnet.cli.int8 import check_int8, fine_tuned, int8_images
 from ghostnet.cli.integer import integer
 from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
@@ -48,6 +48,19 @@ def export(
         float,
         typer.Option("--min-agreement", help="For int8: share of unlabelled images with the same answer."),
     ] = 0.95,
+    fine_tune_epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--fine-tune-epochs",
+            help="For int8: first fine-tune with rounding on the --calibration data, where int8 costs too much.",
+        ),
+    ] = None,
+    weight_bits: Annotated[
+        int,
+        typer.Option(
+            "--weight-bits", parser=integer, metavar="INTEGER", help="For --fine-tune-epochs: 2 to 8."
+        ),
+    ] = 8,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -58,12 +71,17 @@ def export(
       ghostnet export ghost.safetensors -o ghost.onnx
       ghostnet export ghost.safetensors -o ghost.xml --target openvino
       ghostnet export ghost.safetensors -o ghost-int8.onnx --precision int8 --calibration photos/
+      ghostnet export resnet9_050 -o net-int8.onnx --precision int8 --calibration cifar10 --fine-tune-epochs 1
     """
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
+    if plain and fine_tune_epochs is not None:
+        raise InputError(
+            "--fine-tune-epochs folds batch norms and --plain rewrites nothing; give one of them"
+        )
     if passes is not None and plain:
         raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
-    check_int8(precision, calibration, target)
+    check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
     refuse_overwrite(out, force=force)
     from ghostnet import deploy
 
@@ -75,6 +93,17 @@ def export(
     report: deploy.ExportReport | deploy.QuantizeReport
     if calibration is not None:
         images, labels = int8_images(model, calibration, calibration_images, wanted)
+        checkpoint = None
+        if fine_tune_epochs is not None:
+            model, checkpoint = fine_tuned(
+                model,
+                images,
+                wanted,
+                place=calibration,
+                epochs=fine_tune_epochs,
+                rounding=(target, names, weight_bits),
+                out=out,
+            )
         report = deploy.quantize(
             model,
             target,
@@ -83,13 +112,15 @@ def export(
             labels=labels,
             limits=deploy.Limits(max_drop, min_agreement),
             input_size=size,
-            passes=names,
+            passes=None if checkpoint else names,
             optimized=not plain,
             force=force,
             metadata=texts,
             preprocessing=wanted.to_dict(),
             announce=note,
         )
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
     else:
         report = deploy.export(
             model,

@@ -1,7 +1,9 @@
-"""Calibration images of `ghostnet export --precision int8`: the user's own, or CIFAR-10's training images."""
+"""What `ghostnet export --precision int8` calibrates and fine-tunes on: images of one's own, or CIFAR-10's."""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostnet.cli.calibration import CALIBRATION, check_calibration, folder_images
@@ -12,19 +14,29 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ghostnet.data import Preprocessing
+    from ghostnet.deploy import FakeQuantized
 
 PRECISIONS = ("fp32", "int8")
+_USUAL_BITS = 8
+FINE_TUNED_TARGETS = (
+    "onnx",
+    "openvino",
+)  # as `deploy` has them; repeated so that a wrong one is answered without torch
 
 
-def check_int8(precision: str, calibration: str | None, target: str) -> None:
+def check_int8(precision: str, calibration: str | None, target: str, epochs: float | None, bits: int) -> None:
     """Refuse what cannot be done, before anything slow is loaded.
 
     Raises:
-        InputError: an unknown precision, int8 without images or images without int8, a place that is not there,
-            or a target without int8.
+        InputError: an unknown precision, int8 without images or images or fine-tuning without int8, a place that is
+            not there, or a target without int8 or without fine-tuning.
     """
     if precision not in PRECISIONS:
         raise unknown_name("export precision", precision, PRECISIONS)
+    if bits != _USUAL_BITS and epochs is None:
+        raise InputError("--weight-bits is for --fine-tune-epochs; without fine-tuning weights have 8 bits")
+    if epochs is not None:
+        _check_fine_tuning(epochs, precision, target)
     if precision != "int8":
         if calibration is not None:
             raise InputError("--calibration is for --precision int8; give both or neither")
@@ -35,6 +47,69 @@ def check_int8(precision: str, calibration: str | None, target: str) -> None:
     if calibration is None:
         raise InputError(f"int8 needs images to calibrate on: give {CALIBRATION}")
     check_calibration(calibration)
+
+
+def _check_fine_tuning(epochs: float, precision: str, target: str) -> None:
+    if precision != "int8":
+        raise InputError("--fine-tune-epochs is for --precision int8; give both or neither")
+    if not 0 <= epochs < float("inf"):
+        raise InputError(f"--fine-tune-epochs (={epochs}) must be a finite number, 0 or above")
+    if target not in FINE_TUNED_TARGETS:
+        raise InputError(
+            f"--fine-tune-epochs is for {' and '.join(FINE_TUNED_TARGETS)}, not for {target}; leave it out"
+        )
+
+
+def fine_tuned(
+    model: nn.Module,
+    images: np.ndarray,
+    wanted: Preprocessing,
+    *,
+    place: str,
+    epochs: float,
+    rounding: tuple[str, list[str] | None, int],
+    out: Path,
+) -> tuple[FakeQuantized, Path]:
+    """Fine-tune a network for int8, and return it with the checkpoint, to be removed when the files are written.
+
+    Args:
+        model: the float network.
+        images: for the first ranges.
+        wanted: size and normalisation of images.
+        place: "cifar10" or a folder with a subfolder a class.
+        epochs: passes over its training images; 0 rounds to nearest and trains nothing.
+        rounding: target, rewrites and bits of a weight.
+        out: the exported file; the checkpoint lies beside it while it is made.
+
+    Raises:
+        InputError: images that cannot be trained on, or a network that cannot be traced.
+    """
+    from ghostnet import deploy, recipes
+
+    target, passes, bits = rounding
+    # named after all that a resumed run must share with the first
+    digest = hashlib.sha256(repr((place, rounding, wanted)).encode() + images.tobytes())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    checkpoint = out.with_name(f"{out.name}.{digest.hexdigest()[:12]}.checkpoint")
+    if not epochs:
+        size = images.shape[1:]
+        made = deploy.fake_quantized(
+            model, images, target=target, passes=passes, weight_bits=bits, input_size=size
+        )
+        return made, checkpoint
+    network = recipes.fine_tune_int8(
+        model,
+        images,
+        data_path=place if place == "cifar10" else str(Path(place).expanduser()),
+        preprocessing=wanted,
+        target=target,
+        passes=passes,
+        weight_bits=bits,
+        overrides=[f"epochs={epochs}"],
+        checkpoint=checkpoint,
+    )
+    return network, checkpoint
 
 
 def int8_images(

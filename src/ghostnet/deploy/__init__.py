@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ghostnet.deploy.optimize import optimize
     from ghostnet.deploy.plan import plan
     from ghostnet.deploy.planned import Plan, PlannedLayer
+    from ghostnet.deploy.quantization.fake import FakeQuantized, fake_quantized
     from ghostnet.deploy.quantization.quantize import QuantizeReport, quantize
     from ghostnet.deploy.quantization.search import Limits
     from ghostnet.deploy.random_weights import randomise_statistics_
@@ -31,6 +32,7 @@ _HOME = {
     "BenchmarkRow": "benchmark",
     "Candidate": "lineup",
     "ExportReport": "export",
+    "FakeQuantized": "quantization.fake",
     "Limits": "quantization.search",
     "Manifest": "manifest",
     "Plan": "planned",
@@ -41,6 +43,7 @@ _HOME = {
     "TuneRow": "tune",
     "benchmark": "benchmark",
     "export": "export",
+    "fake_quantized": "quantization.fake",
     "load": "session",
     "optimize": "optimize",
     "plan": "plan",
@@ -55,6 +58,7 @@ __all__ = [
     "BenchmarkRow",
     "Candidate",
     "ExportReport",
+    "FakeQuantized",
     "Limits",
     "Manifest",
     "Plan",
@@ -65,6 +69,7 @@ __all__ = [
     "TuneRow",
     "benchmark",
     "export",
+    "fake_quantized",
     "load",
     "optimize",
     "plan",

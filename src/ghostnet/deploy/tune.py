@@ -30,8 +30,10 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
     (*_BASE, "join_late"),
     (*_BASE, "split"),
     (*_BASE, "twin", "split"),
+    (*_BASE, "twin", "twin_rest", "split"),
     (*_BASE, "pad_halves"),
     (*_BASE, "twin", "pad_halves"),
+    (*_BASE, "twin", "twin_rest", "pad_halves"),
     (*_BASE, "split_residuals"),
 )
 

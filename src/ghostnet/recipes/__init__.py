@@ -5,6 +5,7 @@ from ghostnet.recipes.demo import run_demo
 from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
 from ghostnet.recipes.feature_pictures import draw_ghosts, draw_maps, draw_pairs
 from ghostnet.recipes.fine_tune import fine_tune_recipe
+from ghostnet.recipes.fine_tune_int8 import fine_tune_int8
 from ghostnet.recipes.plan import make_plan, run_plan
 from ghostnet.recipes.result import make_result, write_json, write_record
 from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
@@ -18,6 +19,7 @@ __all__ = [
     "draw_ghosts",
     "draw_maps",
     "draw_pairs",
+    "fine_tune_int8",
     "fine_tune_recipe",
     "layer_output",
     "list_recipes",

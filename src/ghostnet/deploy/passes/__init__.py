@@ -18,7 +18,7 @@ from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
 from ghostnet.deploy.passes.head import head
 from ghostnet.deploy.passes.split import join_late, pad_halves, split, split_residuals
 from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
-from ghostnet.deploy.passes.twin import twin
+from ghostnet.deploy.passes.twin import twin, twin_rest
 from ghostnet.errors import InputError, unknown_name
 
 if sys.version_info >= (3, 11):
@@ -31,6 +31,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "fold_batch_norm": fold_batch_norm,
     "head": head,
     "twin": twin,
+    "twin_rest": twin_rest,
     "join_late": join_late,
     "split": split,
     "split_residuals": split_residuals,

@@ -20,6 +20,7 @@ from torch import fx, nn
 from ghostnet.deploy.passes.layers import kept_inputs, kept_outputs, physical_depthwise, physical_norm
 from ghostnet.deploy.passes.lazy import Layout, Lazy, joined_in_order
 from ghostnet.deploy.passes.operations import (
+    add_constant,
     add_module,
     cat_inputs,
     channel_range,
@@ -155,6 +156,9 @@ class Carrier:
 
     def _read_by(self, node: fx.Node, lazy: Lazy) -> Lazy | fx.Node | None:
         module = module_of(self.traced, node)
+        source = node.args[0]
+        if self.reach.convolutions and isinstance(source, fx.Node) and self._is_gated(source):
+            lazy = self.values[source] = self._joined(source)
         if plain_module(module, nn.Conv2d) and isinstance(module, nn.Conv2d):
             return self._convolution(node, module, lazy) if self.reach.convolutions else None
         if plain_module(module, nn.BatchNorm2d) and isinstance(module, nn.BatchNorm2d):
@@ -163,6 +167,15 @@ class Carrier:
             return self._each(node, lazy) if self.reach.unary else None
         self._ask_a_part_(node, lazy)
         return None
+
+    def _is_gated(self, node: fx.Node) -> bool:
+        """Tell whether the node is the map of a gate: a global pooling reads it, and a product as well.
+
+        Such a map is joined: two or three chains of operators of one pixel cost more than a concatenation.
+        """
+        return any(pools_to_one(self.traced, user) for user in node.users) and any(
+            is_binary(user, operator.mul) for user in node.users
+        )
 
     def _cat(self, inputs: list[fx.Node]) -> Lazy | fx.Node | None:
         lazies = [lazy for lazy in map(self._as_lazy, inputs) if lazy is not None]
@@ -429,15 +442,9 @@ class Carrier:
         if list(lazy.index) == list(range(start, start + len(lazy.index))):
             key = (slice(None), slice(start, start + len(lazy.index)))
             return self.graph.call_function(operator.getitem, (whole, key))
-        name = "channel_order"
-        number = 0
-        while hasattr(self.traced, f"{name}_{number}"):
-            number += 1
         reference = next(self.traced.parameters(), torch.zeros(()))
-        self.traced.register_buffer(
-            f"{name}_{number}", torch.tensor(lazy.index, dtype=torch.long, device=reference.device)
-        )
-        order = self.graph.get_attr(f"{name}_{number}")
+        index = torch.tensor(lazy.index, dtype=torch.long, device=reference.device)
+        order = self.graph.get_attr(add_constant(self.traced, "channel_order", index))
         return self.graph.call_function(torch.index_select, (whole, 1, order))
 
     # ---- channel counts

@@ -176,6 +176,15 @@ def add_module(traced: fx.GraphModule, name: str, module: nn.Module) -> str:
     return chosen
 
 
+def add_constant(traced: fx.GraphModule, name: str, values: torch.Tensor) -> str:
+    """Hang a constant tensor into the network under a free name like `name` and return that name."""
+    number = 0
+    while hasattr(traced, f"{name}_{number}"):
+        number += 1
+    traced.register_buffer(f"{name}_{number}", values)
+    return f"{name}_{number}"
+
+
 def finished(traced: fx.GraphModule) -> fx.GraphModule:
     """Drop what nothing reads and return the network, ready to run."""
     traced.graph.eliminate_dead_code()

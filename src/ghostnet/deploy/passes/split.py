@@ -18,8 +18,8 @@ def join_late(traced: fx.GraphModule) -> fx.GraphModule:
 def split(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network with concatenations carried through convolutions, which then add what each part gives.
 
-    `W cat(y, g) = W_y y + W_g g`; squeeze-excite and depthwise convolutions act on each part. A residual sum builds
-    its operands.
+    `W cat(y, g) = W_y y + W_g g`; depthwise convolutions act on each part. A residual sum builds its operands, and so
+    does squeeze-excite.
     """
     return carry(traced, Reach(sums=False))
 

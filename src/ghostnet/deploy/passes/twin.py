@@ -3,18 +3,22 @@
 With `y = P x` and `g = D y`: `cat(y, g) = D' [y; y]`, where the depthwise convolution D' has the kernel of the identity
 on the first copy and D's kernels on the second. The second copy costs multiplications, but runtimes that compute in
 blocks of 16 channels do them anyway where all maps fit one block: there it is free and saves the concatenation.
+
+Pass "twin_rest": the same for the maps of a wider Ghost convolution that are left over when blocks of 16 are full.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.deploy.passes.layers import kept_outputs, like_convolution
+from ghostnet.deploy.passes.layers import kept_outputs, like_convolution, physical_depthwise
 from ghostnet.deploy.passes.operations import (
     ACTIVATIONS,
+    add_constant,
     add_module,
     cat_inputs,
     finished,
@@ -26,44 +30,130 @@ BLOCK = 16
 _IDEMPOTENT = (nn.ReLU, nn.ReLU6)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Ghost:
+    """A Ghost convolution in the graph: `cat(y, g)` with `y = inner(primary x)` and `g = outer(cheap y)`.
+
+    Attributes:
+        source: the node of x.
+        primary, inner: the ordinary convolution and its activation.
+        cheap, outer: the depthwise convolution and its activation.
+        scale, shift: what an affine between y and its half of the result does, per channel; None for nothing.
+        activated: y's half has `outer` behind it too.
+    """
+
+    source: fx.Node
+    primary: nn.Conv2d
+    inner: nn.Module | None
+    cheap: nn.Conv2d
+    outer: nn.Module | None
+    scale: Tensor | None
+    shift: Tensor | None
+    activated: bool
+
+    @property
+    def each(self) -> int:
+        """Ghost maps of one intrinsic map."""
+        return self.cheap.out_channels // self.cheap.in_channels
+
+
 def twin(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network with Ghost convolutions of at most 16 maps made by one wider depthwise convolution."""
     for node in list(traced.graph.nodes):
-        inputs = cat_inputs(node)
-        if inputs is not None and len(inputs) == 2:
-            _rewrite(traced, node, inputs[0], inputs[1])
+        ghost = _ghost(traced, node)
+        if ghost is None or ghost.cheap.in_channels + ghost.cheap.out_channels > BLOCK:
+            continue
+        with traced.graph.inserting_before(node):
+            made = _twins(traced, node.name, ghost, range(ghost.primary.out_channels))
+        node.replace_all_uses_with(made)
     return finished(traced)
 
 
-def _rewrite(traced: fx.GraphModule, node: fx.Node, intrinsic: fx.Node, ghosts: fx.Node) -> None:
+def twin_rest(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return the network with the maps that do not fill a block of 16 made as twins, so that they share one.
+
+    20 intrinsic and 20 ghost maps take two blocks each; 16, 16 and the twins of the other 4 and 4 take three in all.
+    The result is read in parts, so `split` or `pad_halves` has to follow.
+    """
+    for node in list(traced.graph.nodes):
+        ghost = _ghost(traced, node)
+        if ghost is None or ghost.scale is not None or ghost.shift is not None:
+            continue
+        count, each = ghost.primary.out_channels, ghost.each
+        rest = count % BLOCK
+        if rest == count or not rest or rest * (1 + each) > BLOCK:
+            continue
+        with traced.graph.inserting_before(node):
+            made = _with_twin_rest(traced, node.name, ghost, count - rest)
+        node.replace_all_uses_with(made)
+    return finished(traced)
+
+
+def _with_twin_rest(traced: fx.GraphModule, name: str, ghost: _Ghost, main: int) -> fx.Node:
+    count, each = ghost.primary.out_channels, ghost.each
+    intrinsic = _chain(
+        traced, f"{name}_main", ghost.source, [kept_outputs(ghost.primary, range(main)), ghost.inner]
+    )
+    ghosts = _chain(
+        traced, f"{name}_ghosts", intrinsic, [physical_depthwise(ghost.cheap, range(main)), ghost.outer]
+    )
+    if ghost.activated:
+        intrinsic = _chain(traced, f"{name}_main", intrinsic, [ghost.outer])
+    rest = _twins(traced, name, ghost, range(main, count))
+    whole = traced.graph.call_function(torch.cat, ([intrinsic, ghosts, rest], 1))
+    start = main * (1 + each)  # of the rest: intrinsic maps, then ghosts
+    order = [*range(main), *range(start, start + count - main)]
+    order += [*range(main, start), *range(start + count - main, count * (1 + each))]
+    reference = ghost.primary.weight
+    index = torch.tensor(order, dtype=torch.long, device=reference.device)
+    return traced.graph.call_function(
+        torch.index_select, (whole, 1, traced.graph.get_attr(add_constant(traced, "twin_order", index)))
+    )
+
+
+def _twins(traced: fx.GraphModule, name: str, ghost: _Ghost, channels: range) -> fx.Node:
+    """Make the intrinsic maps `channels` twice and what they give by one depthwise convolution: y, then g."""
+    copies = [*channels, *(channel for channel in channels for _ in range(ghost.each))]
+    cheap = physical_depthwise(ghost.cheap, channels)
+    modules = [
+        kept_outputs(ghost.primary, copies),
+        ghost.inner,
+        _wide(cheap, ghost.scale, ghost.shift),
+        ghost.outer,
+    ]
+    return _chain(traced, f"{name}_twin", ghost.source, modules)
+
+
+def _chain(
+    traced: fx.GraphModule, name: str, source: fx.Node, modules: Sequence[nn.Module | None]
+) -> fx.Node:
+    current = source
+    for module in modules:
+        if module is not None:
+            current = traced.graph.call_module(add_module(traced, name, module), (current,))
+    return current
+
+
+def _ghost(traced: fx.GraphModule, node: fx.Node) -> _Ghost | None:
+    """Return the Ghost convolution that ends in `node`, or None where it is none."""
+    inputs = cat_inputs(node)
+    if inputs is None or len(inputs) != 2:
+        return None
+    intrinsic, ghosts = inputs
     cheap_node, outer = _behind_activation(traced, ghosts)
     cheap = _stride_free_depthwise(traced, cheap_node)
     source = cheap_node.args[0] if cheap is not None else None
-    if cheap is None or not isinstance(source, fx.Node) or cheap.in_channels + cheap.out_channels > BLOCK:
-        return
+    if cheap is None or not isinstance(source, fx.Node):
+        return None
     primary_node, inner = _behind_activation(traced, source)
     primary = module_of(traced, primary_node)
     affine = _way(traced, intrinsic, source, inner, outer)
     if affine is None or not plain_module(primary, nn.Conv2d) or not isinstance(primary, nn.Conv2d):
-        return
-    if primary.groups != 1:
-        return
-    each = cheap.out_channels // cheap.in_channels
-    copies = [*range(primary.out_channels), *(channel // each for channel in range(cheap.out_channels))]
-    modules: list[nn.Module | None] = [
-        kept_outputs(primary, copies),
-        inner,
-        _wide(cheap, *affine),
-        outer,
-    ]
-    with traced.graph.inserting_before(node):
-        current = primary_node.args[0]
-        for module in modules:
-            if module is not None:
-                current = traced.graph.call_module(
-                    add_module(traced, f"{node.name}_twin", module), (current,)
-                )
-    node.replace_all_uses_with(current)  # type: ignore[arg-type]
+        return None
+    read = primary_node.args[0]
+    if primary.groups != 1 or not isinstance(read, fx.Node):
+        return None
+    return _Ghost(read, primary, inner, cheap, outer, *affine, activated=intrinsic is not source)
 
 
 def _behind_activation(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Module | None]:

@@ -1,4 +1,5 @@
-"""int8 by post-training quantisation: calibration images, one quantiser a runtime, and layers that stay in float.
+"""int8 exports: calibration images, one quantiser a runtime, layers that stay in float, and training for int8.
 
-`quantize` writes an export whose weights and activations are 8-bit integers. Left out: quantisation-aware training.
+`quantize` writes an export whose weights and activations are 8-bit integers. `fake_quantized` makes a network that can
+be fine-tuned for them first.
 """

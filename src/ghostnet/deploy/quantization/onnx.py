@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ghostnet.deploy.passes.onnx_gates import gather_gates_
 from ghostnet.quiet import quiet_native, quiet_python
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
@@ -30,6 +31,10 @@ class OnnxQuantiser:
 
         self._operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
         with tempfile.TemporaryDirectory() as folder, quiet_python(), quiet_native():
+            model = onnx.load(str(path))
+            if gather_gates_(model):
+                path = Path(folder) / "gathered.onnx"
+                onnx.save(model, path)
             calibrator = create_calibrator(
                 path,
                 self._operators,
@@ -40,7 +45,7 @@ class OnnxQuantiser:
             for start in range(0, len(images), _BATCH):
                 calibrator.collect_data(_Reader(calibrator.infer_session, images[start : start + _BATCH]))
             self._ranges = calibrator.compute_data()
-            self._model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+            self._model = onnx.shape_inference.infer_shapes(model)
 
     def layers(self) -> list[str]:
         """Return the nodes' names."""

@@ -1,4 +1,4 @@
-"""`quantize`: an export in int8, from a float export that was checked against PyTorch."""
+"""`quantize`: an export in int8: of a float export that was checked against PyTorch, or of what was trained for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ghostnet.deploy.export import ExportReport, _writable, export
 from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifest
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
+from ghostnet.deploy.quantization.fake import TRAINED_TARGETS, FakeQuantized
 from ghostnet.deploy.quantization.quantiser import quantiser_for, require_quantiser
-from ghostnet.deploy.quantization.search import Chosen, Limits, choose, to_dict
+from ghostnet.deploy.quantization.search import Chosen, Limits, Score, choose, scored, to_dict, told
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
@@ -100,9 +102,12 @@ def quantize(
     Weights are quantised per output channel, activations per tensor. All layers are quantised first; while the
     limits do not hold, the layers that change the output most stay in float.
 
+    What `fake_quantized` made, trained since then, is written with its own weights and ranges, all layers in int8;
+    the limits are on what it differs from the float network that it was made from.
+
     Args:
         model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched.
-        target: "onnx", "openvino" or "litert".
+        target: "onnx", "openvino" or "litert" (not for what `fake_quantized` made).
         path: as for `export`.
         calibration: float32 images `(N, C, H, W)` normalised as the network expects, N >= 16 (200 to 500 are
             usual), or an iterable of batches of them.
@@ -122,12 +127,17 @@ def quantize(
 
     Raises:
         InputError: a target without int8, a missing package (with the pip command), unusable calibration images,
-            or limits that no choice of layers meets; else as `export`. Nothing is written then.
+            rewrites for a network that has its own, or limits that no choice of layers meets; else as `export`.
+            Nothing is written then.
         RuntimeError: the float export differs from PyTorch.
 
     Example:
         >>> quantize(model, "onnx", "net-int8.onnx", images, input_size=(3, 32, 32))  # doctest: +SKIP
     """
+    trained = model if isinstance(model, FakeQuantized) else None
+    if trained is not None:
+        _check_trained(target, passes, optimized)
+        model, passes = trained.reference, trained.passes
     package = require_quantiser(target)
     chosen_target = target_named(target)
     require_to_write(chosen_target)
@@ -153,7 +163,7 @@ def quantize(
             classes=classes,
         )
         out = folder / files[0].name
-        found = _quantised(chosen_target, plain, out, (images, known), limits or Limits(), tell)
+        found = _quantised(chosen_target, plain, out, (images, known), limits or Limits(), tell, trained)
         _write_manifest(plain, out, files_of(chosen_target, out), found, (len(images), package))
         size = sum(file.stat().st_size for file in files_of(chosen_target, out))
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
@@ -167,6 +177,7 @@ def _quantised(
     data: tuple[np.ndarray, np.ndarray | None],
     limits: Limits,
     tell: Callable[[str], None],
+    trained: FakeQuantized | None,
 ) -> Chosen:
     images, labels = data
 
@@ -183,8 +194,12 @@ def _quantised(
         raise InputError(
             "the network's output on the calibration images is not finite; its weights are broken"
         )
-    tell(f"quantising with {len(images)} calibration images")
     try:
+        if trained is not None:
+            tell("writing what was trained for int8")
+            _write_trained(target, trained, plain, out, images[:2])
+            return _judged(scored(expected, run(out, images), labels), limits, trained)
+        tell(f"quantising with {len(images)} calibration images")
         quantiser = quantiser_for(target.name, plain, images)
         return choose(quantiser, run, out, images, expected, labels=labels, limits=limits, announce=tell)
     except (InputError, OSError):
@@ -194,6 +209,32 @@ def _quantised(
         raise InputError(
             f"the network cannot be quantised for {target.runtime}: {reason}; stay in float or try another target"
         ) from error
+
+
+def _write_trained(
+    target: Target, trained: FakeQuantized, plain: Path, out: Path, example: np.ndarray
+) -> None:
+    texts = open_files(target, plain, threads=1, precision="fp32").metadata
+    target.write(trained.deployed(target.name), out, torch.from_numpy(example), texts)
+
+
+def _judged(score: Score, limits: Limits, trained: FakeQuantized) -> Chosen:
+    if not score.within(limits):
+        raise InputError(
+            f"int8 costs too much even after fine-tuning ({told(score)}); fine-tune longer, allow more "
+            "(max_drop, min_agreement) or stay in float"
+        )
+    return Chosen((), score, trained.layers, {}, trained.weight_bits)
+
+
+def _check_trained(target: str, passes: Sequence[str] | None, optimized: bool) -> None:
+    if target not in TRAINED_TARGETS:
+        raise InputError(
+            f"a network that was fine-tuned for int8 cannot be written for {target}; "
+            f"the targets are {', '.join(TRAINED_TARGETS)}"
+        )
+    if passes is not None or not optimized:
+        raise InputError("rewrites are chosen when `fake_quantized` makes the network; give them there")
 
 
 def _write_manifest(plain: Path, out: Path, files: list[Path], found: Chosen, how: tuple[int, str]) -> None:

@@ -67,12 +67,16 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Which layers stay in float and what is left of the accuracy; `ranking` is empty where none had to."""
+    """Which layers stay in float and what is left of the accuracy; `ranking` is empty where none had to.
+
+    `weight_bits` is that of a network made by `fake_quantized`.
+    """
 
     kept: tuple[str, ...]
     score: Score
     layers: int
     ranking: dict[str, float]
+    weight_bits: int | None = None
 
 
 def scored(expected: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -> Score:
@@ -131,7 +135,7 @@ def choose(
     score = attempt([])
     if score.within(limits):
         return Chosen((), score, len(layers), {})
-    announce(f"int8 costs too much ({_told(score)}); ranking {len(layers)} layers")
+    announce(f"int8 costs too much ({told(score)}); ranking {len(layers)} layers")
     few, wanted = images[:_RANKING_IMAGES], expected[:_RANKING_IMAGES]
     harm = {}
     for layer in layers:
@@ -142,13 +146,13 @@ def choose(
     tried: dict[int, Score] = {0: score}
     for count in _counts(len(worst)):
         tried[count] = attempt(worst[:count])
-        announce(f"{count} of {len(worst)} layers in float: {_told(tried[count])}")
+        announce(f"{count} of {len(worst)} layers in float: {told(tried[count])}")
         if tried[count].within(limits):
             least = _bisected(max(n for n in tried if n < count), count, worst, attempt, tried, limits)
             attempt(worst[:least])  # the file of the last attempt may be another one
             return Chosen(tuple(worst[:least]), tried[least], len(layers), ranking)
     raise InputError(
-        f"int8 costs too much even with {len(worst) - 1} of {len(worst)} layers in float ({_told(score)} with none); "
+        f"int8 costs too much even with {len(worst) - 1} of {len(worst)} layers in float ({told(score)} with none); "
         "allow more (max_drop, min_agreement) or stay in float"
     )
 
@@ -175,7 +179,8 @@ def _bisected(
     return high
 
 
-def _told(score: Score) -> str:
+def told(score: Score) -> str:
+    """Return a score in words."""
     if score.top1 is None or score.top1_float is None:
         return f"{100 * score.agreement:.1f} % of the answers stay"
     return f"top-1 {score.top1_float:.2f} to {score.top1:.2f} %"
@@ -189,4 +194,5 @@ def to_dict(chosen: Chosen) -> dict[str, Any]:
         "layers": chosen.layers,
         "float_layers": list(chosen.kept),
         "harm": worst,
+        **({} if chosen.weight_bits is None else {"weight_bits": chosen.weight_bits}),
     }

@@ -50,19 +50,22 @@ class Ncnn:
         metadata: Mapping[str, str],  # noqa: ARG002  (the format has no place for texts)
     ) -> dict[str, int]:
         """Write both files. Raises ValueError with the operator's name where ncnn has none like it."""
+        from ghostnet.deploy.optimize import passes_of
+        from ghostnet.deploy.passes.ncnn_pixels import with_inner_products
         from ghostnet.deploy.targets.ncnn_trace import save_trace
 
         with tempfile.TemporaryDirectory() as folder:
             with quiet_python():
                 save_trace(model, Path(folder) / "net.pt", example[:1])
             self._convert(Path(folder), tuple(example.shape[1:]))
-            layers = _layers((Path(folder) / "net.ncnn.param").read_text())
-            for kind, name in layers:
+            text = _with_input_size(Path(folder) / "net.ncnn.param", tuple(example.shape[1:]))
+            for kind, name in _layers(text):
                 if any(mark in kind for mark in _FOREIGN_MARKS):
                     raise ValueError(f"ncnn has no operator {kind} ({name} in pnnx's file)")
-            path.write_text(_with_input_size(Path(folder) / "net.ncnn.param", tuple(example.shape[1:])))
+            text = with_inner_products(text) if passes_of(model) else text
+            path.write_text(text)
             shutil.copyfile(Path(folder) / "net.ncnn.bin", path.with_suffix(".bin"))
-        return dict(sorted(Counter(kind for kind, _ in layers).items()))
+        return dict(sorted(Counter(kind for kind, _ in _layers(text)).items()))
 
     def _convert(self, folder: Path, input_size: tuple[int, ...]) -> None:
         import pnnx

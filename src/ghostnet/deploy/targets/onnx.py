@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.targets.by_batch import ByBatch
 from ghostnet.quiet import quiet_python
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 18
+BATCH_AXIS = "batch"
+_OPEN_BATCH = "ghostnet_open_batch"  # in a file's properties: its batch is open, so nobody has to look
 
 
 class Onnx:
@@ -39,8 +42,13 @@ class Onnx:
         """Write one file; `metadata` goes into its properties."""
         import onnx
 
+        from ghostnet.deploy.optimize import passes_of
+        from ghostnet.deploy.passes.onnx_gates import spread_gates_
+
         proto = exported(model, path, example)
-        onnx.helper.set_model_props(proto, dict(metadata))
+        if passes_of(model):
+            spread_gates_(proto)
+        onnx.helper.set_model_props(proto, {**metadata, _OPEN_BATCH: BATCH_AXIS})
         for node in proto.graph.node:
             del node.metadata_props[:]  # the exporter's stack traces name paths of this machine
         onnx.checker.check_model(proto)
@@ -49,14 +57,7 @@ class Onnx:
 
     def open(self, path: Path, *, threads: int, precision: str) -> OnnxRunner:  # noqa: ARG002  (fp32 only)
         """Load a file into ONNX Runtime."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        return OnnxRunner(
-            onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        )
+        return OnnxRunner(path.read_bytes(), threads)
 
 
 def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
@@ -80,7 +81,7 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
             str(path),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
             external_data=False,
             verbose=False,
             input_names=["images"],
@@ -93,16 +94,41 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
 
 
 class OnnxRunner:
-    """A file in ONNX Runtime."""
+    """A file in ONNX Runtime.
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        images = session.get_inputs()[0]
-        self._name = images.name
-        self.input_size: tuple[Any, ...] = tuple(images.shape[1:])
-        self.batch: int | None = images.shape[0] if isinstance(images.shape[0], int) else None
-        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+    Args:
+        content: the file's.
+        threads: threads inside one operator.
+    """
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        self._content, self._threads, self._axis = content, threads, BATCH_AXIS
+        single = self._session(1)
+        texts = dict(single.get_modelmeta().custom_metadata_map)
+        count = single.get_inputs()[0].shape[0]
+        if count == 1 and _OPEN_BATCH not in texts:  # a foreign file: was it open before it was set to 1?
+            count = self._session(None).get_inputs()[0].shape[0]
+        if isinstance(count, str):
+            self._axis = count
+        marked = texts.pop(_OPEN_BATCH, None) is not None
+        self.metadata: dict[str, str] = texts
+        self.batch: int | None = count if isinstance(count, int) and not marked else None
+        self._name = single.get_inputs()[0].name
+        self.input_size: tuple[Any, ...] = tuple(single.get_inputs()[0].shape[1:])
+        self._sessions = ByBatch(self._session, self.batch)
+        if self._axis == BATCH_AXIS:
+            self._sessions.put(1, single)
+
+    def _session(self, batch: int | None) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        options.log_severity_level = 3
+        if batch is not None:
+            options.add_free_dimension_override_by_name(self._axis, batch)
+        return onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the first output."""
-        return np.asarray(self._session.run(None, {self._name: images})[0])
+        return np.asarray(self._sessions[len(images)].run(None, {self._name: images})[0])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostnet import openvino_core
+from ghostnet.deploy.targets.by_batch import ByBatch
 from ghostnet.errors import InputError
 from ghostnet.quiet import quiet_native, quiet_python
 
@@ -63,33 +64,48 @@ class OpenVINO:
             raise InputError("this processor has no bfloat16 arithmetic; use precision fp32")
         with quiet_native():
             network = core.read_model(str(path), str(path.with_suffix(".bin")))
-            compiled = core.compile_model(
-                network,
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[precision],
-                    "INFERENCE_NUM_THREADS": threads,
-                    "NUM_STREAMS": 1,
-                },
-            )
-        return OpenVINORunner(network, compiled)
+        settings = {
+            "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        return OpenVINORunner(core, network, settings)
 
 
 class OpenVINORunner:
-    """A network that OpenVINO compiled."""
+    """A network in OpenVINO.
 
-    def __init__(self, network: Any, compiled: Any) -> None:
-        self._request = compiled.create_infer_request()
+    Args:
+        core: OpenVINO's.
+        network: what it read from the files.
+        settings: for compiling.
+    """
+
+    def __init__(self, core: Any, network: Any, settings: Mapping[str, Any]) -> None:
+        self._core, self._network, self._settings = core, network, dict(settings)
         shape = network.inputs[0].partial_shape
         sizes = tuple(size.get_length() if size.is_static else -1 for size in shape)
         self.input_size: tuple[Any, ...] = tuple(size if size > 0 else "any" for size in sizes[1:])
         self.batch: int | None = sizes[0] if sizes[0] > 0 else None
+        self._requests = ByBatch(self._compiled, self.batch)
+        _ = self._requests[self.batch or 1]  # a file that does not compile is refused when it is opened
         self.metadata: dict[str, str] = {}
         if network.has_rt_info([_TEXTS]):
             texts = network.get_rt_info()[_TEXTS]
             self.metadata = {key: value.astype(str) for key, value in texts.items()}
 
+    def _compiled(self, batch: int | None) -> Any:
+        network = self._network
+        if batch is not None:
+            network = network.clone()  # weights are shared
+            images = network.inputs[0].partial_shape
+            images[0] = batch
+            network.reshape(images)
+        with quiet_native():
+            return self._core.compile_model(network, "CPU", self._settings).create_infer_request()
+
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return a copy of the first output; the request's own buffer is written again by the next call."""
-        self._request.infer([images], share_inputs=True)
-        return np.array(self._request.get_output_tensor(0).data)
+        request = self._requests[len(images)]
+        request.infer([images], share_inputs=True)
+        return np.array(request.get_output_tensor(0).data)

@@ -1,0 +1,74 @@
+"""Single images run in a network compiled for them, several in one with an open batch, with the same results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from ghostnet.deploy import export, load  # noqa: E402
+from ghostnet.deploy.targets.by_batch import ByBatch  # noqa: E402
+from ghostnet.errors import InputError  # noqa: E402
+from ghostnet.nn import SqueezeExcite  # noqa: E402
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, 8, 8), dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml"])
+def test_one_image_and_several_agree_and_each_network_is_made_once(tmp_path: Path, name: str) -> None:
+    target = "onnx" if name.endswith("onnx") else "openvino"
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), SqueezeExcite(4), nn.Flatten())
+    export(network, target, tmp_path / name, input_size=(3, 8, 8))
+    session = load(tmp_path / name)
+    networks = session._runner._requests if target == "openvino" else session._runner._sessions
+    assert list(networks._made) == [1]  # opening makes no second one
+    several = session.predict(images(3))
+    each = np.concatenate([session.predict(one[None]) for one in images(3)])
+    np.testing.assert_allclose(several, each, rtol=1e-5, atol=1e-6)
+    assert sorted(networks._made, key=str) == [1, None]
+
+
+def foreign(path: Path, batch: int | str) -> None:
+    """Write an ONNX file that is not ours: maps times 2, with such a batch axis."""
+    shapes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, 8, 8]) for name in ("in", "out")
+    ]
+    two = numpy_helper.from_array(np.array(2, dtype=np.float32), "two")
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["in", "two"], ["out"])], "twice", *([one] for one in shapes), [two]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.mark.parametrize("axis", ["batch", "N"])
+def test_a_foreign_file_with_an_open_batch_takes_any_number(tmp_path: Path, axis: str) -> None:
+    foreign(tmp_path / "net.onnx", axis)
+    session = load(tmp_path / "net.onnx")
+    for count in (1, 3):
+        np.testing.assert_array_equal(session.predict(images(count)), 2 * images(count))
+
+
+def test_a_foreign_file_with_a_fixed_batch_takes_multiples_of_it(tmp_path: Path) -> None:
+    for batch in (1, 2):
+        foreign(tmp_path / f"net{batch}.onnx", batch)
+        session = load(tmp_path / f"net{batch}.onnx")
+        assert session._runner.batch == batch
+        np.testing.assert_array_equal(session.predict(images(4)), 2 * images(4))
+    with pytest.raises(InputError, match="a multiple of 2"):
+        session.predict(images(1))
+
+
+def test_what_is_fixed_is_never_compiled_for_another_batch() -> None:
+    asked: list[int | None] = []
+    networks = ByBatch(lambda batch: asked.append(batch) or str(batch), 4)  # type: ignore[func-returns-value]
+    assert (networks[1], networks[4], asked) == ("None", "None", [None])
