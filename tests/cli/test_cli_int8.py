@@ -81,6 +81,27 @@ def test_an_exported_file_is_evaluated_like_a_network(
     assert any(name in capsys.readouterr().out for name in COLOURS)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_fine_tuning_brings_coarse_weights_back_to_the_float_answers(
+    network: Path, photos: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip({".onnx": "onnxruntime.quantization", ".xml": "nncf"}[suffix])
+    target = {".onnx": "onnx", ".xml": "openvino"}[suffix]
+    start = ["export", str(network), "--target", target, "--precision", "int8", "--calibration", str(photos)]
+    start += ["--calibration-images", "20", "--max-drop", "100", "--weight-bits", "3", "--fine-tune-epochs"]
+    found = {
+        epochs: _json(capsys, *start, epochs, "-o", str(tmp_path / f"net{epochs}{suffix}"))
+        for epochs in ("0", "8")
+    }
+    assert found["8"]["relative_error"] < 0.8 * found["0"]["relative_error"]
+    assert not list(tmp_path.glob("*.checkpoint"))
+    manifest = json.loads((tmp_path / f"net8{suffix}.json").read_text())
+    assert (manifest["precision"], manifest["quantisation"]["weight_bits"]) == ("int8", 3)
+    assert manifest["classes"] == sorted(COLOURS)
+    evaluated = _json(capsys, "eval", str(tmp_path / f"net8{suffix}"), "--data", str(photos))
+    assert evaluated["count"] == 24
+
+
 def test_unusable_int8_requests_are_one_line(
     network: Path, exported: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +115,15 @@ def test_unusable_int8_requests_are_one_line(
     few = [*int8, "--calibration", str(photos / "red")]
     assert "8 calibration images are too few" in _line(capsys, *few)
     assert "--calibration-images (=3) must be at least 16" in _line(capsys, *few, "--calibration-images", "3")
+    tuned = [*int8, "--calibration", str(photos), "--fine-tune-epochs"]
+    assert "--fine-tune-epochs (=-1.0) must be a finite number" in _line(capsys, *tuned, "-1")
+    assert "--fine-tune-epochs is for --precision int8" in _line(capsys, *start, "--fine-tune-epochs", "1")
+    assert "--weight-bits is for --fine-tune-epochs" in _line(capsys, *int8, "--weight-bits", "4")
+    assert "weight_bits (=9) must be an integer from 2 to 8" in _line(
+        capsys, *tuned, "1", "--weight-bits", "9"
+    )
+    assert "is for onnx and openvino, not for litert" in _line(capsys, *tuned, "1", "--target", "litert")
+    assert "--plain rewrites nothing" in _line(capsys, *tuned, "1", "--plain")
     param = [
         "export",
         str(network),

@@ -39,6 +39,15 @@ def planned() -> tuple[Path, dict[str, Any]]:
     return record("plan", {"name": "x", "network": "resnet50"}, metrics)
 
 
+def test_a_variant_stands_beside_the_float_file_of_its_network() -> None:
+    tuned = evaluated("int8", 92.4, 900_000)
+    tuned[1]["recipe"]["name"] = "net@w4@tuned-onnx-int8"
+    other = evaluated("int8", 1, 1)
+    other[1]["recipe"]["name"] = "network@w4-onnx-int8"
+    [row] = int8_rows([evaluated("fp32", 92.75, 6_590_000), tuned, other])
+    assert (row[0], row[3], row[4], row[5]) == ("net@w4@tuned", "92.75", "92.40", "-0.35")
+
+
 def test_int8_stands_beside_the_float_file_of_the_same_runtime() -> None:
     results = [
         evaluated("fp32", 92.77, 6_590_000),

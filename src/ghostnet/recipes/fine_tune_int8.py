@@ -65,7 +65,9 @@ def fine_tune_int8(
     if recipe.data == "cifar10":
         sets = cifar10_sets(recipe, data.load_cifar10(data_root, progress=progress))
     else:
-        sets = image_sets(recipe, open_image_sets(recipe), model)
+        found = open_image_sets(recipe)
+        recipe = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(found.training))})
+        sets = image_sets(recipe, found, model)
     fit(
         network,
         sets.training,

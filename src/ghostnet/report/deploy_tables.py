@@ -30,7 +30,10 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
     parts = [latency] if latency else []
     rows = int8_rows(results, link_root)
     if rows:
-        title = "int8 against float, the same test images through the exported files (`ghostnet eval FILE`):"
+        title = (
+            "int8 against float, the same test images through the exported files (`ghostnet eval FILE`); @w4: "
+            "weights of 4 bits, @tuned: fine-tuned for int8:"
+        )
         parts.append(f"{title}\n\n{markdown_table(_INT8_HEADER, rows)}")
     plans = plan_rows(results, link_root)
     if plans:
@@ -141,20 +144,23 @@ def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ..
 
 
 def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
-    """Return a row for each int8 record that has a float one of the same network, runtime and images."""
-    found: dict[tuple[str, str, str], dict[str, tuple[Path, Mapping[str, Any]]]] = {}
+    """Return a row for each int8 record that has a float one of the same network, runtime and images.
+
+    "net@tuned" is a variant of "net": other int8 files of it.
+    """
+    found: dict[str, dict[tuple[str, str, str], tuple[Path, Mapping[str, Any]]]] = {"fp32": {}, "int8": {}}
     for path, result in results:
         metrics = result.get("metrics", {})
-        if result["exhibit"] != "int8" or "runtime" not in metrics:
+        if result["exhibit"] != "int8" or metrics.get("precision") not in found:
             continue
         network = str(result["recipe"]["name"]).removesuffix(f"-{metrics['runtime']}-{metrics['precision']}")
-        key = network, metrics["runtime"], str(result["recipe"]["data"])
-        found.setdefault(key, {})[metrics["precision"]] = path, result
-    return [
-        _int8_row(key, pair["fp32"], pair["int8"], link_root)
-        for key, pair in found.items()
-        if {"fp32", "int8"} <= set(pair)
-    ]
+        found[metrics["precision"]][network, metrics["runtime"], str(result["recipe"]["data"])] = path, result
+    rows = []
+    for (network, runtime, images), record in found["int8"].items():
+        plain = found["fp32"].get((network.partition("@")[0], runtime, images))
+        if plain is not None:
+            rows.append(_int8_row((network, runtime, images), plain, record, link_root))
+    return rows
 
 
 def _int8_row(
