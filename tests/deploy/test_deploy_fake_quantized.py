@@ -151,7 +151,10 @@ def test_networks_of_the_zoo_run_in_integers(name: str, tmp_path: Path) -> None:
     report = quantize(
         rounded, "onnx", path, images(16, size), input_size=size, limits=Limits(min_agreement=0)
     )
-    assert report.relative_error < 0.3
+    with torch.no_grad():
+        wanted, found = (net(torch.from_numpy(images(16, size))) for net in (model, rounded))
+    eager = float((found - wanted).norm() / wanted.norm())
+    assert report.relative_error == pytest.approx(eager, rel=0.5)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -164,10 +167,10 @@ def test_training_lowers_the_loss_and_moves_the_ranges() -> None:
     model, data = made(weight_bits=3), torch.from_numpy(images())
     with torch.no_grad():
         wanted = model.reference(data)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses = []
-    for _ in range(20):
+    for _ in range(30):
         loss = F.mse_loss(model.train()(data), wanted)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
@@ -177,9 +180,9 @@ def test_training_lowers_the_loss_and_moves_the_ranges() -> None:
     assert losses[2] < losses[0]
     assert losses[-1] < 0.5 * losses[0]
     after = model.state_dict()
-    assert all(
-        not torch.equal(after[name], before[name]) for name in after if name.endswith(("weight", "high"))
-    )
+    followed = [name for name in after if name.endswith(("weight", "high")) and "images" not in name]
+    assert len(followed) == 5 + 8  # layers, and grids but the images' own
+    assert all(not torch.equal(after[name], before[name]) for name in followed)
     ranges = {name: value.clone() for name, value in after.items() if name.endswith(("low", "high"))}
     model.eval()(3 * data)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in ranges.items())
@@ -214,7 +217,9 @@ def test_unusable_requests_are_one_line(tmp_path: Path) -> None:
         quantize(model, "litert", tmp_path / "net.tflite", images(), input_size=SIZE)
     with pytest.raises(InputError, match=r"rewrites are chosen when `fake_quantized` makes the network"):
         quantize(model, "onnx", tmp_path / "net.onnx", images(), input_size=SIZE, passes=["head"])
-    strict = Limits(min_agreement=1.0)
+    strict = Limits(min_agreement=0.9)
+    with torch.no_grad():
+        model.graph.get_submodule("classifier").layer.weight.neg_()
     with pytest.raises(InputError, match=r"costs too much even after fine-tuning .* fine-tune longer"):
         quantize(model, "onnx", tmp_path / "net.onnx", images(), input_size=SIZE, limits=strict)
     assert list(tmp_path.iterdir()) == []
