@@ -164,10 +164,10 @@ def test_training_lowers_the_loss_and_moves_the_ranges() -> None:
     model, data = made(weight_bits=3), torch.from_numpy(images())
     with torch.no_grad():
         wanted = model.reference(data)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses = []
-    for _ in range(20):
+    for _ in range(30):
         loss = F.mse_loss(model.train()(data), wanted)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
