@@ -42,8 +42,12 @@ def check_int8(precision: str, calibration: str | None, target: str, epochs: flo
             raise InputError("--calibration is for --precision int8; give both or neither")
         return
     from ghostnet.deploy.quantization.quantiser import require_quantiser
+    from ghostnet.deploy.targets import require_to_write, target_named
 
-    require_quantiser(target)
+    if epochs is None:
+        require_quantiser(target)
+    else:
+        require_to_write(target_named(target))  # before the training, not after it
     if calibration is None:
         raise InputError(f"int8 needs images to calibrate on: give {CALIBRATION}")
     check_calibration(calibration)

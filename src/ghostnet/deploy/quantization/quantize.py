@@ -135,10 +135,12 @@ def quantize(
         >>> quantize(model, "onnx", "net-int8.onnx", images, input_size=(3, 32, 32))  # doctest: +SKIP
     """
     trained = model if isinstance(model, FakeQuantized) else None
+    package = None
     if trained is not None:
         _check_trained(target, passes, optimized)
         model, passes = trained.reference, trained.passes
-    package = require_quantiser(target)
+    else:
+        package = require_quantiser(target)
     chosen_target = target_named(target)
     require_to_write(chosen_target)
     sizes = tuple(input_size)
@@ -237,15 +239,18 @@ def _check_trained(target: str, passes: Sequence[str] | None, optimized: bool) -
         raise InputError("rewrites are chosen when `fake_quantized` makes the network; give them there")
 
 
-def _write_manifest(plain: Path, out: Path, files: list[Path], found: Chosen, how: tuple[int, str]) -> None:
+def _write_manifest(
+    plain: Path, out: Path, files: list[Path], found: Chosen, how: tuple[int, str | None]
+) -> None:
     count, package = how
+    used = {} if package is None else {package: importlib.metadata.version(package)}
     manifest = read_manifest(manifest_path(plain))
     dataclasses.replace(
         manifest,
         precision="int8",
         files=describe_files(files),
         quantisation={"images": count, **to_dict(found)},
-        versions={**manifest.versions, package: importlib.metadata.version(package)},
+        versions={**manifest.versions, **used},
     ).write(manifest_path(out))
 
 

@@ -153,7 +153,7 @@ def choose(
             return Chosen(tuple(worst[:least]), tried[least], len(layers), ranking)
     raise InputError(
         f"int8 costs too much even with {len(worst) - 1} of {len(worst)} layers in float ({told(score)} with none); "
-        "allow more (max_drop, min_agreement) or stay in float"
+        "allow more (max_drop, min_agreement), fine-tune for it (fake_quantized) or stay in float"
     )
 
 
