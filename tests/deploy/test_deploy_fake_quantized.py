@@ -21,7 +21,7 @@ from ghostnet.deploy import (
     quantize,
     randomise_statistics_,
 )
-from ghostnet.deploy.quantization.fake import TRAINED_TARGETS
+from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS
 from ghostnet.deploy.quantization.rounding import RoundedLayer, RoundedValues
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d

@@ -24,15 +24,6 @@ if TYPE_CHECKING:
     from ghostnet.convert import ConversionReport
     from ghostnet.data import Preprocessing
 
-_KEPT = (
-    "classes",
-    "image_size",
-    "crop_fraction",
-    "interpolation",
-    "mean",
-    "std",
-)  # of the dense network's file
-
 
 def convert(
     network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
@@ -253,8 +244,10 @@ def _calibration_preprocessing(
 
 def _info(network: str, model: nn.Module) -> dict[str, Any]:
     """Return what the new file says of itself: where it comes from, its classes, and how it wants its images."""
+    from ghostnet.deploy.export import IMAGE_FACTS
+
     known = getattr(model, "ghostnet_info", None) or {}
-    kept = {key: known[key] for key in _KEPT if key in known}
+    kept = {key: known[key] for key in ("classes", *IMAGE_FACTS) if key in known}
     return {"converted_from": Path(network).name, **kept}
 
 

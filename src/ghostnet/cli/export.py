@@ -112,7 +112,7 @@ def export(
             labels=labels,
             limits=deploy.Limits(max_drop, min_agreement),
             input_size=size,
-            passes=None if checkpoint else names,
+            passes=names if fine_tune_epochs is None else None,
             optimized=not plain,
             force=force,
             metadata=texts,

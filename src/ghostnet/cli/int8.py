@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "int8")
 _USUAL_BITS = 8
-FINE_TUNED_TARGETS = (
-    "onnx",
-    "openvino",
-)  # as `deploy` has them; repeated so that a wrong one is answered without torch
 
 
 def check_int8(precision: str, calibration: str | None, target: str, epochs: float | None, bits: int) -> None:
@@ -54,13 +50,15 @@ def check_int8(precision: str, calibration: str | None, target: str, epochs: flo
 
 
 def _check_fine_tuning(epochs: float, precision: str, target: str) -> None:
+    from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS
+
     if precision != "int8":
         raise InputError("--fine-tune-epochs is for --precision int8; give both or neither")
     if not 0 <= epochs < float("inf"):
         raise InputError(f"--fine-tune-epochs (={epochs}) must be a finite number, 0 or above")
-    if target not in FINE_TUNED_TARGETS:
+    if target not in TRAINED_TARGETS:
         raise InputError(
-            f"--fine-tune-epochs is for {' and '.join(FINE_TUNED_TARGETS)}, not for {target}; leave it out"
+            f"--fine-tune-epochs is for {' and '.join(TRAINED_TARGETS)}, not for {target}; leave it out"
         )
 
 
@@ -73,8 +71,8 @@ def fine_tuned(
     epochs: float,
     rounding: tuple[str, list[str] | None, int],
     out: Path,
-) -> tuple[FakeQuantized, Path]:
-    """Fine-tune a network for int8, and return it with the checkpoint, to be removed when the files are written.
+) -> tuple[FakeQuantized, Path | None]:
+    """Fine-tune a network for int8; return it with its checkpoint, if any, to be removed when the files are written.
 
     Args:
         model: the float network.
@@ -91,17 +89,17 @@ def fine_tuned(
     from ghostnet import deploy, recipes
 
     target, passes, bits = rounding
-    # named after all that a resumed run must share with the first
-    digest = hashlib.sha256(repr((place, rounding, wanted)).encode() + images.tobytes())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    checkpoint = out.with_name(f"{out.name}.{digest.hexdigest()[:12]}.checkpoint")
     if not epochs:
         size = images.shape[1:]
         made = deploy.fake_quantized(
             model, images, target=target, passes=passes, weight_bits=bits, input_size=size
         )
-        return made, checkpoint
+        return made, None
+    # named after all that a resumed run must share with the first
+    digest = hashlib.sha256(repr((place, rounding, wanted)).encode() + images.tobytes())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    checkpoint = out.with_name(f"{out.name}.{digest.hexdigest()[:12]}.checkpoint")
     network = recipes.fine_tune_int8(
         model,
         images,

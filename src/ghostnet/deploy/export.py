@@ -29,7 +29,7 @@ from ghostnet.deploy.unsupported import explained, refuse_data_dependent
 from ghostnet.errors import InputError
 from ghostnet.files import DiskFullError, atomic_group, refuse_overwrite
 
-_IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
+IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _image_facts(
 ) -> dict[str, Any]:
     """Return `preprocessing` and `classes` for the manifest: what was given, else what the network carries."""
     known = getattr(model, "ghostnet_info", None) or {}
-    own = {key: known[key] for key in _IMAGE_FACTS if key in known}
+    own = {key: known[key] for key in IMAGE_FACTS if key in known}
     facts = own if preprocessing is None else dict(preprocessing)
     names = known.get("classes") if classes is None else classes
     return {

@@ -20,7 +20,6 @@ from torch import fx, nn
 from ghostnet.deploy.passes.layers import kept_inputs, kept_outputs, physical_depthwise, physical_norm
 from ghostnet.deploy.passes.lazy import Layout, Lazy, joined_in_order
 from ghostnet.deploy.passes.operations import (
-    add_constant,
     add_module,
     cat_inputs,
     channel_range,
@@ -30,6 +29,7 @@ from ghostnet.deploy.passes.operations import (
     per_channel_unary,
     plain_module,
     pools_to_one,
+    reordered,
 )
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 
@@ -442,10 +442,7 @@ class Carrier:
         if list(lazy.index) == list(range(start, start + len(lazy.index))):
             key = (slice(None), slice(start, start + len(lazy.index)))
             return self.graph.call_function(operator.getitem, (whole, key))
-        reference = next(self.traced.parameters(), torch.zeros(()))
-        index = torch.tensor(lazy.index, dtype=torch.long, device=reference.device)
-        order = self.graph.get_attr(add_constant(self.traced, "channel_order", index))
-        return self.graph.call_function(torch.index_select, (whole, 1, order))
+        return reordered(self.traced, whole, lazy.index)
 
     # ---- channel counts
 

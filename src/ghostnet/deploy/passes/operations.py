@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -168,21 +168,25 @@ def out_of_place(module: nn.Module) -> nn.Module:
 
 def add_module(traced: fx.GraphModule, name: str, module: nn.Module) -> str:
     """Hang `module` into the network under a free name like `name` and return that name."""
-    stem = name.replace(".", "_")
-    number = 0
-    while hasattr(traced, chosen := f"{stem}_{number}" if number else stem):
-        number += 1
+    chosen = _free_name(traced, name)
     traced.add_submodule(chosen, module.eval())
     return chosen
 
 
-def add_constant(traced: fx.GraphModule, name: str, values: torch.Tensor) -> str:
-    """Hang a constant tensor into the network under a free name like `name` and return that name."""
+def reordered(traced: fx.GraphModule, maps: fx.Node, channels: Sequence[int]) -> fx.Node:
+    """Insert a node that takes `channels` of `maps` in that order and return it."""
+    reference = next(traced.parameters(), torch.zeros(()))
+    name = _free_name(traced, "channel_order")
+    traced.register_buffer(name, torch.tensor(channels, dtype=torch.long, device=reference.device))
+    return traced.graph.call_function(torch.index_select, (maps, 1, traced.graph.get_attr(name)))
+
+
+def _free_name(traced: fx.GraphModule, name: str) -> str:
+    stem = name.replace(".", "_")
     number = 0
-    while hasattr(traced, f"{name}_{number}"):
+    while hasattr(traced, chosen := f"{stem}_{number}" if number else stem):
         number += 1
-    traced.register_buffer(f"{name}_{number}", values)
-    return f"{name}_{number}"
+    return chosen
 
 
 def finished(traced: fx.GraphModule) -> fx.GraphModule:

@@ -18,12 +18,12 @@ from torch import Tensor, fx, nn
 from ghostnet.deploy.passes.layers import kept_outputs, like_convolution, physical_depthwise
 from ghostnet.deploy.passes.operations import (
     ACTIVATIONS,
-    add_constant,
     add_module,
     cat_inputs,
     finished,
     module_of,
     plain_module,
+    reordered,
 )
 
 BLOCK = 16
@@ -104,11 +104,7 @@ def _with_twin_rest(traced: fx.GraphModule, name: str, ghost: _Ghost, main: int)
     start = main * (1 + each)  # of the rest: intrinsic maps, then ghosts
     order = [*range(main), *range(start, start + count - main)]
     order += [*range(main, start), *range(start + count - main, count * (1 + each))]
-    reference = ghost.primary.weight
-    index = torch.tensor(order, dtype=torch.long, device=reference.device)
-    return traced.graph.call_function(
-        torch.index_select, (whole, 1, traced.graph.get_attr(add_constant(traced, "twin_order", index)))
-    )
+    return reordered(traced, whole, order)
 
 
 def _twins(traced: fx.GraphModule, name: str, ghost: _Ghost, channels: range) -> fx.Node:

@@ -31,10 +31,10 @@ from ghostnet.deploy.passes.operations import (
 )
 from ghostnet.deploy.quantization.calibration import calibration_array
 from ghostnet.deploy.quantization.onnx_rounding import with_onnx_rounding
+from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS
 from ghostnet.deploy.quantization.rounding import RoundedLayer, RoundedValues
 from ghostnet.errors import InputError, unknown_name
 
-TRAINED_TARGETS = ("onnx", "openvino")  # their converters take the rounding of PyTorch's graph as it is
 _BATCH = 32
 _FUSED = (nn.ReLU, nn.ReLU6, F.relu, F.relu6, torch.relu, "relu")
 _MOVES = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.PixelShuffle, nn.ChannelShuffle)

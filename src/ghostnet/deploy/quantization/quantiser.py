@@ -36,6 +36,7 @@ _QUANTISERS = {
     "litert": ("litert", "LiteRTQuantiser", "ai_edge_quantizer", "ai-edge-quantizer"),
 }
 INT8_TARGETS = tuple(_QUANTISERS)
+TRAINED_TARGETS = ("onnx", "openvino")  # their converters take the rounding of PyTorch's graph as it is
 
 
 def require_quantiser(target: str) -> str:

@@ -17,8 +17,8 @@ from torch import nn
 from ghostnet.deploy.export import ExportReport, _writable, export
 from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifest
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
-from ghostnet.deploy.quantization.fake import TRAINED_TARGETS, FakeQuantized
-from ghostnet.deploy.quantization.quantiser import quantiser_for, require_quantiser
+from ghostnet.deploy.quantization.fake import FakeQuantized
+from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS, quantiser_for, require_quantiser
 from ghostnet.deploy.quantization.search import Chosen, Limits, Score, choose, scored, to_dict, told
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import Target, require_to_write, target_named

@@ -104,19 +104,17 @@ class OnnxRunner:
     def __init__(self, content: bytes, threads: int) -> None:
         self._content, self._threads, self._axis = content, threads, BATCH_AXIS
         single = self._session(1)
-        texts = dict(single.get_modelmeta().custom_metadata_map)
-        count = single.get_inputs()[0].shape[0]
-        if count == 1 and _OPEN_BATCH not in texts:  # a foreign file: was it open before it was set to 1?
+        images = single.get_inputs()[0]
+        self.metadata: dict[str, str] = dict(single.get_modelmeta().custom_metadata_map)
+        count: int | str = self.metadata.pop(_OPEN_BATCH, images.shape[0])
+        if count == 1:  # a foreign file: was it open before it was set to 1?
             count = self._session(None).get_inputs()[0].shape[0]
-        if isinstance(count, str):
-            self._axis = count
-        marked = texts.pop(_OPEN_BATCH, None) is not None
-        self.metadata: dict[str, str] = texts
-        self.batch: int | None = count if isinstance(count, int) and not marked else None
-        self._name = single.get_inputs()[0].name
-        self.input_size: tuple[Any, ...] = tuple(single.get_inputs()[0].shape[1:])
+        self.batch: int | None = count if isinstance(count, int) else None
+        self._axis = count if isinstance(count, str) else BATCH_AXIS
+        self._name = images.name
+        self.input_size: tuple[Any, ...] = tuple(images.shape[1:])
         self._sessions = ByBatch(self._session, self.batch)
-        if self._axis == BATCH_AXIS:
+        if self._axis == BATCH_AXIS:  # else it was not set to 1
             self._sessions.put(1, single)
 
     def _session(self, batch: int | None) -> Any:
