@@ -151,7 +151,10 @@ def test_networks_of_the_zoo_run_in_integers(name: str, tmp_path: Path) -> None:
     report = quantize(
         rounded, "onnx", path, images(16, size), input_size=size, limits=Limits(min_agreement=0)
     )
-    assert report.relative_error < 0.6  # of a network with random weights, whose answers are all alike
+    with torch.no_grad():
+        wanted, found = (net(torch.from_numpy(images(16, size))) for net in (model, rounded))
+    eager = float((found - wanted).norm() / wanted.norm())
+    assert report.relative_error == pytest.approx(eager, rel=0.5)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -174,13 +177,12 @@ def test_training_lowers_the_loss_and_moves_the_ranges() -> None:
         loss.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
         optimizer.step()
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert losses[2] < losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     after = model.state_dict()
-    moved = {name for name in after if not torch.equal(after[name], before[name])}
-    assert {name for name in after if name.endswith("weight")} <= moved
-    assert any(
-        name.endswith("high") for name in moved
-    )  # not the input's: the images are those of the first ranges
+    followed = [name for name in after if name.endswith(("weight", "high")) and "images" not in name]
+    assert len(followed) == 5 + 8  # layers, and grids but the images' own
+    assert all(not torch.equal(after[name], before[name]) for name in followed)
     ranges = {name: value.clone() for name, value in after.items() if name.endswith(("low", "high"))}
     model.eval()(3 * data)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in ranges.items())
@@ -215,10 +217,9 @@ def test_unusable_requests_are_one_line(tmp_path: Path) -> None:
         quantize(model, "litert", tmp_path / "net.tflite", images(), input_size=SIZE)
     with pytest.raises(InputError, match=r"rewrites are chosen when `fake_quantized` makes the network"):
         quantize(model, "onnx", tmp_path / "net.onnx", images(), input_size=SIZE, passes=["head"])
-    for name, value in model.graph.named_buffers():
-        if name.endswith(("low", "high")):
-            value.mul_(0.02)  # ranges that cut almost everything off
-    strict = Limits(min_agreement=1.0)
+    strict = Limits(min_agreement=0.9)
+    with torch.no_grad():
+        model.graph.get_submodule("classifier").layer.weight.neg_()
     with pytest.raises(InputError, match=r"costs too much even after fine-tuning .* fine-tune longer"):
         quantize(model, "onnx", tmp_path / "net.onnx", images(), input_size=SIZE, limits=strict)
     assert list(tmp_path.iterdir()) == []
