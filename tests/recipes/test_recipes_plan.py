@@ -46,6 +46,8 @@ def test_what_another_run_needs_comes_first(tmp_path):
         ("vgg16", 1, False),
     ]
     assert [run.steps for run in planned[:3]] == [156_000, 156_000, 63_960]
+    assert not any(run.recipe.compile for run in planned)
+    assert all(run.recipe.compile for run in make_plan(entries, tmp_path, compiled=True))
     with pytest.raises(InputError, match=r"`seeds` \(=0\) must be an integer >= 1"):
         make_plan(entries, tmp_path, seeds=0)
 

@@ -1,5 +1,6 @@
 """Options of the loop: pieces of a batch, frozen batch norm, held-out evaluation, the best network, logs."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from ghostnet import InputError
 from ghostnet.data import Augmentation, TensorBatches
 from ghostnet.models import create_model
 from ghostnet.train import TrainSettings, Watch, fit, tensorboard_log
+from ghostnet.train.loop import _recorded
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
@@ -194,3 +196,30 @@ def test_tensorboard_that_is_missing_is_named_with_its_pip_command(tmp_path, mon
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match=r"pip install 'ghostnet\[tensorboard\]'"):
         tensorboard_log(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"accumulation_steps": 2, "ema_decay": 0.5}, {"feature_layers": ("layer2",), "feature_weight": 0.5}],
+    ids=["plain", "pieces and average", "features"],
+)
+def test_a_compiled_step_learns_what_an_eager_one_learns(more):
+    teacher = small() if "feature_layers" in more else None
+    weights = {}
+    for compiled in (False, True):
+        model = small()
+        settings = TrainSettings(epochs=1, bf16=False, compile=compiled, **more)
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        fit(model, batches(augmentation=Augmentation()), settings, teacher=teacher, progress=False)
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > before) is compiled
+        weights[compiled] = model.state_dict()
+    assert weights[True].keys() == weights[False].keys()
+    for name, value in weights[False].items():
+        assert torch.allclose(weights[True][name], value, rtol=1e-3, atol=1e-5), name
+
+
+def test_a_run_goes_on_compiled_or_not():
+    plain, compiled = TrainSettings(), TrainSettings(compile=True)
+    assert _recorded(plain, batches()) == _recorded(compiled, batches())

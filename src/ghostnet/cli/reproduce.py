@@ -48,6 +48,12 @@ def reproduce(
         int,
         typer.Option(parser=integer, metavar="INTEGER", help="Runs at a time, each with its share of cores."),
     ] = 1,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Train with torch.compile; on a GPU, where it pays, with CUDA graphs."
+        ),
+    ] = False,
     network: Annotated[
         str | None,
         typer.Option(help="For table2, figure1, 4, 5: a trained network, or a ResNet-50 v2's .npz."),
@@ -88,7 +94,7 @@ def reproduce(
         raise unknown_name("exhibit", unknown, report.CATALOGUE)
     if limit < 1:
         raise InputError(f"--limit (={limit}) must be an integer >= 1")
-    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir)
+    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled)
     if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):
         overview = _overview(keys, results, out / "step_seconds.json")
         answer(overview, as_json=as_json, text=lambda: _overview_text(overview))
@@ -128,6 +134,7 @@ class _Trained:
     out: Path
     results: Path
     data_dir: str | None
+    compiled: bool
 
     def check(self, key: str) -> None:
         """Raise unless `only` names a row."""
@@ -144,7 +151,9 @@ class _Trained:
         entries = [
             (row.recipe, row.variant) for row in rows if row.recipe and fnmatchcase(row.name, self.only)
         ]
-        return recipes.make_plan(entries, self.results, seeds=self.seeds, dense=self.dense)
+        return recipes.make_plan(
+            entries, self.results, seeds=self.seeds, dense=self.dense, compiled=self.compiled
+        )
 
     def run(self, key: str, *, count: bool, show: bool) -> None:
         """Run what a table misses, or count its networks."""
@@ -216,7 +225,7 @@ def _hours_left(key: str, results: Path, cache: Path) -> float | None:
     from ghostnet.recipes import plan
 
     known = plan.known_step_seconds(cache)
-    runs = [run for run in _Trained("*", 1, None, 1, Path(), results, None).plan(key) if not run.done]
+    runs = [run for run in _Trained("*", 1, None, 1, Path(), results, None, False).plan(key) if not run.done]
     if not all(run.recipe.name in known for run in runs):
         return None
     return sum(known[run.recipe.name] * run.steps for run in runs) / 3600

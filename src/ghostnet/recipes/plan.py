@@ -72,7 +72,12 @@ class PlannedRun:
 
 
 def make_plan(
-    entries: Sequence[tuple[str, str]], results: str | Path, *, seeds: int = 1, dense: str | None = None
+    entries: Sequence[tuple[str, str]],
+    results: str | Path,
+    *,
+    seeds: int = 1,
+    dense: str | None = None,
+    compiled: bool = False,
 ) -> list[PlannedRun]:
     """List runs in the order in which they can run: a network that another needs comes first.
 
@@ -81,6 +86,7 @@ def make_plan(
         results: folder of the results.
         seeds: how many seeds, from 0.
         dense: weights of the trained dense network, see `load_variant`.
+        compiled: train with `torch.compile`, whatever the recipes say.
 
     Raises:
         InputError: `seeds` below 1, or an unknown recipe.
@@ -93,6 +99,7 @@ def make_plan(
         if (recipe_name, variant, seed) in ordered:
             return
         recipe = load_variant(recipe_name, variant, dense=dense, seed=seed)
+        recipe = recipe.model_copy(update={"compile": True}) if compiled else recipe
         for reference in (recipe.weights, recipe.teacher):
             if reference.startswith("@"):
                 add(*_split(reference[1:]), seed)
@@ -213,7 +220,7 @@ def cached_step_seconds(recipe: Recipe, cache: str | Path) -> float:
         recipe: to time.
         cache: JSON file of earlier measurements.
     """
-    key = f"{recipe.name}{_on_this_machine()}"
+    key = f"{recipe.name}{' compiled' if recipe.compile else ''}{_on_this_machine()}"
     path = Path(cache)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if key not in known:

@@ -127,6 +127,7 @@ class Recipe(pydantic.BaseModel):
     feature_layers: tuple[str, ...] = TrainSettings.feature_layers
     feature_weight: float = TrainSettings.feature_weight
     bf16: bool = TrainSettings.bf16
+    compile: bool = TrainSettings.compile
     checkpoint_seconds: float = TrainSettings.checkpoint_seconds
     accumulation_steps: int = TrainSettings.accumulation_steps
     freeze_batch_norm: bool = TrainSettings.freeze_batch_norm

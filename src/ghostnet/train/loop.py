@@ -164,6 +164,11 @@ def fit(
         description,
     )
     with feature_match(model, teacher, settings.feature_layers) as features:
+        if settings.compile:
+            # a CUDA graph writes into the same memory each time, where gradients of earlier pieces would be kept
+            graphs = accelerator.device.type == "cuda" and settings.accumulation_steps == 1
+            wrapped = _compiled(wrapped, graphs)
+            teacher = None if teacher is None else _compiled(teacher, graphs)
         loss = objective if objective is not None else Classification(settings, teacher, features)
         _steps(session, _Step(wrapped, wrapped_optimizer, loss, settings, accelerator), batches)
     share_buffers_(model)
@@ -316,6 +321,11 @@ def _steps(session: _Session, step_fn: _Step, batches: Batches) -> None:
         raise
 
 
+def _compiled(model: nn.Module, graphs: bool) -> Any:
+    """Return a compiled form that shares the model's weights, its kernels launched as CUDA graphs where asked for."""
+    return torch.compile(model, mode="reduce-overhead" if graphs else "default")
+
+
 def _freeze_batch_norm_(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -334,11 +344,12 @@ def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[st
 
 
 def _recorded(settings: TrainSettings, batches: Batches) -> dict[str, Any]:
-    """Return what a resumed run must share with the first one; how often it is saved may change."""
+    """Return what a resumed run must share with the first one; speed and how often it is saved may change."""
     values = {
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()
     }
-    del values["checkpoint_seconds"]
+    for key in ("checkpoint_seconds", "compile"):
+        del values[key]
     for key, plain in (
         ("nesterov", True),
         ("decay_norms", False),

@@ -28,6 +28,8 @@ class TrainSettings:
         feature_layers: module paths whose outputs are drawn to the teacher's; see `train.feature_match`.
         feature_weight: weight of that term, the mean relative squared error of those outputs.
         bf16: bfloat16 autocast.
+        compile: compile the step with `torch.compile`, on a GPU with CUDA graphs, which small networks need there: they
+            wait for kernels to be launched. It takes a minute or two to begin with.
         checkpoint_seconds: time between checkpoints.
         accumulation_steps: pieces that each process cuts its share of a batch into, one after the other in memory;
             the optimiser still steps once a batch. Batch norm then sees one piece at a time.
@@ -51,6 +53,7 @@ class TrainSettings:
     feature_layers: tuple[str, ...] = ()
     feature_weight: float = 1.0
     bf16: bool = True
+    compile: bool = False
     checkpoint_seconds: float = 60.0
     accumulation_steps: int = 1
     freeze_batch_norm: bool = False
