@@ -54,6 +54,7 @@ def foreign(path: Path, batch: int | str) -> None:
 def test_a_foreign_file_with_an_open_batch_takes_any_number(tmp_path: Path, axis: str) -> None:
     foreign(tmp_path / "net.onnx", axis)
     session = load(tmp_path / "net.onnx")
+    assert session._runner.batch is None
     for count in (1, 3):
         np.testing.assert_array_equal(session.predict(images(count)), 2 * images(count))
 
