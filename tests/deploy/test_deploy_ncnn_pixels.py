@@ -49,7 +49,7 @@ def test_the_chain_from_the_mean_to_the_product_changes() -> None:
         [MEAN, REDUCE, EXPAND, GATE, PRODUCT.replace("0=2", "0=0")],  # a sum
         [MEAN, REDUCE.replace("1=1 11=1", "1=3 11=3"), EXPAND, GATE, PRODUCT],
         [MEAN, REDUCE.replace("11=1", "11=3"), EXPAND, GATE, PRODUCT],
-        [MEAN, REDUCE.replace(" 4=0", " 4=1"), EXPAND, GATE, PRODUCT],
+        [MEAN, REDUCE.replace(" 4=0", " 4=1 15=0 16=0"), EXPAND, GATE, PRODUCT],
         [MEAN, REDUCE.replace("14=0", "14=1"), EXPAND, GATE, PRODUCT],
         [MEAN.replace("0=3", "0=4"), REDUCE, EXPAND, GATE, PRODUCT],  # a maximum
         [MEAN.replace("2,1,2", "1,1"), REDUCE, EXPAND, GATE, PRODUCT],
