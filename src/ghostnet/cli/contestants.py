@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostnet.cli.network import EXPORTED, IMAGENET_SIZE, input_size_of, open_network, parse_size
+from ghostnet.cli.network import IMAGENET_SIZE, input_size_of, is_exported, open_network, parse_size
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def open_contestants(
     size = parse_size(input_size) if input_size is not None else None
     found: dict[str, Any] = {}
     for name in names:
-        if name.endswith(EXPORTED):
+        if is_exported(name):
             found[name], own = Path(name), size or _size_of_file(name)
         else:
             network, form = _network_and_form(name)
@@ -47,7 +47,7 @@ def open_contestants(
 
 
 def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    networks = {_network_and_form(name)[0] for name in names if not name.endswith(EXPORTED)}
+    networks = {_network_and_form(name)[0] for name in names if not is_exported(name)}
     chosen = {}
     for text in given:
         network, equals, source = text.partition("=")

@@ -10,7 +10,6 @@ from ghostnet.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-EXPORTED = (".onnx", ".xml", ".tflite", ".param", ".json")  # files of runtimes, or their manifest
 IMAGENET_SIZE = (3, 224, 224)
 SIZE_HELP = "Channels, height, width of one image; default: what the network was made for."
 
@@ -26,7 +25,7 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
     Raises:
         InputError: unknown name, missing file, weights for a file, or no weights where they are needed.
     """
-    if name_or_file.endswith(EXPORTED):
+    if is_exported(name_or_file):
         from ghostnet.cli.exported import open_exported
 
         return open_exported(name_or_file, weights)
@@ -42,6 +41,13 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
     if chosen is None and trained:
         raise InputError(f"{name_or_file} has no packaged weights; give --weights FILE or a saved network")
     return models.create_model(name_or_file, weights=chosen).eval()
+
+
+def is_exported(name_or_file: str) -> bool:
+    """Tell whether a name ends like a runtime's file, or like the manifest beside one."""
+    from ghostnet.deploy.targets import TARGETS
+
+    return name_or_file.endswith((".json", *(target.suffixes[0] for target in TARGETS.values())))
 
 
 def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:
