@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostnet.report import deploy_part, latency_summary
-from ghostnet.report.deploy_tables import int8_rows, plan_rows
+from ghostnet.report.deploy_tables import int8_rows, peers_part, plan_rows
 
 
 def record(exhibit: str, recipe: dict[str, Any], metrics: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -106,3 +106,34 @@ def test_latencies_in_full_and_a_row_a_runtime() -> None:
     assert "| ONNX Runtime | ghostnet_100 | 3.00 | 0.75 | 0.50 |" in short
     assert "| ncnn | ghostnet_100 | 3.00 | 1.50 | 1.00 |" in short
     assert latency_summary([]) == ""
+
+
+def timed(exhibit: str, runtime: str, *rows: tuple[str, float]) -> tuple[Path, dict[str, Any]]:
+    measured = [
+        {"name": name, "runtime": runtime, "precision": "fp32", "threads": 1, "median_ms": ms, "ratio": 1.0}
+        for name, ms in rows
+    ]
+    return record(exhibit, {"name": runtime}, {"rows": measured})
+
+
+def test_peers_stand_in_the_order_of_table_7_with_a_column_a_runtime() -> None:
+    counted = [
+        {"name": name, "row": row, "macs": 1, "params": 1}
+        for name, row in (("ghostnet_100", "GhostNet 1.0x"), ("mobilenetv1_050", "MobileNetV1 0.5x"))
+    ]
+    results = [
+        record("table7", {"name": "counts"}, {"rows": counted}),
+        timed("figure7", "onnx", ("a/ghostnet_100.onnx", 4.0), ("a/mobilenetv1_050.onnx", 2.5)),
+        timed("figure7", "ncnn", ("a/ghostnet_100.param", 5.125), ("repghostnet_100", 3.0)),
+        timed("deploy", "mnn", ("ghostnet_100", 9.0)),
+    ]
+    title, table = peers_part(results, "../results").split("\n\n")
+    assert "[ncnn fp32](../results/figure7/ncnn.json)" in title
+    assert [line.strip("| ").split(" | ") for line in table.splitlines()] == [
+        ["network", "top-1 %", "ONNX Runtime fp32", "ncnn fp32"],
+        [":--", "--:", "--:", "--:"],
+        ["MobileNetV1 0.5x", "63.3", "2.50", "–"],
+        ["GhostNet 1.0x", "73.9", "4.00", "5.12"],
+        ["repghostnet_100", "–", "–", "3.00"],
+    ]
+    assert peers_part(results[:1]) == ""

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghostnet.paper import table
 from ghostnet.report.catalogue import RUNTIMES, timed_rows
+from ghostnet.report.points import figure7
 from ghostnet.report.tables import markdown_table
 
 _INT8_HEADER = (
@@ -27,7 +29,8 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
         link_root: folder of the results as seen from the document.
     """
     latency = latency_part(results, link_root)
-    parts = [latency] if latency else []
+    peers = peers_part(results, link_root)
+    parts = [part for part in (latency, peers) if part]
     rows = int8_rows(results, link_root)
     if rows:
         title = (
@@ -86,6 +89,37 @@ def latency_part(results: Results, link_root: str = "results") -> str:
     )
     header = ("runtime", "network", "median ms", "time / first", "record")
     return f"{title}\n\n{markdown_table(header, rows)}"
+
+
+def peers_part(results: Results, link_root: str = "results") -> str:
+    """Return the Markdown table of `results/figure7`: a row a network, a column a runtime, milliseconds an image.
+
+    Table 7's networks come first, in its order; a network that a runtime's record lacks has a dash there.
+
+    Args:
+        results: from `read_results`.
+        link_root: folder of the results as seen from the document.
+    """
+    own = {path.as_posix() for path, result in results if result["exhibit"] == "figure7"}
+    timed = [point for point in figure7(results) if point.record in own]
+    if not timed:
+        return ""
+    printed = [str(row["model"]) for row in table(7)]
+    names = sorted(
+        dict.fromkeys(point.name for point in timed),
+        key=lambda name: printed.index(name) if name in printed else len(printed),
+    )
+    kinds = list(dict.fromkeys(point.kind for point in timed))
+    cells = {(point.name, point.kind): f"{point.x:.2f}" for point in timed}
+    top1 = {point.name: "–" if point.top1 is None else f"{point.top1:.1f}" for point in timed}
+    rows = [(name, top1[name], *(cells.get((name, kind), "–") for kind in kinds)) for name in names]
+    places = {point.kind: point.record for point in timed}
+    records = ", ".join(f"[{kind}]({link_root}/{place})" for kind, place in places.items())
+    title = (
+        "Table 7's networks and RepGhost, each exported here with the passes that its runtime gains from, milliseconds "
+        f"an image, one thread, random weights; top-1 as in Table 7, where it is given; records: {records}:"
+    )
+    return f"{title}\n\n{markdown_table(('network', 'top-1 %', *kinds), rows)}"
 
 
 def our_latencies(
