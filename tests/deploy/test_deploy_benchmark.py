@@ -1,6 +1,11 @@
 """Networks side by side: settings, ratios, fresh processes, what is left out, and random statistics."""
 
 import copy
+import dataclasses
+import itertools
+import json
+import signal
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +13,21 @@ import pytest
 import torch
 from torch import nn
 
-from ghostnet.deploy import Candidate, benchmark, export, load, optimize, probe, randomise_statistics_
+from ghostnet.deploy import (
+    Candidate,
+    benchmark,
+    export,
+    load,
+    optimize,
+    probe,
+    randomise_statistics_,
+    repeated,
+)
+from ghostnet.deploy.fresh import run_fresh
+from ghostnet.deploy.repeated import load_orders
 from ghostnet.deploy.targets import TARGETS
 from ghostnet.errors import InputError
+from ghostnet.measure import Timing
 from ghostnet.models import create_model
 
 for module in ("onnx", "onnxscript", "onnxruntime", "openvino"):
@@ -105,6 +122,111 @@ def test_what_cannot_run_is_left_out_and_said() -> None:
         benchmark({"odd": model}, input_size=SIZE)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+def test_orders_are_balanced(count: int) -> None:
+    orders = load_orders(count, count * (1 + count % 2))
+    assert orders[0][0] == 0
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    places = {(number, place) for order in orders for place, number in enumerate(order)}
+    assert len(places) == count**2
+    behind = [pair for order in orders for pair in itertools.pairwise(order)]
+    assert {behind.count((a, b)) for a in range(count) for b in range(count) if a != b} <= {1, 2}
+    assert len({behind.count(pair) for pair in behind}) <= 1
+    if count > 1:
+        assert all(one != next_one for one, next_one in itertools.pairwise(orders))
+
+
+def test_several_processes_load_in_turn_and_medians_are_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timings are made up, so that the right medians are known; the order is what each process was told."""
+    for name in ("a", "b"):
+        export(network(), "onnx", tmp_path / f"{name}.onnx", input_size=SIZE)
+    times = {"a": [1.0, 4.0, 2.0], "b": [3.0, 2.0, 1.0]}
+    loaded: list[str] = []
+
+    def answer(module: str, arguments: list[str], *, subject: str) -> list[dict[str, float]]:
+        assert (module, subject) == ("ghostnet.deploy.repeated", "the benchmark")
+        job = json.loads(arguments[0])
+        assert (job["images"], job["min_seconds"]) == ([2, *SIZE], 0.5)
+        names = [Path(entry["path"]).stem for entry in job["networks"]]
+        number = len(loaded)
+        loaded.append("".join(names))
+        return [
+            Timing(times[name][number], 0.1 * times[name][number], 9, rounds=10 + number).to_dict()
+            for name in names
+        ]
+
+    monkeypatch.setattr(repeated, "run_fresh", answer)
+    lines: list[str] = []
+    found = benchmark(
+        {"a": tmp_path / "a.onnx", "b": tmp_path / "b.onnx"},
+        input_size=SIZE,
+        batch=2,
+        min_seconds=0.5,
+        cold_starts=0,
+        processes=3,
+        announce=lines.append,
+    )
+    assert loaded == ["ab", "ba", "ab"]
+    assert lines == [f"timing in process {number} of 3" for number in (1, 2, 3)]
+    a, b = found.rows
+    assert (a.name, a.median_ms, a.ratio, a.ratios, a.rounds) == ("a", 2.0, 1.0, [1.0, 1.0, 1.0], 33)
+    assert (b.name, b.median_ms, b.ratio, b.ratios) == ("b", 2.0, 0.5, [3.0, 0.5, 0.5])
+    assert b.p10_ms == pytest.approx(0.2)
+    assert found.to_dict()["processes"] == 3
+    assert found.to_dict()["rows"][1]["ratios"] == [3.0, 0.5, 0.5]
+    assert "0.500 (0.500-3.000)" in str(found)
+    assert "1.000 (" not in str(found)
+    assert "3 processes, ratios (lowest-highest), batch 2" in str(found)
+    once = dataclasses.replace(found, processes=1).to_dict()  # as records were before there were several
+    assert "processes" not in once
+    assert all("ratios" not in row for row in once["rows"])
+
+
+def test_several_real_processes_share_what_was_exported_once(tmp_path: Path) -> None:
+    export(network(16), "openvino", tmp_path / "net.xml", input_size=SIZE)
+    lines: list[str] = []
+    found = benchmark(
+        {"module": network(), "file": tmp_path / "net.xml"},
+        input_size=SIZE,
+        runtimes=("onnx", "openvino"),
+        min_seconds=0,
+        cold_starts=0,
+        processes=2,
+        announce=lines.append,
+    )
+    assert [(row.name, row.runtime) for row in found.rows] == [
+        *(("module", "onnx"), ("module", "openvino"), ("file", "openvino")),
+    ]
+    assert len([line for line in lines if line.startswith("exporting")]) == 2
+    assert all(row.rounds == 40 and row.median_ms > 0 for row in found.rows)
+    assert [len(row.ratios) for row in found.rows] == [2, 2, 2]
+    assert found.rows[2].ratio == statistics.median(found.rows[2].ratios)
+
+
+def test_a_process_that_fails_is_one_line_and_an_interrupted_one_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(network(), "onnx", tmp_path / "net.onnx", input_size=SIZE)
+    session = load(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_bytes(b"x" * 5)
+    with pytest.raises(RuntimeError) as failure:
+        benchmark({"net": session}, input_size=SIZE, min_seconds=0, cold_starts=0, processes=2)
+    text = str(failure.value)
+    assert text.startswith("the benchmark fails in a process of its own: /")
+    assert text.endswith("it is truncated or was replaced; export it again")
+    (tmp_path / "stops.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run_fresh("stops", [], subject="it")
+    with pytest.raises(
+        RuntimeError, match=f"it fails in a process of its own: no message, code -{signal.SIGKILL:d}"
+    ):
+        run_fresh("dies", [], subject="it")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -114,6 +236,8 @@ def test_what_cannot_run_is_left_out_and_said() -> None:
         ({"precisions": ("fp31",)}, "unknown precision 'fp31'; did you mean 'fp32'"),
         ({"threads": 0}, r"threads \(=0\) must be an integer >= 1"),
         ({"threads": (1, 1)}, "the same thread count is given twice"),
+        ({"processes": 0}, r"processes \(=0\) must be an integer >= 1"),
+        ({"processes": 1.5}, r"processes \(=1\.5\) must be an integer >= 1"),
         ({"cold_starts": -1}, r"cold_starts \(=-1\) must be an integer >= 0"),
     ],
 )

@@ -267,6 +267,7 @@ def test_an_int8_file_is_timed_beside_a_float_one(tmp_path: Path) -> None:
     export(network(), "onnx", tmp_path / "float.onnx", input_size=SIZE)
     quantize(network(), "onnx", tmp_path / "int8.onnx", images(16), input_size=SIZE, limits=Limits(100, 0))
     paths = {"float": tmp_path / "float.onnx", "int8": tmp_path / "int8.onnx"}
-    found = benchmark(paths, input_size=SIZE, min_seconds=0.01, cold_starts=0)
+    found = benchmark(paths, input_size=SIZE, min_seconds=0.01, cold_starts=1, processes=2)
+    assert found.rows[1].cold_start_ms is not None
     assert [(row.name, row.precision) for row in found.rows] == [("float", "fp32"), ("int8", "int8")]
     assert found.rows[1].ratio != 1

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ghostnet.report import deploy_part, latency_summary
-from ghostnet.report.deploy_tables import int8_rows, peers_part, plan_rows
+from ghostnet.report.deploy_tables import int8_rows, peers_part, plan_rows, time_over
+from ghostnet.report.headline import headline
 
 
 def record(exhibit: str, recipe: dict[str, Any], metrics: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -137,3 +138,26 @@ def test_peers_stand_in_the_order_of_table_7_with_a_column_a_runtime() -> None:
         ["repghostnet_100", "–", "–", "3.00"],
     ]
     assert peers_part(results[:1]) == ""
+
+
+def test_ratios_of_several_processes_show_their_spread() -> None:
+    common = {"runtime": "onnx", "precision": "fp32", "threads": 1}
+    rows = [
+        {"name": "timm:a@plain", "median_ms": 4.0, "ratio": 1.0, "ratios": [1.0, 1.0, 1.0], **common},
+        {"name": "ghostnet_100", "median_ms": 3.4, "ratio": 0.85, "ratios": [0.87, 0.84, 0.85], **common},
+        {"name": "timm:b@plain", "median_ms": 5.2, "ratio": 1.25, "ratios": [1.0, 1.26, 1.25], **common},
+    ]
+    path, result = record("deploy", {"name": "bench"}, {"rows": rows, "processes": 3})
+    full = deploy_part([(path, result)])
+    assert "| timm:a@plain | 4.00 | 1.000 | [record]" in full
+    assert "| ghostnet_100 | 3.40 | 0.850 (0.840-0.870) | [record]" in full
+    assert "gives, in brackets the lowest and highest of several processes:" in full
+    short = latency_summary([(path, result)])
+    # over b: the middle, lowest and highest of 0.87, 0.84 / 1.26 and 0.85 / 1.25, not 3.4 / 5.2
+    assert "| ghostnet_100 | 3.40 | 0.85 (0.84-0.87) | 0.68 (0.67-0.87) |" in short
+    assert "exports, in brackets the lowest and highest of several processes (" in short
+    top = headline([(path, result)])
+    assert "| 3.40 | 0.85 (0.84-0.87) / 0.68 (0.67-0.87) |" in top
+    assert "timm's b, in brackets the lowest and highest of several processes." in top
+    # ratios in two settings have two references
+    assert time_over(rows[1], rows[2] | {"threads": 2}) == "0.65"

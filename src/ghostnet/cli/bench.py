@@ -22,6 +22,9 @@ _NETWORKS_HELP = (
 )
 _WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name of the zoo; without weights they are random."
 _RUNTIME_HELP = "onnx, openvino, litert, ncnn, mnn, with commas; exported files keep their own."
+_PROCESSES_HELP = (
+    "More than 1: time in that many fresh ones, each loading in another order; medians over them."
+)
 
 
 def bench(
@@ -39,11 +42,12 @@ def bench(
             "--cold-starts", parser=integer, metavar="INTEGER", help="Fresh processes a row; 0: none."
         ),
     ] = 3,
+    processes: Annotated[int, typer.Option(parser=integer, metavar="INTEGER", help=_PROCESSES_HELP)] = 1,
     result: Annotated[Path | None, typer.Option(help="Also write a result file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time networks in turn (A B A B ...) in one process; ratios are to the first one in the same setting.
+    """Time networks in turn (A B A B ...) in one process or several; ratios are to the first one in the same setting.
 
     \b
     Example:
@@ -55,6 +59,8 @@ def bench(
         if name not in TARGET_NAMES:
             raise unknown_name("export target", name, TARGET_NAMES)
     counts = [_thread_count(text) for text in _names(threads)]
+    if processes < 1:
+        raise InputError(f"--processes (={processes}) must be an integer >= 1")
     if len(set(networks)) < len(networks):
         raise InputError("the same network is given twice; each needs a name of its own")
     if result is not None:
@@ -72,6 +78,7 @@ def bench(
         runtimes=runtimes,
         precisions=precisions,
         cold_starts=cold_starts,
+        processes=processes,
         announce=note,
     )
     value = found.to_dict()

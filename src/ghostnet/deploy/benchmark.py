@@ -1,31 +1,26 @@
 """Networks side by side in any runtimes: interleaved, after warm-up, medians, spread and ratios.
 
-Each row is a network in one setting: runtime, precision, threads. Peak memory and cold start come from fresh processes
-(`probe.py`), which hold nothing but numpy and the runtime.
+Each row is a network in one setting: runtime, precision, threads. The measurement can be repeated in fresh processes
+(`repeated.py`). Peak memory and cold start come from others (`probe.py`), which hold nothing but numpy and the runtime.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import ghostnet
+from ghostnet.deploy.fresh import run_fresh
 from ghostnet.deploy.lineup import Settings, line_up
+from ghostnet.deploy.repeated import time_repeatedly, time_sessions
 from ghostnet.deploy.session import Session
 from ghostnet.deploy.targets import TARGETS
 from ghostnet.errors import InputError
-from ghostnet.measure import Timing, environment, time_interleaved
+from ghostnet.measure import Timing, environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +32,14 @@ class BenchmarkRow:
         runtime: key of `TARGETS`.
         precision: of the arithmetic.
         threads: inside one operator.
-        median_ms, p10_ms, p90_ms: milliseconds of a call.
-        rounds: timed calls.
+        median_ms, p10_ms, p90_ms: milliseconds of a call; of several processes, the median over them of each.
+        rounds: timed calls, of all processes.
         bytes: of the files without the manifest.
         ratio: median over that of the first network in the same setting; where it has no row there, over its first row.
+            Of several processes, the median of their ratios.
         cold_start_ms: loading (the runtime's library included) and the first call in a fresh process, or None.
         peak_memory_mb: the most memory of that process, or None.
+        ratios: of each process in order, where there are several.
     """
 
     name: str
@@ -57,6 +54,7 @@ class BenchmarkRow:
     ratio: float
     cold_start_ms: float | None = None
     peak_memory_mb: float | None = None
+    ratios: list[float] = dataclasses.field(default_factory=list)
 
 
 _HEADER = ("network", "runtime", "precision", "threads", "median ms", "p10-p90 ms", "time ratio", "MB")
@@ -74,6 +72,7 @@ class BenchmarkResult:
         input_size: shape of one input without the batch.
         environment: processor and versions.
         skipped: what could not be run, with the reason.
+        processes: how often it was all measured, each time in a fresh process if there are several.
     """
 
     rows: list[BenchmarkRow]
@@ -82,10 +81,16 @@ class BenchmarkResult:
     input_size: tuple[int, ...]
     environment: dict[str, Any]
     skipped: list[str] = dataclasses.field(default_factory=list)
+    processes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary."""
-        return dataclasses.asdict(self)
+        """Return a JSON-able dictionary; `processes` and each row's `ratios` are in it if there are several."""
+        found = dataclasses.asdict(self)
+        if self.processes == 1:
+            del found["processes"]
+            for row in found["rows"]:
+                del row["ratios"]
+        return found
 
     def __str__(self) -> str:
         """Return a plain-text table and the conditions."""
@@ -97,7 +102,10 @@ class BenchmarkResult:
         versions = ", ".join(
             f"{TARGETS[name].runtime} {self.environment.get(TARGETS[name].package)}" for name in runtimes
         )
-        lines.append(f"batch {self.batch}, input {self.input_size}, {versions}, {self.environment['cpu']}")
+        often = f"{self.processes} processes, ratios (lowest-highest), " if self.processes > 1 else ""
+        lines.append(
+            f"{often}batch {self.batch}, input {self.input_size}, {versions}, {self.environment['cpu']}"
+        )
         return "\n".join([*lines, *(f"left out: {reason}" for reason in self.skipped)])
 
 
@@ -109,12 +117,17 @@ def _cells(row: BenchmarkRow, fresh: bool) -> tuple[str, ...]:
         str(row.threads),
         f"{row.median_ms:.3f}",
         f"{row.p10_ms:.2f}-{row.p90_ms:.2f}",
-        f"{row.ratio:.3f}",
+        f"{row.ratio:.3f}{_spread(row.ratios)}",
         f"{row.bytes / 1e6:.2f}",
     )
     if not fresh:
         return cells
     return (*cells, f"{row.cold_start_ms or 0:.0f}", f"{row.peak_memory_mb or 0:.0f}")
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """Return " (lowest-highest)" where ratios differ."""
+    return f" ({min(ratios):.3f}-{max(ratios):.3f})" if len(set(ratios)) > 1 else ""
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -133,9 +146,13 @@ def benchmark(
     runtimes: Sequence[str] = ("onnx",),
     precisions: Sequence[str] = ("fp32",),
     cold_starts: int = 3,
+    processes: int = 1,
     announce: Callable[[str], None] | None = None,
 ) -> BenchmarkResult:
     """Time networks in turn (A B A B …) on the same random input, each in every setting that it can run in.
+
+    Within one process a ratio depends by some percent on the order in which the networks were loaded; `processes`
+    repeats the measurement in fresh ones, each with another order, and gives medians over them.
 
     Args:
         networks: by name: a session, the path of an exported file, a `Candidate`, or a module, which stands for a
@@ -143,14 +160,16 @@ def benchmark(
         input_size: shape of one input without the batch.
         batch: images in one call, >= 1.
         threads: threads inside one operator, one number or several, >= 1; a session keeps its own.
-        min_seconds: least time in seconds for each row.
+        min_seconds: least time in seconds for each row, in each process.
         runtimes: keys of `TARGETS`.
         precisions: "fp32", "bf16"; a runtime without one is left out there, and the result says so.
         cold_starts: fresh processes for each row, whose median gives cold start and peak memory; 0 for none.
-        announce: called with a line before each export.
+        processes: 1 measures in this process; more, in that many fresh ones.
+        announce: called with a line before each export, and before each of several processes.
 
     Raises:
         InputError: no network, a bad count or name, a file or input size that does not fit, or nothing that can run.
+        RuntimeError: a fresh process fails.
 
     Example:
         >>> print(benchmark({"dense": "a.onnx", "ghost": "b.xml"}, input_size=(3, 32, 32)))  # doctest: +SKIP
@@ -161,19 +180,28 @@ def benchmark(
     for name, count, least in (
         ("batch", batch, 1),
         ("cold_starts", cold_starts, 0),
+        ("processes", processes, 1),
         *(("threads", n, 1) for n in counts),
     ):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise InputError(f"{name} (={count!r}) must be an integer >= {least}")
     settings = Settings(tuple(runtimes), tuple(precisions), tuple(counts), tuple(input_size))
+    tell = announce or (lambda _line: None)
     with tempfile.TemporaryDirectory() as folder:
-        sessions, skipped = line_up(networks, settings, Path(folder), announce or (lambda _line: None))
-        images = np.random.default_rng(0).standard_normal((batch, *input_size), dtype=np.float32)
-        timings = time_interleaved(
-            {str(number): _call(session, images) for number, (_, session) in enumerate(sessions)},
-            min_seconds=min_seconds,
-        )
-        rows = _rows(next(iter(networks)), sessions, list(timings.values()))
+        sessions, skipped = line_up(networks, settings, Path(folder), tell)
+        loaded = [session for _, session in sessions]
+        if processes == 1:
+            timings = [time_sessions(loaded, (batch, *input_size), min_seconds)]
+        else:
+            timings = time_repeatedly(
+                loaded,
+                input_size=input_size,
+                batch=batch,
+                min_seconds=min_seconds,
+                processes=processes,
+                announce=tell,
+            )
+        rows = _rows(next(iter(networks)), sessions, timings)
         if cold_starts:
             rows = [
                 dataclasses.replace(row, **_fresh(session, batch, cold_starts))
@@ -181,16 +209,31 @@ def benchmark(
             ]
     asked = counts[0] if len(counts) == 1 else counts
     found = environment() | {TARGETS[row.runtime].package: _version(row.runtime) for row in rows}
-    return BenchmarkResult(rows, batch, asked, tuple(input_size), found, skipped)
-
-
-def _call(session: Session, images: np.ndarray) -> Callable[[], object]:
-    return lambda: session.predict(images)
+    return BenchmarkResult(rows, batch, asked, tuple(input_size), found, skipped, processes)
 
 
 def _rows(
-    first: str, sessions: Sequence[tuple[str, Session]], timings: Sequence[Timing]
+    first: str, sessions: Sequence[tuple[str, Session]], timings: Sequence[Sequence[Timing]]
 ) -> list[BenchmarkRow]:
+    ratios = [_ratios(first, sessions, process) for process in timings]
+    rows = []
+    for index, (name, session) in enumerate(sessions):
+        own = [process[index] for process in ratios]
+        rows.append(
+            BenchmarkRow(
+                name,
+                *_setting(session),
+                **_over_processes([process[index] for process in timings]).to_dict(),
+                bytes=sum(file.stat().st_size for file in session.files),
+                ratio=statistics.median(own),
+                ratios=own if len(own) > 1 else [],
+            )
+        )
+    return rows
+
+
+def _ratios(first: str, sessions: Sequence[tuple[str, Session]], timings: Sequence[Timing]) -> list[float]:
+    """Return the ratio of each row within one process."""
     references = {
         _setting(session): timing.median_ms
         for (name, session), timing in zip(sessions, timings, strict=True)
@@ -198,15 +241,18 @@ def _rows(
     }
     elsewhere = next(iter(references.values()), timings[0].median_ms)
     return [
-        BenchmarkRow(
-            name,
-            *_setting(session),
-            **timing.to_dict(),
-            bytes=sum(file.stat().st_size for file in session.files),
-            ratio=timing.median_ms / references.get(_setting(session), elsewhere),
-        )
-        for (name, session), timing in zip(sessions, timings, strict=True)
+        timing.median_ms / references.get(_setting(session), elsewhere)
+        for (_, session), timing in zip(sessions, timings, strict=True)
     ]
+
+
+def _over_processes(timings: Sequence[Timing]) -> Timing:
+    return Timing(
+        median_ms=statistics.median(timing.median_ms for timing in timings),
+        p10_ms=statistics.median(timing.p10_ms for timing in timings),
+        p90_ms=statistics.median(timing.p90_ms for timing in timings),
+        rounds=sum(timing.rounds for timing in timings),
+    )
 
 
 def _setting(session: Session) -> tuple[str, str, int]:
@@ -223,20 +269,8 @@ def _fresh(session: Session, batch: int, times: int) -> dict[str, Any]:
 
 
 def _probed(session: Session, batch: int) -> dict[str, float]:
-    source = str(Path(ghostnet.__file__).parent.parent)
-    paths = [source, os.environ.get("PYTHONPATH", "")]
-    command = [sys.executable, "-m", "ghostnet.deploy.probe", str(session.path)]
-    done = subprocess.run(
-        [*command, str(session.threads), session.precision, str(batch)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"{session.path.name} fails in a process of its own: {last}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    arguments = [*map(str, session.load_arguments().values()), str(batch)]
+    return dict(run_fresh("ghostnet.deploy.probe", arguments, subject=session.path.name))
 
 
 def _version(runtime: str) -> str | None:

@@ -42,6 +42,13 @@ class Session:
         self.metadata: dict[str, str] = dict(manifest.metadata if manifest else runner.metadata)
         self._output_size = tuple(manifest.output["shape"][1:]) if manifest else None
 
+    def load_arguments(self) -> dict[str, Any]:
+        """Return what `load` takes, JSON-able, to open the same file in the same setting in another process."""
+        precision = (
+            "fp32" if self.precision == "int8" else self.precision
+        )  # int8 is the file's, not asked for
+        return {"path": os.fspath(self.path), "threads": self.threads, "precision": precision}
+
     def predict(self, array: np.ndarray) -> np.ndarray:
         """Return the outputs for a batch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ _INT8_HEADER = (
     *("float MB", "int8 MB", "layers in float", "records"),
 )
 _PLAN_HEADER = ("network", "runtime", "precision", "layers ghosted", "time ratio", "all ghosted", "record")
+SPREAD_NOTE = "in brackets the lowest and highest of several processes"
 _ARM_HEADER = ("network", "input", "runtime", "to x86", "to PyTorch", "emulator", "record")
 
 Results = Sequence[tuple[Path, Mapping[str, Any]]]
@@ -67,17 +69,19 @@ def latency_part(results: Results, link_root: str = "results") -> str:
     """
     rows: list[tuple[str, ...]] = []
     place: Mapping[str, Any] = {}
+    spread = False
     for path, result in results:
         if result["exhibit"] != "deploy":
             continue
         place = result["environment"]
         for row in timed_rows(result):
+            spread = spread or bool(row.get("ratios"))
             rows.append(
                 (
                     RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
                     str(row["name"]),
                     f"{float(row['median_ms']):.2f}",
-                    f"{float(row['ratio']):.3f}",
+                    ratio_cell(float(row["ratio"]), row.get("ratios") or [], 3),
                     f"[record]({link_root}/{path.as_posix()})",
                 )
             )
@@ -85,7 +89,8 @@ def latency_part(results: Results, link_root: str = "results") -> str:
         return ""
     title = (
         "Latency (`ghostnet bench`), float32, one thread, batch 1, random weights, side by side in turns, "
-        f"{place.get('cpu', 'unknown processor')}; `@plain` is what each library's own export gives:"
+        f"{place.get('cpu', 'unknown processor')}; `@plain` is what each library's own export gives"
+        f"{f', {SPREAD_NOTE}' if spread else ''}:"
     )
     header = ("runtime", "network", "median ms", "time / first", "record")
     return f"{title}\n\n{markdown_table(header, rows)}"
@@ -122,6 +127,29 @@ def peers_part(results: Results, link_root: str = "results") -> str:
     return f"{title}\n\n{markdown_table(('network', 'top-1 %', *kinds), rows)}"
 
 
+def ratio_cell(ratio: float, ratios: Sequence[float], digits: int) -> str:
+    """Return a ratio, and its lowest and highest where a record has one of each process: "0.85 (0.84-0.87)".
+
+    Args:
+        ratio: their median, or the only one.
+        ratios: of each process; empty where there was one process.
+        digits: after the point.
+    """
+    cell = f"{ratio:.{digits}f}"
+    return f"{cell} ({min(ratios):.{digits}f}-{max(ratios):.{digits}f})" if len(set(ratios)) > 1 else cell
+
+
+def time_over(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the cell of one row's time over another's of the same record."""
+    own, others = row.get("ratios") or [], other.get("ratios") or []
+    # ratios are to the first network in the same setting
+    alike = all(row.get(key) == other.get(key) for key in ("runtime", "precision", "threads"))
+    if not own or not alike:
+        return ratio_cell(float(row["median_ms"]) / float(other["median_ms"]), [], 2)
+    ratios = [mine / theirs for mine, theirs in zip(own, others, strict=True)]
+    return ratio_cell(statistics.median(ratios), ratios, 2)
+
+
 def our_latencies(
     results: Results,
 ) -> list[tuple[Path, str, Mapping[str, Any], list[Mapping[str, Any]]]]:
@@ -149,14 +177,15 @@ def latency_summary(results: Results, link_root: str = "results") -> str:
     others: list[str] = []
     for path, runtime, ours, beside in our_latencies(results):
         others = [str(row["name"]) for row in beside]
-        ratios = [f"{float(ours['median_ms']) / float(row['median_ms']):.2f}" for row in beside]
+        ratios = [time_over(ours, row) for row in beside]
         link = f"[record]({link_root}/{path.as_posix()})"
         rows.append((runtime, str(ours["name"]), f"{float(ours['median_ms']):.2f}", *ratios, link))
     if not rows:
         return ""
     header = ("runtime", "network", "ms", *(f"time / {name}" for name in others), "record")
     table = markdown_table(header, rows)
-    return f"GhostNet as exported here, beside others' plain exports ([more](deploy.md)):\n\n{table}"
+    note = f", {SPREAD_NOTE}" if any("(" in cell for row in rows for cell in row[3:-1]) else ""
+    return f"GhostNet as exported here, beside others' plain exports{note} ([more](deploy.md)):\n\n{table}"
 
 
 def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostnet.report.comparison import rows_that_were_run
-from ghostnet.report.deploy_tables import latency_summary, our_latencies
+from ghostnet.report.deploy_tables import SPREAD_NOTE, latency_summary, our_latencies, time_over
 from ghostnet.report.tables import markdown_table, runs_section
 
 Results = Sequence[tuple[Path, Mapping[str, Any]]]
@@ -40,7 +40,7 @@ def headline(results: Results, link_root: str = "results") -> str:
         if result["exhibit"] == "demo":
             rows += _demo_rows(result, f"[demo]({link_root}/{path.as_posix()})")
     for path, runtime, ours, beside in our_latencies(results):
-        ratios = [f"{float(ours['median_ms']) / float(row['median_ms']):.2f}" for row in beside]
+        ratios = [time_over(ours, row) for row in beside]
         peers = [_peer(str(row["name"])) for row in beside]
         link = f"[bench]({link_root}/{path.as_posix()})"
         latency = f"{float(ours['median_ms']):.2f}"
@@ -55,6 +55,7 @@ def headline(results: Results, link_root: str = "results") -> str:
         }
     )
     ratio = "Time ratio: to the dense network" + (f"; below, to {' / '.join(peers)}" if peers else "")
+    ratio += f", {SPREAD_NOTE}" if any("(" in row[5] for row in rows) else ""
     notes = (
         f"{ratio}. One thread, batch 1, {', '.join(machines)}; top-1 on CIFAR-10's 10,000 test images, n = 1."
     )
