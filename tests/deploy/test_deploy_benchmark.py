@@ -15,11 +15,13 @@ from torch import nn
 
 from ghostnet.deploy import (
     Candidate,
+    Limits,
     benchmark,
     export,
     load,
     optimize,
     probe,
+    quantize,
     randomise_statistics_,
     repeated,
 )
@@ -120,6 +122,36 @@ def test_what_cannot_run_is_left_out_and_said() -> None:
     assert "left out: odd in ONNX Runtime" in str(result)
     with pytest.raises(InputError, match="nothing can be run: odd in ONNX Runtime"):
         benchmark({"odd": model}, input_size=SIZE)
+
+
+def test_int8_is_timed_beside_float_where_there_is_int8(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    export(network(), "onnx", tmp_path / "float.onnx", input_size=SIZE)
+    images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
+    loose = Limits(min_agreement=0.0)
+    quantize(network(), "onnx", tmp_path / "int8.onnx", images, limits=loose, input_size=SIZE)
+    lines: list[str] = []
+    result = benchmark(
+        {"net": network(), "float": tmp_path / "float.onnx", "int8": tmp_path / "int8.onnx"},
+        input_size=SIZE,
+        runtimes=("onnx", "openvino", "ncnn"),
+        precisions=("int8", "fp32"),
+        min_seconds=0,
+        cold_starts=0,
+        announce=lines.append,
+    )
+    assert [(row.name, row.runtime, row.precision) for row in result.rows] == [
+        *(("net", "onnx", "fp32"), ("float", "onnx", "fp32")),
+        *(("net", "onnx", "int8"), ("int8", "onnx", "int8")),
+        *(("net", "openvino", "fp32"), ("net", "openvino", "int8"), ("net", "ncnn", "fp32")),
+    ]
+    sizes = {(row.name, row.runtime, row.precision): row.bytes for row in result.rows}
+    assert sizes["net", "onnx", "int8"] == pytest.approx(sizes["int8", "onnx", "int8"], rel=0.01)
+    assert result.skipped == [
+        "net in ncnn in int8: ncnn has no int8 here; the targets with int8 are onnx, openvino, litert",
+        "float: a file keeps its precision; `ghostnet export --precision int8` writes int8",
+    ]
+    assert "exporting net to ONNX Runtime in int8" in lines
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])

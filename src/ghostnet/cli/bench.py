@@ -22,6 +22,7 @@ _NETWORKS_HELP = (
 )
 _WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name of the zoo; without weights they are random."
 _RUNTIME_HELP = "onnx, openvino, litert, ncnn, mnn, with commas; exported files keep their own."
+_PRECISION_HELP = "fp32, bf16, int8 (calibrated with noise, for its time), with commas; files keep their own."
 _PROCESSES_HELP = (
     "More than 1: time in that many fresh ones, each loading in another order; medians over them."
 )
@@ -30,7 +31,7 @@ _PROCESSES_HELP = (
 def bench(
     networks: Annotated[list[str], typer.Argument(help=_NETWORKS_HELP)],
     runtime: Annotated[str, typer.Option(metavar="NAMES", help=_RUNTIME_HELP)] = "onnx",
-    precision: Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16, with commas.")] = "fp32",
+    precision: Annotated[str, typer.Option(metavar="NAMES", help=_PRECISION_HELP)] = "fp32",
     threads: Annotated[str, typer.Option(metavar="NUMBERS", help="Threads, with commas.")] = "1",
     batch: Annotated[int, typer.Option(parser=integer, metavar="INTEGER", help="Images in a call.")] = 1,
     weights: Annotated[list[str] | None, typer.Option(metavar="NAME=WEIGHTS", help=_WEIGHTS_HELP)] = None,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ghostnet.deploy.session import Session, identify, load
 from ghostnet.deploy.targets import TARGETS, target_named
 from ghostnet.errors import InputError, unknown_name
@@ -14,7 +16,8 @@ from ghostnet.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import nn
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
+_NOISE_IMAGES = 16  # calibrate int8 where only its time counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,7 @@ def line_up(
     found.sort(
         key=lambda pair: (
             names.index(pair[1].target),
-            (*PRECISIONS, "int8").index(pair[1].precision),
+            PRECISIONS.index(pair[1].precision),
             pair[1].threads,
             places[pair[0]],
         )
@@ -104,28 +107,55 @@ def _files(
     announce: Callable[[str], None],
 ) -> list[Path]:
     if isinstance(given, str | Path) or hasattr(given, "__fspath__"):
-        return [Path(given)]
-    from ghostnet.deploy.export import export
-
+        path = Path(given)
+        _, manifest, _ = identify(path)
+        if "int8" in settings.precisions and (manifest is None or manifest.precision != "int8"):
+            skipped.append(
+                f"{name}: a file keeps its precision; `ghostnet export --precision int8` writes int8"
+            )
+        return [path]
     candidate = given if isinstance(given, Candidate) else Candidate(given)
+    in_float = [precision for precision in settings.precisions if precision != "int8"]
+    wanted = [*(["float"] if in_float else []), *(["int8"] if "int8" in settings.precisions else [])]
     paths = []
     for runtime in settings.runtimes:
-        path = folder / f"{runtime}{TARGETS[runtime].suffixes[0]}"
-        announce(f"exporting {name} to {TARGETS[runtime].runtime}")
-        try:
-            export(
-                candidate.model,
-                runtime,
-                path,
-                input_size=settings.input_size,
-                passes=candidate.passes,
-                optimized=candidate.optimized,
-            )
-        except (InputError, RuntimeError) as error:  # what one runtime cannot express, another can
-            skipped.append(f"{name} in {TARGETS[runtime].runtime}: {error}")
-            continue
-        paths.append(path)
+        for kind in wanted:
+            path = folder / kind / f"{runtime}{TARGETS[runtime].suffixes[0]}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            title = TARGETS[runtime].runtime + (" in int8" if kind == "int8" else "")
+            announce(f"exporting {name} to {title}")
+            try:
+                (_write_int8 if kind == "int8" else _write)(candidate, runtime, path, settings.input_size)
+            except (InputError, RuntimeError) as error:  # what one runtime cannot express, another can
+                skipped.append(f"{name} in {title}: {error}")
+                continue
+            paths.append(path)
     return paths
+
+
+def _write(candidate: Candidate, runtime: str, path: Path, input_size: tuple[int, ...]) -> None:
+    from ghostnet.deploy.export import export
+
+    passes, optimized = candidate.passes, candidate.optimized
+    export(candidate.model, runtime, path, input_size=input_size, passes=passes, optimized=optimized)
+
+
+def _write_int8(candidate: Candidate, runtime: str, path: Path, input_size: tuple[int, ...]) -> None:
+    """Write int8 with all layers quantised, its ranges from noise: as quick as with images, its answers worthless."""
+    from ghostnet.deploy.quantization.quantize import quantize
+    from ghostnet.deploy.quantization.search import Limits
+
+    noise = np.random.default_rng(0).standard_normal((_NOISE_IMAGES, *input_size), dtype=np.float32)
+    quantize(
+        candidate.model,
+        runtime,
+        path,
+        noise,
+        limits=Limits(min_agreement=0.0),
+        input_size=input_size,
+        passes=candidate.passes,
+        optimized=candidate.optimized,
+    )
 
 
 def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> list[Session]:
@@ -136,6 +166,8 @@ def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> 
     ):  # the file has its precision, whatever was asked for
         return [load(path, threads=count) for count in settings.threads]
     for precision in settings.precisions:
+        if precision == "int8":
+            continue  # that is a file of its own
         if precision not in target.precisions:
             skipped.append(f"{name}: {target.runtime} has no {precision} here")
             continue
