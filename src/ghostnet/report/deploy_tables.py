@@ -78,7 +78,7 @@ def latency_part(results: Results, link_root: str = "results") -> str:
             spread = spread or bool(row.get("ratios"))
             rows.append(
                 (
-                    RUNTIMES.get(str(row["runtime"]), str(row["runtime"])),
+                    _runtime(row),
                     str(row["name"]),
                     f"{float(row['median_ms']):.2f}",
                     ratio_cell(float(row["ratio"]), row.get("ratios") or [], 3),
@@ -88,7 +88,7 @@ def latency_part(results: Results, link_root: str = "results") -> str:
     if not rows:
         return ""
     title = (
-        "Latency (`ghostnet bench`), float32, one thread, batch 1, random weights, side by side in turns, "
+        "Latency (`ghostnet bench`), float32 unless said, one thread, batch 1, random weights, side by side in turns, "
         f"{place.get('cpu', 'unknown processor')}; `@plain` is what each library's own export gives"
         f"{f', {SPREAD_NOTE}' if spread else ''}:"
     )
@@ -155,7 +155,8 @@ def our_latencies(
 ) -> list[tuple[Path, str, Mapping[str, Any], list[Mapping[str, Any]]]]:
     """Return for each runtime the record, the runtime, the zoo's own network, and the peers timed beside it.
 
-    Records that timed other peers than the first one are left out; of two in one runtime the last one counts.
+    A runtime in another precision than float32 counts as one of its own, and is named so. Records that timed other
+    peers than the first one are left out; of two in one runtime the last one counts.
     """
     found: dict[str, tuple[Path, str, Mapping[str, Any], list[Mapping[str, Any]]]] = {}
     others: list[str] = []
@@ -166,9 +167,15 @@ def our_latencies(
         if ours is None or not beside or (others and [str(row["name"]) for row in beside] != others):
             continue
         others = [str(row["name"]) for row in beside]
-        runtime = RUNTIMES.get(str(ours["runtime"]), str(ours["runtime"]))
-        found[runtime] = path, runtime, ours, beside
+        found[_runtime(ours)] = path, _runtime(ours), ours, beside
     return list(found.values())
+
+
+def _runtime(row: Mapping[str, Any]) -> str:
+    """Return a row's runtime, with its precision where that is not float32."""
+    name = RUNTIMES.get(str(row["runtime"]), str(row["runtime"]))
+    precision = row.get("precision", "fp32")
+    return name if precision == "fp32" else f"{name} {precision}"
 
 
 def latency_summary(results: Results, link_root: str = "results") -> str:

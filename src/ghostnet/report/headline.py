@@ -40,6 +40,8 @@ def headline(results: Results, link_root: str = "results") -> str:
         if result["exhibit"] == "demo":
             rows += _demo_rows(result, f"[demo]({link_root}/{path.as_posix()})")
     for path, runtime, ours, beside in our_latencies(results):
+        if ours.get("precision", "fp32") != "fp32":
+            continue  # docs/deploy.md has those
         ratios = [time_over(ours, row) for row in beside]
         peers = [_peer(str(row["name"])) for row in beside]
         link = f"[bench]({link_root}/{path.as_posix()})"
