@@ -98,14 +98,15 @@ def test_figure7_has_a_panel_a_runtime_from_one_record_each() -> None:
             "environment": {"cpu": name},
         }
 
-    found = [record("few", "onnx", "a", "b"), record("many", "onnx", "c", "d", "e"), record("x", "ncnn", "f")]
+    found = [record("few", "onnx", "a", "b"), record("many", "onnx", "c", "d", "e")]
+    found += [record("x", "ncnn", "f", "g"), record("one", "mnn", "h")]  # one is too few beside three
     text = figure_file("figure7", found)
     titles = re.findall(r'class="title"[^>]*>([^<]+)<', text)
     assert titles == [
         "Fig. 7: top-1 against latency, ONNX Runtime",
         "Fig. 7: top-1 against latency, ncnn",
     ]
-    assert sorted(re.findall(r'class="small"[^>]*>([^<]+)<', text)) == ["c", "d", "e", "f"]
+    assert sorted(re.findall(r'class="small"[^>]*>([^<]+)<', text)) == ["c", "d", "e", "f", "g"]
     assert "Measured here on many, x, one thread" in text
     assert "Measured here" not in figure_file("figure7", [])
 

@@ -67,12 +67,17 @@ def figure_file(key: str, results: Records) -> str:
 
 
 def _by_kind(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
-    """Return for each runtime the points of the record that has most of it; the runtime with most points first."""
+    """Return for each runtime the points of the record that has most of it; the runtime with most points first.
+
+    Runtimes with less than half as many points as the first are left out: two or three networks show no front.
+    """
     runs: dict[str, dict[str, list[Point]]] = {}
     for point in drawable(points):
         if not point.kind.startswith(PAPER):
             runs.setdefault(point.kind, {}).setdefault(point.record, []).append(point)
     found = [(kind, max(records.values(), key=len)) for kind, records in runs.items()]
+    most = max((len(points) for _, points in found), default=0)
+    found = [pair for pair in found if 2 * len(pair[1]) >= most]
     return sorted(found, key=lambda pair: (-len(pair[1]), pair[0]))
 
 
