@@ -7,8 +7,8 @@ For maintainers, where npm and Chromium or Chrome are; a few minutes, some 150 M
 The page of examples/web is copied into the folder, onnxruntime-web is installed beside it by npm, and a server of this
 machine hands both to the browser, which reaches nothing else. The outputs are compared with those of ONNX Runtime here
 and with PyTorch; the networks are timed in turn, the whole in several fresh browsers that load them in different
-orders. At last the page itself classifies an image as a visitor would have it do, beside `ghostnet predict`'s way. A network
-whose output differs by more than 1e-4 of its largest value, or a page with another answer, ends the script with code 1.
+orders. At last the page itself classifies an image, and this machine does as `ghostnet predict` would. A network whose
+output differs by more than 1e-4 of its largest value, or a page with another answer, ends the script with code 1.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,6 +57,7 @@ SECONDS_FOR_BROWSER = 240
 PROGRAM = """<!doctype html><meta charset="utf-8"><script type="module">
 const tell = (answer) => fetch("answer", {method: "POST", body: JSON.stringify(answer)});
 addEventListener("unhandledrejection", (event) => tell({error: String(event.reason)}));
+addEventListener("error", (event) => tell({error: event.message}));
 const bytes = async (place) => (await fetch(place)).arrayBuffer();
 
 async function networks(job) {
@@ -136,7 +138,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         super().end_headers()
 
-    def do_POST(self) -> None:  # noqa: N802  (the name is the protocol's)
+    def do_POST(self) -> None:
         """Take an answer."""
         self.answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
@@ -173,7 +175,9 @@ class Browser:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
             profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-            address = f"http://127.0.0.1:{server.server_port}/check.html#{json.dumps(job)}"
+            address = (
+                f"http://127.0.0.1:{server.server_port}/check.html#{urllib.parse.quote(json.dumps(job))}"
+            )
             command = [self.program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
             command += [
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
