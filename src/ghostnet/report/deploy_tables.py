@@ -191,8 +191,8 @@ def web_parts(results: Results, link_root: str = "results") -> list[str]:
         title = (
             f"In the browser (`scripts/check_in_browser.py`), onnxruntime-web {found['rows'][0]['version']}, WASM, "
             f"one thread, batch 1, {found['browser']}, {result['environment'].get('cpu', 'unknown processor')}; "
-            "largest difference of outputs over the largest output, float32; time over the first network's at the "
-            f"same input, {SPREAD_NOTE}:"
+            "rewrites: none, those of the target onnx, or those for browsers; largest difference of outputs over the "
+            f"largest output, float32; time over the first network's at the same input, {SPREAD_NOTE}:"
         )
         parts.append(f"{title}\n\n{markdown_table(_WEB_HEADER, rows)}")
     return parts
