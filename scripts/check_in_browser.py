@@ -187,9 +187,10 @@ class Browser:
     def __init__(self, program: str, site: Path) -> None:
         self.program, self.site = program, site
         (site / "check.html").write_text(PROGRAM, encoding="utf-8")
-        done = subprocess.run([program, "--version"], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise InputError(f"{program} does not start; name Chromium or Chrome with --browser")
+        try:
+            done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise InputError(f"{program} does not start; name Chromium or Chrome with --browser") from error
         self.version = done.stdout.strip().split(" built")[0].partition(" snap")[0].strip()
 
     def answer(self, job: Mapping[str, Any]) -> dict[str, Any]:
