@@ -78,6 +78,24 @@ def test_arm_rows_say_both_differences() -> None:
     assert cells in text
 
 
+def test_browsers_say_differences_and_times() -> None:
+    row = {"network": "net", "rewrites": "browser", "input_size": [3, 64, 48], "version": "1.30.0"}
+    row |= {
+        "against_here": 1.25e-7,
+        "against_pytorch": 5e-7,
+        "median_ms": 8.456,
+        "ratio": 0.9,
+        "ratios": [0.92, 0.9],
+    }
+    metrics = {"rows": [row], "browser": "Chromium 1.2"}
+    text = deploy_part([record("web", {"name": "chromium"}, metrics)])
+    assert (
+        "| net | browser | 64x48 | 1.2e-07 | 5.0e-07 | 8.46 | 0.90 (0.90-0.92) | [record](results/web/"
+        in text
+    )
+    assert "onnxruntime-web 1.30.0, WASM, one thread, batch 1, Chromium 1.2, A processor;" in text
+
+
 def test_nothing_run_is_nothing_said() -> None:
     assert deploy_part([]) == ""
     text = deploy_part([planned()])

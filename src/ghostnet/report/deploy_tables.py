@@ -1,4 +1,7 @@
-"""Tables of deployment from `results/`: latency (`deploy`), int8 beside float (`int8`), plans (`plan`), ARM (`arm`)."""
+"""Tables of deployment from `results/`.
+
+Latency (`deploy`), int8 beside float (`int8`), plans (`plan`), browsers (`web`), ARM (`arm`).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,10 @@ _INT8_HEADER = (
 _PLAN_HEADER = ("network", "runtime", "precision", "layers ghosted", "time ratio", "all ghosted", "record")
 SPREAD_NOTE = "in brackets the lowest and highest of several processes"
 _ARM_HEADER = ("network", "input", "runtime", "to x86", "to PyTorch", "emulator", "record")
+_WEB_HEADER = (
+    *("network", "rewrites", "input", "to ONNX Runtime", "to PyTorch"),
+    *("median ms", "time / first", "record"),
+)
 
 Results = Sequence[tuple[Path, Mapping[str, Any]]]
 
@@ -50,6 +57,7 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
             f"same runtime, one thread, batch 1, {place.get('cpu', 'unknown processor')} ({features}):"
         )
         parts.append(f"{title}\n\n{markdown_table(_PLAN_HEADER, plans)}")
+    parts += web_parts(results, link_root)
     emulated = arm_rows(results, link_root)
     if emulated:
         title = (
@@ -211,6 +219,37 @@ def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ..
         if result["exhibit"] == "arm"
         for row in result["metrics"]["rows"]
     ]
+
+
+def web_parts(results: Results, link_root: str = "results") -> list[str]:
+    """Return for each record of a browser what it is and a table: outputs beside ONNX Runtime's, and times."""
+    parts = []
+    for path, result in results:
+        if result["exhibit"] != "web":
+            continue
+        found = result["metrics"]
+        rows = [_web_row(row, f"[record]({link_root}/{path.as_posix()})") for row in found["rows"]]
+        title = (
+            f"In the browser (`scripts/check_in_browser.py`), onnxruntime-web {found['rows'][0]['version']}, WASM, "
+            f"one thread, batch 1, {found['browser']}, {result['environment'].get('cpu', 'unknown processor')}; "
+            "rewrites: none, those of the target onnx, or those for browsers; largest difference of outputs over the "
+            f"largest output, float32; time over the first network's at the same input, {SPREAD_NOTE}:"
+        )
+        parts.append(f"{title}\n\n{markdown_table(_WEB_HEADER, rows)}")
+    return parts
+
+
+def _web_row(row: Mapping[str, Any], link: str) -> tuple[str, ...]:
+    return (
+        str(row["network"]),
+        str(row["rewrites"]),
+        "x".join(map(str, row["input_size"][1:])),
+        f"{row['against_here']:.1e}",
+        f"{row['against_pytorch']:.1e}",
+        f"{row['median_ms']:.2f}",
+        ratio_cell(float(row["ratio"]), row["ratios"], 2),
+        link,
+    )
 
 
 def int8_rows(results: Results, link_root: str = "results") -> list[tuple[str, ...]]:
