@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from ghostnet.deploy.targets import require_to_open, require_to_write
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_group
 
-NAMES = ("litert", "mnn", "ncnn", "onnx", "openvino")
+NAMES = ("coreml", "litert", "mnn", "ncnn", "onnx", "openvino")
+RUN_HERE = NAMES[1:]  # Core ML has tests of its own
+EXTRAS = {"litert": "litert", "coreml": "mobile"}
 SIZE = (3, 8, 8)
 
 
@@ -32,7 +35,7 @@ def skip_without(name: str) -> None:
         pytest.importorskip(module)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=RUN_HERE)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     skip_without(request.param)
     path = tmp_path_factory.mktemp(request.param) / f"net{TARGETS[request.param].suffixes[0]}"
@@ -62,9 +65,10 @@ def test_the_command_knows_the_same_targets() -> None:
 def test_a_missing_runtime_names_the_pip_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target = TARGETS[name]
     monkeypatch.setattr(importlib.util, "find_spec", lambda _module: None)
-    extra = "litert" if name == "litert" else "export"
+    extra = EXTRAS.get(name, "export")
     with pytest.raises(InputError, match=rf'is not installed; run: pip install "ghostnet\[{extra}\]"'):
         require_to_write(target)
+    monkeypatch.setattr(platform, "system", lambda: target.system or "Linux")
     with pytest.raises(InputError, match=rf"run: pip install {target.package}$"):
         require_to_open(target)
 

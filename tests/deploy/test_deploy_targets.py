@@ -15,7 +15,8 @@ from ghostnet.deploy import TARGETS, Session, export, load
 from ghostnet.nn import GhostConv2d
 
 TOLERANCE = 1e-4
-NAMES = ("litert", "mnn", "ncnn", "onnx", "openvino")
+NAMES = ("coreml", "litert", "mnn", "ncnn", "onnx", "openvino")
+RUN_HERE = NAMES[1:]  # Core ML has tests of its own
 QUICK = [
     (name, seed) for seed in (2, 5) for name in NAMES if (name, seed) != ("litert", 5)
 ]  # that one takes 4 s
@@ -43,7 +44,7 @@ def small_network() -> nn.Module:
     ).eval()
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=RUN_HERE)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     skip_without(request.param)
     path = path_for(request.param, tmp_path_factory.mktemp(request.param))

@@ -25,6 +25,7 @@ from ghostnet.deploy.lineup import Settings, line_up
 from ghostnet.deploy.session import Session
 from ghostnet.deploy.targets import TARGETS
 from ghostnet.errors import InputError
+from ghostnet.files import size_in_bytes
 from ghostnet.measure import Timing, environment, time_interleaved
 
 
@@ -202,7 +203,7 @@ def _rows(
             name,
             *_setting(session),
             **timing.to_dict(),
-            bytes=sum(file.stat().st_size for file in session.files),
+            bytes=sum(size_in_bytes(file) for file in session.files),
             ratio=timing.median_ms / references.get(_setting(session), elsewhere),
         )
         for (name, session), timing in zip(sessions, timings, strict=True)

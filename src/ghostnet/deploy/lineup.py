@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostnet.deploy.session import Session, identify, load
-from ghostnet.deploy.targets import TARGETS, target_named
+from ghostnet.deploy.targets import TARGETS, require_to_open, target_named
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def line_up(
     found.sort(
         key=lambda pair: (
             names.index(pair[1].target),
-            (*PRECISIONS, "int8").index(pair[1].precision),
+            (*PRECISIONS, "fp16", "int8").index(pair[1].precision),
             pair[1].threads,
             places[pair[0]],
         )
@@ -113,6 +113,7 @@ def _files(
         path = folder / f"{runtime}{TARGETS[runtime].suffixes[0]}"
         announce(f"exporting {name} to {TARGETS[runtime].runtime}")
         try:
+            require_to_open(TARGETS[runtime])
             export(
                 candidate.model,
                 runtime,
@@ -132,7 +133,7 @@ def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> 
     found = []
     _, manifest, target = identify(path)
     if (
-        manifest is not None and manifest.precision == "int8"
+        manifest is not None and manifest.precision != "fp32"
     ):  # the file has its precision, whatever was asked for
         return [load(path, threads=count) for count in settings.threads]
     for precision in settings.precisions:
