@@ -15,7 +15,7 @@ from ghostnet.deploy import TARGETS, Session, export, load
 from ghostnet.nn import GhostConv2d
 
 TOLERANCE = 1e-4
-NAMES = ("coreml", "litert", "mnn", "ncnn", "onnx", "openvino")
+NAMES = ("coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
 RUN_HERE = NAMES[1:]  # Core ML has tests of its own
 QUICK = [
     (name, seed) for seed in (2, 5) for name in NAMES if (name, seed) != ("litert", 5)

@@ -178,6 +178,7 @@ def test_names_of_peers_and_of_files_are_those_of_table_7() -> None:
             "runs/table7/ghostnet_100.onnx",
             "ghostnet_100.mnn",
             "ghostnet_100.mlpackage",
+            "ghostnet_100.pte",
         ),
         *("timm:other@plain", "a.b"),
     )
@@ -188,6 +189,7 @@ def test_names_of_peers_and_of_files_are_those_of_table_7() -> None:
     ]
     assert [(point.name, point.top1) for point in figure7(found)[2:]] == [
         ("GhostNet 1.0x (timm, plain)", 73.9),
+        ("GhostNet 1.0x", 73.9),
         ("GhostNet 1.0x", 73.9),
         ("GhostNet 1.0x", 73.9),
         ("GhostNet 1.0x", 73.9),

@@ -21,7 +21,9 @@ _NETWORKS_HELP = (
     "NAME@plain leaves out rewrites, NAME@optimized applies them."
 )
 _WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name of the zoo; without weights they are random."
-_RUNTIME_HELP = "onnx, openvino, litert, ncnn, mnn, coreml, with commas; exported files keep their own."
+_RUNTIME_HELP = (
+    "onnx, openvino, litert, ncnn, mnn, coreml, executorch, with commas; exported files keep their own."
+)
 
 
 def bench(

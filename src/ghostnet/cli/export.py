@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ghostnet.data import Preprocessing
 
 # The names are repeated here so that `--help` and a wrong name are answered without numpy or torch.
-TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn", "coreml")
+TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch")
 _TARGET_HELP = (
-    "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin), mnn (.mnn) or "
-    "coreml (.mlpackage)."
+    "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin), mnn (.mnn), "
+    "coreml (.mlpackage) or executorch (.pte)."
 )
 _PASSES_HELP = "Names of the rewrites, with commas; default: the runtime's own set."
 

@@ -93,7 +93,7 @@ def export(
 
     Args:
         model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched.
-        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "coreml".
+        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch".
         path: the file to write, with the target's ending; OpenVINO (.xml) and ncnn (.param) keep their weights in
             a .bin beside it, and Core ML's (.mlpackage) is a folder. The manifest is `<path>.json`.
         input_size: shape of one input without the batch.

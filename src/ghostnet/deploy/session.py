@@ -45,7 +45,7 @@ class Session:
     def predict(self, array: np.ndarray) -> np.ndarray:
         """Return the outputs for a batch.
 
-        ncnn, LiteRT and Core ML files take one image a call; they are called for each image in turn.
+        ncnn, LiteRT, Core ML and ExecuTorch files take one image a call; they are called for each image in turn.
 
         Args:
             array: float32 `(N, C, H, W)`, N >= 1, normalised like the training data.
@@ -92,9 +92,12 @@ class Session:
 def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp32") -> Session:
     """Load an exported network into its runtime on the CPU; needs numpy and that runtime, no torch.
 
+    ExecuTorch's Python runtime is built on torch, and all its files in a process have one number of threads. Core ML
+    chooses threads and precision itself.
+
     Args:
         path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
-            one its ending does (.onnx, .xml, .tflite, .param, .mnn, .mlpackage).
+            one its ending does (.onnx, .xml, .tflite, .param, .mnn, .mlpackage, .pte).
         threads: threads inside one operator, >= 1.
         precision: of the arithmetic: "fp32", or "bf16" for OpenVINO and ncnn.
 
