@@ -222,8 +222,9 @@ def test_unwritable_places_and_failed_parity_leave_nothing(name: str, tmp_path: 
     with pytest.raises(InputError, match=r"cannot write .*file/net.*: .*; name another place") as error:
         export(network(), name, tmp_path / "file" / f"net{suffix}", input_size=SIZE)
     one_line(error)
-    with pytest.raises(RuntimeError, match=rf"the {name} file differs from PyTorch by .*nothing is kept"):
-        export(network(), name, tmp_path / f"net{suffix}", input_size=SIZE, tolerance=1e-30)
+    if name != "coreml":  # computed by PyTorch it may not differ at all; it has a test of its own
+        with pytest.raises(RuntimeError, match=rf"the {name} file differs from PyTorch by .*nothing is kept"):
+            export(network(), name, tmp_path / f"net{suffix}", input_size=SIZE, tolerance=1e-30)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 

@@ -36,7 +36,7 @@ def optimize(
 
     Args:
         model: any module.
-        target: the runtime that it is for, a key of `TARGETS`: the passes that were measured to be quickest there. None:
+        target: a key of `TARGETS`, the runtime that it is for: the passes that were measured to be quickest there.
         passes: names of `passes.PASSES` instead; they run in that table's order.
         input_size: shape of one input without the batch; when given, both are compared on random input.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TOOLS_OWN = "com.github.apple."  # keys of the texts that coremltools adds
 _HANDLES = "executorch_debug_handle_mapping.json"  # is of use to ExecuTorch's own debugger alone
-_MISSING = re.compile(r"convert function for op '(\w+)' not implemented")
+_MISSING = re.compile(r"(?:convert function for op '|Unsupported fx node [^,]*, kind )(\w+)")
 
 
 class CoreML:
