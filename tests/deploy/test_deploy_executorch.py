@@ -1,4 +1,4 @@
-"""What is ExecuTorch's own: threads of the whole process, kernels beside XNNPACK, a silent terminal, no paths inside."""
+"""What is ExecuTorch's own: threads of the whole process, kernels beside XNNPACK, a silent terminal, no paths."""
 
 import gc
 import subprocess
@@ -12,14 +12,21 @@ from torch import nn
 
 pytest.importorskip("executorch")
 
-from ghostnet.deploy import export, load  # noqa: E402
-from ghostnet.errors import InputError  # noqa: E402
+from ghostnet.deploy import export, load
+from ghostnet.errors import InputError
 
 SIZE = (3, 9, 11)
 
 
+class Summed(nn.Module):
+    """XNNPACK has no cumulative sum, ExecuTorch's own kernels have."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.cumsum(maps, 1)
+
+
 class Sorted(nn.Module):
-    """XNNPACK has no sort, ExecuTorch's own kernels have."""
+    """Neither has a sort."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return torch.sort(maps, dim=1)[0]
@@ -28,7 +35,7 @@ class Sorted(nn.Module):
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), Sorted(), nn.Conv2d(5, 7, 3, stride=2)
+        nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), Summed(), nn.Conv2d(5, 7, 3, stride=2)
     ).eval()
 
 
@@ -36,7 +43,7 @@ def network() -> nn.Module:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("executorch") / "net.pte"
     report = export(network(), "executorch", place, input_size=SIZE)
-    assert report.operators == {"aten.convolution": 2, "aten.relu": 1, "aten.sort": 1}
+    assert report.operators == {"aten.convolution": 2, "aten.cumsum": 1, "aten.relu": 1}
     return place
 
 
@@ -45,6 +52,13 @@ def test_what_xnnpack_lacks_runs_in_kernels_beside_it(path: Path) -> None:
     with torch.no_grad():
         expected = network()(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(load(path).predict(images), expected, atol=1e-5)
+
+
+def test_an_operator_without_a_kernel_is_named_with_its_layer(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), Sorted()))
+    with pytest.raises(InputError, match=r"^ExecuTorch cannot express sort \(layer 1\.1\); use another"):
+        export(model, "executorch", tmp_path / "net.pte", input_size=SIZE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_has_one_number_of_threads(path: Path) -> None:

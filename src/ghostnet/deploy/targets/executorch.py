@@ -49,7 +49,11 @@ class ExecuTorch:
         example: torch.Tensor,
         metadata: Mapping[str, str],  # noqa: ARG002  (the manifest holds them)
     ) -> dict[str, int]:
-        """Write one file."""
+        """Write one file.
+
+        Raises:
+            ValueError: ExecuTorch lacks a kernel, with the operator's name.
+        """
         with quiet_python(), quiet_native():
             import torch
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -58,7 +62,14 @@ class ExecuTorch:
             program = torch.export.export(model, (example[:1],))
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             operators = _operators(lowered.exported_program().graph_module)
-            path.write_bytes(lowered.to_executorch().buffer)
+            finished = lowered.to_executorch()
+            from executorch.runtime import Runtime
+
+            known = Runtime.get().operator_registry.operator_names
+        for needed in finished.executorch_program.execution_plan[0].operators:
+            if ".".join(filter(None, (needed.name, needed.overload))) not in known:
+                raise ValueError(f"ExecuTorch has no kernel for {needed.name}")
+        path.write_bytes(finished.buffer)
         return operators
 
     def open(self, path: Path, *, threads: int, precision: str) -> ExecuTorchRunner:  # noqa: ARG002  (fp32 only)
