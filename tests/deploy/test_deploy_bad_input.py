@@ -258,3 +258,21 @@ def test_a_group_of_files_moves_as_one(tmp_path: Path) -> None:
         (folder / "a").write_text("new")
         (folder / "b").write_text("other")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "new", "b": "other"}
+
+
+def _write_folder(path: Path, text: str) -> None:
+    with atomic_group(path) as folder:
+        (folder / path.name).mkdir()
+        (folder / path.name / "part").write_text(text)
+        (folder / "beside").write_text(text)
+
+
+def test_a_folder_replaces_one_of_its_own_make(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        _write_folder(tmp_path / "net", text)
+        assert [(tmp_path / name).read_text() for name in ("net/part", "beside")] == [text, text]
+        assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "net" / "mine").write_text("mine")
+    with pytest.raises(OSError, match="holds other files"):
+        _write_folder(tmp_path / "net", "newer")
+    assert (tmp_path / "beside").read_text() == (tmp_path / "net" / "part").read_text() == "new"
