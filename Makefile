@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo docs test test-litert lint format clean
+.PHONY: demo docs test test-litert test-mobile lint format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/ghostnet demo
@@ -22,6 +22,11 @@ test-litert:
 	$(PYTHON) -m venv $(VENV)-litert
 	$(VENV)-litert/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-litert.txt -e ".[export,litert,dev]"
 	OMP_NUM_THREADS=1 $(VENV)-litert/bin/python -m pytest -p no:anyio tests/deploy  # anyio 4.14 has a plugin that pytest 9.2 warns about
+
+# Core ML's and ExecuTorch's tools go with the versions of the rest, but are many packages.
+test-mobile: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export,mobile,dev]"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/deploy tests/cli/test_cli_exported.py -k "coreml or executorch"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .

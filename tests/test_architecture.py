@@ -28,7 +28,7 @@ LAW: dict[str, set[str]] = {
 }
 LAW["cli"] = set(LAW)  # sits on top of all
 OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "timm", "torch_pruning", "openvino", "ncnn", "litert_torch"}
-OPTIONAL |= {"tensorboard", "nncf", "MNN", "ai_edge_litert", "ai_edge_quantizer"}
+OPTIONAL |= {"tensorboard", "nncf", "MNN", "coremltools", "executorch", "ai_edge_litert", "ai_edge_quantizer"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 500
 

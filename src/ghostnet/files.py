@@ -66,7 +66,8 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: one of them; all end up in its folder. Missing parent folders are made.
 
     Yields:
-        An empty temporary folder beside `path`. Files in it keep their names; those of the same name are replaced.
+        An empty temporary folder beside `path`. Files in it keep their names; those of the same name are replaced, and
+        so is a folder by a folder, unless it holds what the new one does not.
 
     Raises:
         DiskFullError: there is no room; what was there is untouched.
@@ -82,12 +83,19 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         written = sorted(temporary.iterdir(), key=lambda file: file.name == target.name)  # `path` comes last
-        for file in written:
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            file.chmod(0o644)
-        for file in written:
-            os.replace(file, target.parent / file.name)
+        for entry in written:
+            for file in files_in(entry):
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+                file.chmod(0o644)
+        folders = [entry for entry in written if entry.is_dir() and (target.parent / entry.name).exists()]
+        for entry in folders:
+            _refuse_other_make(target.parent / entry.name, entry)
+        old = Path(tempfile.mkdtemp(dir=temporary))
+        for entry in written:
+            if entry in folders:  # else it could not be replaced
+                os.replace(target.parent / entry.name, old / entry.name)
+            os.replace(entry, target.parent / entry.name)
     except Exception as error:
         if not _says_no_room(error):
             raise
@@ -99,6 +107,25 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def files_in(path: Path) -> list[Path]:
+    """Return all files of a folder, however deep, in a fixed order; a file is its own only one."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def size_in_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in files_in(path))
+
+
+def _refuse_other_make(place: Path, new: Path) -> None:
+    """Raise where a folder would take somebody's other files with it."""
+    names = {entry.name for entry in new.iterdir()}
+    if not place.is_dir():
+        raise OSError(errno.ENOTDIR, "a file is there, and a folder is to be written")
+    if any(entry.name not in names and not entry.name.startswith(".") for entry in place.iterdir()):
+        raise OSError(errno.ENOTEMPTY, "the folder that is there holds other files")
+
+
 def _says_no_room(error: Exception) -> bool:
     """Whether an error, safetensors' own included (it only quotes the number), means a full disk."""
     if isinstance(error, OSError):
@@ -107,11 +134,14 @@ def _says_no_room(error: Exception) -> bool:
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in 1 MiB pieces."""
+    """Return the hexadecimal SHA-256 of a file, read in 1 MiB pieces; of a folder, over all names and contents."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
+    for file in files_in(Path(path)):
+        if file != Path(path):
+            digest.update(f"{file.relative_to(path).as_posix()}\n".encode())
+        with file.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
     return digest.hexdigest()
 
 

@@ -174,7 +174,13 @@ def test_everything_from_records_is_escaped() -> None:
 def test_names_of_peers_and_of_files_are_those_of_table_7() -> None:
     counted = {"rows": [{"row": "GhostNet 1.0x", "name": "ghostnet_100"}]}
     names = (
-        *("timm:ghostnet_100@plain", "runs/table7/ghostnet_100.onnx", "ghostnet_100.mnn"),
+        *(
+            "timm:ghostnet_100@plain",
+            "runs/table7/ghostnet_100.onnx",
+            "ghostnet_100.mnn",
+            "ghostnet_100.mlpackage",
+            "ghostnet_100.pte",
+        ),
         *("timm:other@plain", "a.b"),
     )
     rows = [{"name": name, "runtime": "onnx", "median_ms": 3.0} for name in names]
@@ -184,6 +190,8 @@ def test_names_of_peers_and_of_files_are_those_of_table_7() -> None:
     ]
     assert [(point.name, point.top1) for point in figure7(found)[2:]] == [
         ("GhostNet 1.0x (timm, plain)", 73.9),
+        ("GhostNet 1.0x", 73.9),
+        ("GhostNet 1.0x", 73.9),
         ("GhostNet 1.0x", 73.9),
         ("GhostNet 1.0x", 73.9),
         ("timm:other@plain", None),

@@ -21,7 +21,9 @@ _NETWORKS_HELP = (
     "NAME@plain leaves out rewrites, NAME@optimized applies them."
 )
 _WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name of the zoo; without weights they are random."
-_RUNTIME_HELP = "onnx, openvino, litert, ncnn, mnn, with commas; exported files keep their own."
+_RUNTIME_HELP = (
+    "onnx, openvino, litert, ncnn, mnn, coreml, executorch, with commas; exported files keep their own."
+)
 _PRECISION_HELP = "fp32, bf16, int8 (calibrated with noise, for its time), with commas; files keep their own."
 _PROCESSES_HELP = (
     "More than 1: time in that many fresh ones, each loading in another order; medians over them."

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from ghostnet.data import Preprocessing
 
 # The names are repeated here so that `--help` and a wrong name are answered without numpy or torch.
-TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn")
-_TARGET_HELP = "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin) or mnn (.mnn)."
+TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch")
+_TARGET_HELP = (
+    "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin), mnn (.mnn), "
+    "coreml (.mlpackage) or executorch (.pte)."
+)
 _PASSES_HELP = "Names of the rewrites, with commas; default: the runtime's own set."
 
 
@@ -33,7 +36,9 @@ def export(
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
     passes: Annotated[str | None, typer.Option(metavar="NAMES", help=_PASSES_HELP)] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Export as it is, without rewrites.")] = False,
-    precision: Annotated[str, typer.Option(help="fp32, or int8 (onnx, openvino, litert).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 (coreml) or int8 (onnx, openvino, litert).")
+    ] = "fp32",
     calibration: Annotated[
         str | None, typer.Option(metavar="FOLDER|cifar10", help="For int8: images of the kind to be seen.")
     ] = None,
@@ -129,6 +134,7 @@ def export(
             input_size=size,
             passes=names,
             optimized=not plain,
+            precision=precision,
             force=force,
             metadata=texts,
             preprocessing=wanted.to_dict(),

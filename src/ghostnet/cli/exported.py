@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ghostnet.errors import InputError
+from ghostnet.files import size_in_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,7 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
     facts = {
         "runtime": session.target,
         "precision": session.precision,
-        "bytes": sum(file.stat().st_size for file in session.files),
+        "bytes": sum(size_in_bytes(file) for file in session.files),
     }
     if session.manifest is not None:
         known = {**(session.manifest.preprocessing or {}), "classes": session.manifest.classes}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ghostnet.data import Preprocessing
     from ghostnet.deploy import FakeQuantized
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 _USUAL_BITS = 8
 
 

@@ -20,6 +20,7 @@ from ghostnet.deploy.repeated import time_repeatedly, time_sessions
 from ghostnet.deploy.session import Session
 from ghostnet.deploy.targets import TARGETS
 from ghostnet.errors import InputError
+from ghostnet.files import size_in_bytes
 from ghostnet.measure import Timing, environment
 
 
@@ -225,7 +226,7 @@ def _rows(
                 name,
                 *_setting(session),
                 **_over_processes([process[index] for process in timings]).to_dict(),
-                bytes=sum(file.stat().st_size for file in session.files),
+                bytes=sum(size_in_bytes(file) for file in session.files),
                 ratio=statistics.median(own),
                 ratios=own if len(own) > 1 else [],
             )

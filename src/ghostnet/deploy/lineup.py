@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostnet.deploy.session import Session, identify, load
-from ghostnet.deploy.targets import TARGETS, target_named
+from ghostnet.deploy.targets import TARGETS, require_to_open, target_named
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def line_up(
     found.sort(
         key=lambda pair: (
             names.index(pair[1].target),
-            PRECISIONS.index(pair[1].precision),
+            (*PRECISIONS, "fp16").index(pair[1].precision),
             pair[1].threads,
             places[pair[0]],
         )
@@ -125,6 +125,7 @@ def _files(
             title = TARGETS[runtime].runtime + (" in int8" if kind == "int8" else "")
             announce(f"exporting {name} to {title}")
             try:
+                require_to_open(TARGETS[runtime])
                 (_write_int8 if kind == "int8" else _write)(candidate, runtime, path, settings.input_size)
             except (InputError, RuntimeError) as error:  # what one runtime cannot express, another can
                 skipped.append(f"{name} in {title}: {error}")
@@ -162,7 +163,7 @@ def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> 
     found = []
     _, manifest, target = identify(path)
     if (
-        manifest is not None and manifest.precision == "int8"
+        manifest is not None and manifest.precision != "fp32"
     ):  # the file has its precision, whatever was asked for
         return [load(path, threads=count) for count in settings.threads]
     for precision in settings.precisions:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostnet.errors import InputError
-from ghostnet.files import sha256_of_file
+from ghostnet.files import sha256_of_file, size_in_bytes
 
 SCHEMA = 1
 
@@ -33,7 +33,8 @@ class Manifest:
         classes: names in the order of the outputs; None where they are not known.
         passes: names of the rewrites that made the network; None for a plain export and for one that cannot be traced.
         optimized: whether rewrites were applied at all.
-        parity: `relative_error` against PyTorch, its `tolerance`, and the `batches` that were compared.
+        parity: `relative_error` against PyTorch, its `tolerance`, the `batches` that were compared, and `by`, what
+            computed the file's outputs; `relative_error` is None where nothing here could.
         versions: of what wrote the files.
         metadata: texts of the user's.
         schema: of this record.
@@ -96,7 +97,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def describe_files(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Return what `Manifest.files` holds for these files."""
-    return {path.suffix: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths}
+    return {path.suffix: {"bytes": size_in_bytes(path), "sha256": sha256_of_file(path)} for path in paths}
 
 
 def check_files(files: Mapping[str, Mapping[str, Any]], paths: Sequence[Path]) -> None:
@@ -109,10 +110,10 @@ def check_files(files: Mapping[str, Mapping[str, Any]], paths: Sequence[Path]) -
     """
     for path in paths:
         stated = files.get(path.suffix, {}).get("bytes")
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"there is no file {path}; it belongs beside {paths[0].name}")
-        if stated is not None and path.stat().st_size != stated:
+        if stated is not None and size_in_bytes(path) != stated:
             raise InputError(
-                f"{path} has {path.stat().st_size} bytes where its manifest says {stated}: "
+                f"{path} has {size_in_bytes(path)} bytes where its manifest says {stated}: "
                 "it is truncated or was replaced; export it again"
             )

@@ -36,8 +36,7 @@ def optimize(
 
     Args:
         model: any module.
-        target: the runtime that it is for ("onnx", "openvino", "litert", "ncnn", "mnn"): the passes that were measured
-            to be quickest there. None: those for PyTorch itself.
+        target: a key of `TARGETS`, the runtime that it is for: the passes that were measured to be quickest there.
         passes: names of `passes.PASSES` instead; they run in that table's order.
         input_size: shape of one input without the batch; when given, both are compared on random input.
 

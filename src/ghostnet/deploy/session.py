@@ -22,7 +22,7 @@ class Session:
         files: all files that it came from.
         target: key of `deploy.TARGETS`.
         threads: threads inside one operator.
-        precision: of the arithmetic; "int8" for a file that `quantize` wrote.
+        precision: of the arithmetic; "int8" for a file that `quantize` wrote, "fp16" for one that was exported so.
         input_size: shape of one input without the batch, as the file states it.
         metadata: the texts that `export` stored.
         manifest: what `export` wrote beside the file; None for a file from elsewhere.
@@ -52,7 +52,7 @@ class Session:
     def predict(self, array: np.ndarray) -> np.ndarray:
         """Return the outputs for a batch.
 
-        ncnn and LiteRT files take one image a call; they are called for each image in turn.
+        ncnn, LiteRT, Core ML and ExecuTorch files take one image a call; they are called for each image in turn.
 
         Args:
             array: float32 `(N, C, H, W)`, N >= 1, normalised like the training data.
@@ -99,9 +99,12 @@ class Session:
 def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp32") -> Session:
     """Load an exported network into its runtime on the CPU; needs numpy and that runtime, no torch.
 
+    ExecuTorch's Python runtime is built on torch, and all its files in a process have one number of threads. Core ML
+    chooses threads and precision itself.
+
     Args:
         path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
-            one its ending does (.onnx, .xml, .tflite, .param).
+            one its ending does (.onnx, .xml, .tflite, .param, .mnn, .mlpackage, .pte).
         threads: threads inside one operator, >= 1.
         precision: of the arithmetic: "fp32", or "bf16" for OpenVINO and ncnn.
 
@@ -124,8 +127,10 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     files = files_of(target, main)
     check_files(manifest.files if manifest else {}, files)
     runner = open_files(target, main, threads=threads, precision=precision)
-    if precision == "fp32" and manifest is not None and manifest.precision == "int8":
-        precision = "int8"  # of what the file's operators compute in; what stayed in float runs in fp32
+    if precision == "fp32" and manifest is not None:
+        precision = (
+            manifest.precision
+        )  # what the file's operators compute in; with int8, what stayed in float is fp32
     return Session(runner, files, target, manifest, threads=threads, precision=precision)
 
 
@@ -141,7 +146,7 @@ def identify(path: str | os.PathLike[str]) -> tuple[Path, Manifest | None, Targe
     main = Path(path)
     if main.suffix == ".json":
         main = main.with_suffix("")
-    if not main.is_file():
+    if not main.exists():
         raise InputError(f"there is no file {os.fspath(main)}; write one with `ghostnet export`")
     beside = manifest_path(main)
     manifest = read_manifest(beside) if beside.is_file() else None

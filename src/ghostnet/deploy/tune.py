@@ -19,7 +19,7 @@ from ghostnet.deploy.export import export
 from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.passes import checked_passes, default_passes
 from ghostnet.deploy.session import load
-from ghostnet.deploy.targets import target_named
+from ghostnet.deploy.targets import require_to_open, target_named
 from ghostnet.errors import InputError
 from ghostnet.measure import environment, time_interleaved
 
@@ -114,6 +114,7 @@ def tune(
     """
     if candidates is not None and not candidates:
         raise InputError("there is no set of passes to try; leave `candidates` out for the usual ones")
+    require_to_open(target_named(target))
     tried = (*CANDIDATES, default_passes(target)) if candidates is None else ((), *candidates)
     sets = list(dict.fromkeys(checked_passes(names) for names in tried))
     size = tuple(input_size)

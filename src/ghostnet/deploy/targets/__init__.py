@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ghostnet.deploy.targets.coreml import CoreML
+from ghostnet.deploy.targets.executorch import ExecuTorch
 from ghostnet.deploy.targets.litert import LiteRT
 from ghostnet.deploy.targets.mnn import Mnn
 from ghostnet.deploy.targets.ncnn import Ncnn
@@ -17,9 +19,13 @@ from ghostnet.deploy.targets.openvino import OpenVINO
 from ghostnet.deploy.targets.target import Runner, Target, require_to_open, require_to_write
 from ghostnet.errors import InputError, unknown_name
 
-TARGETS: dict[str, Target] = {target.name: target for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn())}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn(), CoreML(), ExecuTorch())
+}
+HALF: dict[str, Target] = {"coreml": CoreML(half=True)}  # whose files may be in float16
 
 __all__ = [
+    "HALF",
     "TARGETS",
     "Runner",
     "Target",
@@ -30,15 +36,23 @@ __all__ = [
 ]
 
 
-def target_named(name: str) -> Target:
-    """Return the target of that name.
+def target_named(name: str, precision: str = "fp32") -> Target:
+    """Return the target of that name, in a form that writes files of that precision.
 
     Raises:
-        InputError: there is none; near names are listed.
+        InputError: there is none, with near names, or it has no such precision.
     """
     if name not in TARGETS:
         raise unknown_name("export target", name, TARGETS)
-    return TARGETS[name]
+    if precision == "fp32":
+        return TARGETS[name]
+    if precision != "fp16":
+        raise unknown_name("precision of float files", precision, ("fp32", "fp16"))
+    if name not in HALF:
+        raise InputError(
+            f"{TARGETS[name].runtime} has no fp16 here; the targets with fp16 are {', '.join(HALF)}"
+        )
+    return HALF[name]
 
 
 def target_of_file(path: Path) -> Target:

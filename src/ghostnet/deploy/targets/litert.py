@@ -36,6 +36,7 @@ class LiteRT:
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = False
+    system: str | None = None
 
     def write(
         self,

@@ -41,6 +41,7 @@ class Ncnn:
     )  # bf16 gave results of no use on x86: errors of 0.3 to 300,000 times
     traces = True
     dynamic_batch = False
+    system: str | None = None
 
     def write(
         self,

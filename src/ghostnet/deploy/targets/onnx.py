@@ -35,6 +35,7 @@ class Onnx:
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = True
+    system: str | None = None
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]

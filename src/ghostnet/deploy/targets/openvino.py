@@ -40,6 +40,7 @@ class OpenVINO:
     precisions: tuple[str, ...] = ("fp32", "bf16")
     traces = True
     dynamic_batch = True
+    system: str | None = None
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,13 @@ from ghostnet.errors import InputError
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+_SYSTEMS = {"Darwin": "macOS"}
+
+
+class NotRunHereError(RuntimeError):
+    """What stands in for a runtime that is not here does not know something, which the message names."""
 
 
 class Runner(Protocol):
@@ -49,6 +57,7 @@ class Target(Protocol):
         precisions: what the arithmetic may be, first the default.
         traces: whether writing runs the network once and records what happens, so that a branch would be lost.
         dynamic_batch: whether its files take any number of images.
+        system: the one operating system that it runs on, as `platform.system()` calls it; None where any will do.
     """
 
     name: str
@@ -62,6 +71,7 @@ class Target(Protocol):
     precisions: tuple[str, ...]
     traces: bool
     dynamic_batch: bool
+    system: str | None
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
@@ -85,12 +95,22 @@ def require_to_write(target: Target) -> None:
             raise InputError(f'{module} is not installed; run: pip install "ghostnet[{target.extra}]"')
 
 
+def runs_here(target: Target) -> bool:
+    """Whether this operating system has the runtime."""
+    return target.system in (None, platform.system())
+
+
 def require_to_open(target: Target) -> None:
-    """Raise with the pip command unless the runtime is installed.
+    """Raise unless the runtime can run here, with the pip command where it is not installed.
 
     Raises:
-        InputError: it is missing.
+        InputError: it is missing, or of another operating system.
     """
+    if not runs_here(target):
+        raise InputError(
+            f"{target.runtime} runs on {_SYSTEMS.get(target.system or '', target.system)} only; "
+            "files for it can be written here, and must be run there"
+        )
     if not _is_installed(target.open_module):
         raise InputError(
             f"{target.runtime} is not installed (module {target.open_module}); "
