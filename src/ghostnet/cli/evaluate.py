@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batches
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import open_network
+from ghostnet.cli.network import open_runnable
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -58,7 +58,7 @@ def evaluate(
         refuse_overwrite(result, force=force)
     from ghostnet import train
 
-    model = open_network(network, weights, trained=True)
+    model = open_runnable(network, weights)
     skipped: dict[str, str] = {}
     recipe: dict[str, Any] = {"name": Path(network).stem, "data": data}
     if data == "cifar10":

@@ -153,7 +153,7 @@ def export(
 
 def _with_fitting_ending(target: Target, path: Path) -> Path:
     for other in TARGETS.values():
-        if path.suffix == other.suffixes[0] and other.name != target.name:
+        if path.suffix.lower() == other.suffixes[0] and other.name != target.name:
             raise InputError(
                 f"{path} must end in {target.suffixes[0]} for {target.runtime}, {path.suffix} is {other.runtime}'s; "
                 f"use {path.with_suffix(target.suffixes[0])}"

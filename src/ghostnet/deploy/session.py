@@ -94,7 +94,7 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
 
     Args:
         path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
-            one its ending does (.onnx, .xml, .tflite, .param).
+            one its ending does (.onnx, .xml, .tflite, .param, .mnn).
         threads: threads inside one operator, >= 1.
         precision: of the arithmetic: "fp32", or "bf16" for OpenVINO and ncnn.
 
