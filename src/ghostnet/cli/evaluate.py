@@ -53,7 +53,7 @@ def evaluate(
     if data != "cifar10" and not Path(data).expanduser().exists():
         if "/" in data or "." in data:
             raise InputError(f"there is no folder or shard {data}")
-        raise unknown_name("data set", data, ["cifar10"])
+        raise unknown_name("folder or data set", data, ["cifar10"])
     if result is not None:
         refuse_overwrite(result, force=force)
     from ghostnet import train
