@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import stat
 import sys
@@ -90,6 +91,28 @@ def test_refuse_overwrite(tmp_path: Path) -> None:
     refuse_overwrite(target, force=True)
     with pytest.raises(InputError, match="exists; pass --force to overwrite it or name another output"):
         refuse_overwrite(target, force=False)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"folder is a folder; name a file"):
+            refuse_overwrite(tmp_path / "folder", force=force)
+        with pytest.raises(InputError, match=r"nothing can be written into .*file/new: file is a file"):
+            refuse_overwrite(tmp_path / "file" / "new" / "a", force=force)
+    refuse_overwrite(tmp_path / "new" / "newer" / "a", force=False)
+    monkeypatch.chdir(tmp_path)
+    refuse_overwrite("a", force=False)
+    asked = []
+    monkeypatch.setattr(
+        os, "access", lambda path, _mode: asked.append(Path(path))
+    )  # root may write everywhere
+    with pytest.raises(InputError, match=r"nothing can be written into .*new: it is read-only"):
+        refuse_overwrite(tmp_path / "new" / "a", force=False)
+    assert asked == [tmp_path]
 
 
 def test_unknown_name_lists_near_matches_or_all_or_the_first() -> None:

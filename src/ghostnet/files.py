@@ -145,14 +145,42 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def refuse_overwrite(path: str | os.PathLike[str], *, force: bool) -> None:
-    """Raise unless `path` is free or `force` is set.
+def refuse_overwrite(path: str | os.PathLike[str], *, force: bool, folders: bool = False) -> None:
+    """Raise unless `path` is free or `force` is set, and a file can be written there; asked before the work is done.
+
+    Args:
+        path: of a file.
+        force: it may replace another one.
+        folders: what is written may be a folder, and replace one.
 
     Raises:
-        InputError: something exists at `path` and `force` is false.
+        InputError: something exists at `path` and `force` is false, `path` is a folder, or nothing can be written
+            into the folder that it lies in.
     """
-    if not force and Path(path).exists():
+    place = Path(path)
+    if place.is_dir() and not folders:
+        raise InputError(f"{os.fspath(path)} is a folder; name a file")
+    if not force and place.exists():
         raise InputError(f"{os.fspath(path)} exists; pass --force to overwrite it or name another output")
+    refuse_unwritable(place.parent)
+
+
+def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
+    """Raise unless files can be written into a folder, which may have to be made.
+
+    Raises:
+        InputError: a file is in its way, or it may not be written.
+    """
+    place = Path(folder).absolute()
+    known = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not known.is_dir():
+        raise InputError(
+            f"nothing can be written into {os.fspath(folder)}: {known.name} is a file, no folder"
+        )
+    if not os.access(known, os.W_OK | os.X_OK):
+        raise InputError(
+            f"nothing can be written into {os.fspath(folder)}: it is read-only; name another place"
+        )
 
 
 def cache_folder() -> Path:

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torch import nn
 
-from ghostnet import cli
-from ghostnet.deploy import export
+from ghostnet import InputError, cli
+from ghostnet.deploy import export, load
 from ghostnet.deploy.targets import TARGETS
 from ghostnet.deploy.targets.target import runs_here
 
@@ -43,8 +44,59 @@ def test_a_file_that_is_none_of_a_runtime_is_called_so(
     pytest.importorskip(TARGETS[name].open_module)
     path = tmp_path / f"junk{TARGETS[name].suffixes[0]}"
     path.write_text("junk")
-    for verb in (["bench", str(path)], ["profile", str(path)]):
+    for verb in (["bench", str(path)], ["eval", str(path)]):
         assert cli.run(verb) == 2
         said = capsys.readouterr().err
         assert "safetensors" not in said
         assert "junk" in said
+
+
+@pytest.mark.parametrize("name", ["NET.ONNX", "net.model", "the net.Onnx"])
+def test_an_exported_file_may_be_called_anything(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    path, photo = tmp_path / name, tmp_path / "photo.PNG"
+    export(network, "onnx", path, input_size=(3, 8, 8))
+    Image.new("RGB", (8, 8), "red").save(photo)
+    assert cli.run(["predict", str(path), str(photo), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["top"]) == 4
+    assert cli.run(["bench", str(path), "--seconds", "0.01", "--cold-starts", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["runtime"] == "onnx"
+
+
+def test_an_ending_in_capitals_without_a_manifest_tells_the_runtime(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    export(network, "onnx", tmp_path / "net.onnx", input_size=(3, 8, 8))
+    (tmp_path / "net.onnx").rename(tmp_path / "OTHER.ONNX")
+    assert load(tmp_path / "OTHER.ONNX").target == "onnx"
+    with pytest.raises(InputError, match=r"must end in .xml for OpenVINO, .ONNX is ONNX Runtime's"):
+        export(network, "openvino", tmp_path / "b.ONNX", input_size=(3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "verb", [["profile"], ["convert", "-o", "a.safetensors"], ["export", "-o", "a.xml"], ["features", "."]]
+)
+def test_a_verb_that_looks_into_layers_refuses_an_exported_file(
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    export(network, "onnx", "net.onnx", input_size=(3, 8, 8))
+    Image.new("RGB", (8, 8), "red").save("photo.png")
+    assert cli.run([verb[0], "net.onnx", *verb[1:]]) == 2
+    captured = capsys.readouterr()
+    assert "net.onnx is an exported file" in captured.err
+    assert captured.out == ""
+
+
+def test_a_record_called_like_a_network_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("resnet20.json").write_text("{}")
+    assert cli.run(["profile", "resnet20"]) == 0
+    assert "params" in capsys.readouterr().out

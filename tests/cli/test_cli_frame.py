@@ -85,10 +85,13 @@ def test_the_verbs_are_those_of_the_design() -> None:
         ),
         (
             ["convert", "resnet20", "-o", "x.safetensors", "--calibration", "cifar"],
-            "unknown data set 'cifar'",
+            "unknown folder or data set 'cifar'",
         ),
         (["export", "resnet20", "-o", "x.onnx", "--target", "onxx"], "unknown export target 'onxx'.*'onnx'"),
-        (["eval", "resnet20", "--data", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'"),
+        (
+            ["eval", "resnet20", "--data", "cifar"],
+            "unknown folder or data set 'cifar'; did you mean 'cifar10'",
+        ),
         (["train"], "no recipe given; `ghostnet train --list`"),
         (["train", "resnet9_05"], "unknown recipe 'resnet9_05'; did you mean 'resnet9_050'"),
         (["train", "resnet9_050", "epoch=3"], "unknown key .* 'epoch'; did you mean 'epochs'"),

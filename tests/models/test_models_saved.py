@@ -4,11 +4,14 @@ import pickle
 import resource
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
 import ghostnet
 from ghostnet import cli
+from ghostnet.models.origin import origin_of
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.edits import apply_edits_
 
@@ -83,6 +86,86 @@ def test_own_network_needs_a_fresh_one(tmp_path):
     with pytest.raises(ghostnet.InputError, match=r"pass a fresh one"):
         ghostnet.load(tmp_path / "a.safetensors")
     assert_same(model, ghostnet.load(tmp_path / "a.safetensors", model=OwnNetwork()))
+
+
+def _without_first_pool(model):
+    model.maxpool = nn.Identity()  # what people do for small images; no tensor tells of it
+
+
+def _first_stride_of_one(model):
+    model.conv1.stride = (1, 1)
+
+
+def _another_forward(model):
+    model.forward = lambda images: images.mean((2, 3))
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize(
+    ("change_", "told"),
+    [
+        (_without_first_pool, r"maxpool is Identity instead of MaxPool2d"),
+        (_first_stride_of_one, r"conv1\.stride is \(1, 1\) instead of \(2, 2\)"),
+        (_another_forward, r"forward was replaced"),
+    ],
+)
+def test_network_changed_by_hand_is_not_loaded_as_the_builder_makes_it(tmp_path, library, change_, told):
+    def fresh():
+        builders = {"torchvision": torchvision.models.get_model, "timm": timm.create_model}
+        model = builders[library]("resnet18", num_classes=4)
+        change_(model)
+        return model
+
+    model = randomised(fresh())
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match=rf"was changed \({told}\); pass a fresh one"):
+        ghostnet.load(tmp_path / "a.safetensors")
+    images = torch.randn(1, 3, 32, 32)
+    again = ghostnet.load(tmp_path / "a.safetensors", model=fresh())
+    assert torch.equal(again(images), model(images))
+
+
+def test_network_of_the_zoo_with_another_head_by_hand(tmp_path):
+    model = ghostnet.create_model("resnet20")
+    model.linear = nn.Linear(64, 3)
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match=r"was changed \(linear\.out_features is 3 instead of 10\)"):
+        ghostnet.load(tmp_path / "a.safetensors")
+
+
+def test_settings_of_training_do_not_make_another_network(tmp_path):
+    model = ghostnet.create_model("ghostnet_050")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+    model.note = "mine"
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    assert_same(model, ghostnet.load(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "ghostnetv2_100"])
+def test_timm_network_of_gray_images_is_rebuilt(tmp_path, name):
+    model = randomised(timm.create_model(name, num_classes=3, in_chans=1))
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    loaded = ghostnet.load(tmp_path / "a.safetensors")
+    assert_same(model, loaded)
+    images = torch.randn(1, 1, 64, 64)
+    assert torch.equal(model(images), loaded(images))
+
+
+def test_saving_leaves_the_random_state_alone(tmp_path):
+    model = ghostnet.create_model("resnet20")
+    before = torch.get_rng_state()
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_network_of_the_zoo_is_known_again():
+    names = ghostnet.list_models()
+    assert len(names) > 40
+    for name in names:
+        model = ghostnet.create_model(name)
+        assert origin_of(model) == (model.ghostnet_origin, None)
 
 
 def test_truncated_file(tmp_path):

@@ -48,6 +48,7 @@ VERBS: dict[str, Callable[..., None] | typer.Typer] = {
 }
 # Newer releases of typer carry their own copy of click, so its error class is reached through typer's own.
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_WRONG_PLACES = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 
@@ -116,6 +117,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the reader left; nothing may write to the pipe at exit)
         return 1
+    except _WRONG_PLACES as error:
+        return _fail(f"{_describe(error)}; name another place", 2)
     except OSError as error:
         return _fail(_describe(error), 1)
     except Exception as error:

@@ -27,7 +27,7 @@ def check_calibration(place: str) -> None:
     if place != "cifar10" and not Path(place).expanduser().is_dir():
         if "/" in place or "." in place:
             raise InputError(f"there is no folder {place} of calibration images")
-        raise unknown_name("data set", place, ["cifar10"])
+        raise unknown_name("folder or data set", place, ["cifar10"])
 
 
 def folder_images(

@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batches
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import open_network
+from ghostnet.cli.network import open_runnable
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -53,12 +53,12 @@ def evaluate(
     if data != "cifar10" and not Path(data).expanduser().exists():
         if "/" in data or "." in data:
             raise InputError(f"there is no folder or shard {data}")
-        raise unknown_name("data set", data, ["cifar10"])
+        raise unknown_name("folder or data set", data, ["cifar10"])
     if result is not None:
         refuse_overwrite(result, force=force)
     from ghostnet import train
 
-    model = open_network(network, weights, trained=True)
+    model = open_runnable(network, weights)
     skipped: dict[str, str] = {}
     recipe: dict[str, Any] = {"name": Path(network).stem, "data": data}
     if data == "cifar10":

@@ -87,7 +87,7 @@ def export(
     if passes is not None and plain:
         raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
     check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
-    refuse_overwrite(out, force=force)
+    refuse_overwrite(out, force=force, folders=True)
     from ghostnet import deploy
 
     model = open_network(network, weights)

@@ -23,12 +23,13 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
         trained: refuse a network without weights.
 
     Raises:
-        InputError: unknown name, missing file, weights for a file, or no weights where they are needed.
+        InputError: unknown name, missing or exported file, weights for a file, or none where they are needed.
     """
     if is_exported(name_or_file):
-        from ghostnet.cli.exported import open_exported
-
-        return open_exported(name_or_file, weights)
+        raise InputError(
+            f"{name_or_file} is an exported file, whose layers cannot be seen; name the network that it was made of "
+            "(eval, predict and bench take exported files)"
+        )
     from ghostnet import models
 
     is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()
@@ -43,11 +44,26 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
     return models.create_model(name_or_file, weights=chosen).eval()
 
 
+def open_runnable(name_or_file: str, weights: str | None = None) -> nn.Module:
+    """Return a network with weights in evaluation mode, or an exported file in its place: what answers images.
+
+    Raises:
+        InputError: as for `open_network`, or an exported file that cannot be used.
+    """
+    if is_exported(name_or_file):
+        from ghostnet.cli.exported import open_exported
+
+        return open_exported(name_or_file, weights)
+    return open_network(name_or_file, weights, trained=True)
+
+
 def is_exported(name_or_file: str) -> bool:
-    """Tell whether a name ends like a runtime's file, or like the manifest beside one."""
+    """Tell whether a name ends like a runtime's file, or is a manifest or a file with its manifest beside it."""
     from ghostnet.deploy.targets import TARGETS
 
-    return name_or_file.endswith((".json", *(target.suffixes[0] for target in TARGETS.values())))
+    endings = (".json", *(target.suffixes[0] for target in TARGETS.values()))
+    with_manifest = Path(name_or_file).is_file() and Path(f"{name_or_file}.json").is_file()
+    return name_or_file.lower().endswith(endings) or with_manifest
 
 
 def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:

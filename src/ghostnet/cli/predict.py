@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.images import class_names, count_classes, image_files, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import open_network
+from ghostnet.cli.network import open_runnable
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
+    network: Annotated[str, typer.Argument(help="Name of the zoo, a saved network or an exported file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to classify.")],
     weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
     top_k: Annotated[
@@ -46,7 +46,7 @@ def predict(
     files = image_files(images)
     from ghostnet import train
 
-    model = open_network(network, weights, trained=True)
+    model = open_runnable(network, weights)
     wanted = preprocessing_for(model, normalisation=normalisation, image_size=image_size)
     names = class_names(model, count_classes(model, wanted.size))
     found = train.predict(model, files, wanted, top_k=top_k, strict=strict, progress=len(files) > 1)

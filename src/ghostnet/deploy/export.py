@@ -127,7 +127,7 @@ def export(
     require_to_write(chosen)
     files = files_of(chosen, _with_fitting_ending(chosen, Path(path)))
     for file in (*files, manifest_path(files[0])):
-        refuse_overwrite(file, force=force)
+        refuse_overwrite(file, force=force, folders=True)
     sizes = tuple(input_size)
     eager = copy.deepcopy(model).eval().cpu()
     output = _run(eager, sizes, batch=2)
@@ -160,7 +160,7 @@ def export(
 
 def _with_fitting_ending(target: Target, path: Path) -> Path:
     for other in TARGETS.values():
-        if path.suffix == other.suffixes[0] and other.name != target.name:
+        if path.suffix.lower() == other.suffixes[0] and other.name != target.name:
             raise InputError(
                 f"{path} must end in {target.suffixes[0]} for {target.runtime}, {path.suffix} is {other.runtime}'s; "
                 f"use {path.with_suffix(target.suffixes[0])}"

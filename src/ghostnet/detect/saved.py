@@ -11,7 +11,8 @@ from ghostnet import models
 from ghostnet.detect.detector import Detector, create_detector
 from ghostnet.detect.settings import DetectorSettings
 from ghostnet.errors import InputError
-from ghostnet.models.saved import load_state_, read_saved, rebuild
+from ghostnet.models.origin import rebuild
+from ghostnet.models.saved import load_state_, read_saved
 from ghostnet.nn.edits import apply_edits_
 
 _LIBRARY = "ghostnet.detect"

@@ -6,7 +6,6 @@ were replaced since. Nothing is unpickled and nothing is imported by a name foun
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import struct
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_write, refuse_overwrite
+from ghostnet.models.origin import origin_of, rebuild
 from ghostnet.models.registry import create_model, list_models
 from ghostnet.nn.edits import apply_edits_
 
@@ -36,7 +36,7 @@ def save(
 
     Args:
         model: built by `create_model`, by torchvision's or timm's builders, or what `ghostify` made of one; another
-            network is saved too, but `load` then needs it as `model=`.
+            network, or one of these changed by hand, is saved too, but `load` then needs it as `model=`.
         path: the file, by custom ending in .safetensors; an older one survives a failure.
         half: store floating-point weights in half precision.
         force: overwrite an existing file.
@@ -48,6 +48,7 @@ def save(
     from safetensors.torch import save_file
 
     refuse_overwrite(path, force=force)
+    origin, changed = origin_of(model)
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if value.is_floating_point():
@@ -57,10 +58,12 @@ def save(
         tensors[name] = value.detach().cpu().contiguous().clone()
     record = {
         "schema": _SCHEMA,
-        "origin": _origin(model),
+        "origin": origin,
         "edits": getattr(model, "ghostnet_edits", []),
         "info": info or getattr(model, "ghostnet_info", {}),
     }
+    if changed is not None:
+        record["changed"] = changed
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"ghostnet": json.dumps(record)})
 
@@ -84,7 +87,7 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
 
         return create_model(name, weights=default_tag(name)).eval()
     record, tensors = read_saved(name)
-    network = model if model is not None else rebuild(record["origin"], name)
+    network = model if model is not None else rebuild(record["origin"], name, record.get("changed"))
     apply_edits_(network, record["edits"])
     load_state_(network, tensors, name)
     network.ghostnet_origin = record["origin"]
@@ -169,98 +172,3 @@ def _refuse_pickle(path: Path) -> None:
     # a safetensors file starts with the length of its header, which may look like a pickle's first byte
     if start[8:9] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise InputError(f"{path} is a pickle, which could run code; ghostnet reads safetensors files only")
-
-
-def _origin(model: nn.Module) -> dict[str, Any] | None:
-    known = getattr(model, "ghostnet_origin", None)
-    if known is not None:
-        return known
-    if type(model).__module__.startswith("torchvision.models."):
-        return _torchvision_origin(model)
-    architecture = getattr(model, "pretrained_cfg", {}).get("architecture") if _is_timm(model) else None
-    if architecture:
-        return {
-            "library": "timm",
-            "name": architecture,
-            "args": {"num_classes": getattr(model, "num_classes", 1000)},
-        }
-    return None
-
-
-def _is_timm(model: nn.Module) -> bool:
-    return type(model).__module__.startswith("timm.") and isinstance(
-        getattr(model, "pretrained_cfg", None), dict
-    )
-
-
-def rebuild(origin: dict[str, Any] | None, path: str) -> nn.Module:
-    """Build the network that a saved file's origin names, with fresh weights and without its edits.
-
-    Raises:
-        InputError: there is no origin, or nothing here builds it; `path` says where it comes from.
-    """
-    if origin is None:
-        raise InputError(
-            f"{path} holds a network of your own class; pass a fresh one: ghostnet.load(path, model=…)"
-        )
-    library, name, args = origin["library"], origin["name"], dict(origin["args"])
-    if library == "ghostnet":
-        return create_model(name, **args)
-    if library == "torchvision":
-        return _build_torchvision(name, args)
-    if library == "ghostnet.detect":
-        raise InputError(f"{path} holds a detector; use ghostnet.detect.load_detector, or `ghostnet detect`")
-    if library == "timm":
-        import timm
-
-        return timm.create_model(name, pretrained=False, **args)
-    raise InputError(f"{path} comes from the library {library!r}, which this ghostnet cannot build")
-
-
-def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
-    from torchvision import models
-
-    if name not in models.list_models(module=models):
-        raise InputError(f"torchvision has no model {name!r}; update torchvision")
-    if (
-        "init_weights" in inspect.signature(models.get_model_builder(name)).parameters
-        or name in _INIT_WEIGHTS
-    ):
-        args = {**args, "init_weights": False}  # saves half a minute; the weights are loaded anyway
-    return models.get_model(name, weights=None, **args)
-
-
-_INIT_WEIGHTS = ("googlenet", "inception_v3")
-
-
-def _torchvision_origin(model: nn.Module) -> dict[str, Any] | None:
-    """Find the builder that makes this very class and, before its edits, these very shapes."""
-    from torchvision import models
-
-    replaced = tuple(edit["path"] + "." for edit in getattr(model, "ghostnet_edits", []))
-    wanted = _shapes(model, replaced)
-    classes = next(
-        (s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000
-    )
-    home = type(model).__module__
-    for name in models.list_models(module=models):
-        builder = models.get_model_builder(name)
-        if builder.__module__ != home:
-            continue
-        for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
-            try:
-                with torch.device("meta"):
-                    candidate = _build_torchvision(name, args)
-            except (TypeError, ValueError, RuntimeError, NotImplementedError):
-                continue
-            if type(candidate) is type(model) and _shapes(candidate, replaced) == wanted:
-                return {"library": "torchvision", "name": name, "args": args}
-    return None
-
-
-def _shapes(model: nn.Module, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    return {
-        name: tuple(value.shape)
-        for name, value in model.state_dict().items()
-        if not name.startswith(left_out or "\0")
-    }

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ghostnet import data, deploy, models
+from ghostnet.files import refuse_unwritable
 from ghostnet.measure import profile
 from ghostnet.recipes.feature_maps import draw_feature_maps
 from ghostnet.recipes.result import make_result, source_commit, write_json
@@ -52,6 +53,7 @@ def run_demo(
         InputError: CIFAR-10 cannot be had, or an override is wrong.
     """
     out = Path(out_dir)
+    refuse_unwritable(out)
     started = time.monotonic()
     source_commit()
     recipes = {key: load_recipe(name, [*overrides, f"seed={seed}"]) for key, name in _RECIPES.items()}

@@ -62,7 +62,7 @@ def target_of_file(path: Path) -> Target:
         InputError: no target writes such files.
     """
     for target in TARGETS.values():
-        if path.suffix == target.suffixes[0]:
+        if path.suffix.lower() == target.suffixes[0]:
             return target
     known = ", ".join(f"{target.suffixes[0]} ({target.runtime})" for target in TARGETS.values())
     raise InputError(f"{path} is no file of a known runtime; the endings are {known}")

@@ -14,7 +14,6 @@ from ghostnet.recipes.schema import checked_recipe, read_recipe_file
 from ghostnet.train import TrainSettings
 
 _FOLDER = Path(__file__).parent
-_NOT_HERE = ("label_smoothing", "distillation_weight", "temperature", "feature_layers", "feature_weight")
 
 
 class DetectionRecipe(pydantic.BaseModel):
@@ -104,11 +103,12 @@ class DetectionRecipe(pydantic.BaseModel):
     gradient_clip: float = TrainSettings.gradient_clip
 
     def settings(self) -> TrainSettings:
-        """Return the part that the training loop takes; the backbone itself freezes its batch norms."""
-        names = {field.name for field in dataclasses.fields(TrainSettings)} - {
-            "freeze_batch_norm",
-            *_NOT_HERE,
-        }
+        """Return the part that the training loop takes; the backbone itself freezes its batch norms.
+
+        Settings that are no keys here, those of classifiers, keep the loop's defaults.
+        """
+        known = {field.name for field in dataclasses.fields(TrainSettings)}
+        names = known & set(type(self).model_fields) - {"freeze_batch_norm"}
         return TrainSettings(**{name: getattr(self, name) for name in names})
 
     def detector_settings(self, said: dict[str, Any]) -> DetectorSettings:

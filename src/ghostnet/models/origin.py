@@ -1,0 +1,203 @@
+"""Where a network comes from: the builder that makes it again, found for saving and called for loading.
+
+A builder is named only if what it makes is the very same network, its edits replayed: the same modules with the same
+settings and shapes. Otherwise a network that was changed by hand (`model.maxpool = nn.Identity()`) would be loaded
+without the change, fit its weights and answer wrongly. Left out: the weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghostnet.errors import InputError
+from ghostnet.models.registry import create_model
+from ghostnet.nn.edits import apply_edits_
+
+Origin = dict[str, Any]
+# what matters in training only; a builder's value for it is as good
+_OF_TRAINING = ("training", "momentum", "p", "inplace", "grad_checkpointing")
+
+
+def origin_of(model: nn.Module) -> tuple[Origin | None, str | None]:
+    """Find what builds a network again.
+
+    Returns:
+        The origin, or None where nothing does; and how the network differs from what its builder makes, where it was
+        changed after it was built.
+    """
+    known = getattr(model, "ghostnet_origin", None)
+    if known is not None:
+        changed = _change(model, known) if known["library"] in ("ghostnet", "torchvision", "timm") else None
+        return (known, None) if changed is None else (None, changed)
+    changed = None
+    for origin in _candidates(model):
+        found = _change(model, origin)
+        if found is None:
+            return origin, None
+        changed = changed or found
+    return None, changed
+
+
+def rebuild(origin: Origin | None, path: str, changed: str | None = None) -> nn.Module:
+    """Build the network that a saved file's origin names, with fresh weights and without its edits.
+
+    Raises:
+        InputError: there is no origin, or nothing here builds it; `path` says where it comes from, `changed` how it
+            differed from what its builder makes.
+    """
+    if origin is None:
+        what = "a network of your own class" if changed is None else f"a network that was changed ({changed})"
+        raise InputError(f"{path} holds {what}; pass a fresh one: ghostnet.load(path, model=…)")
+    library, name, args = origin["library"], origin["name"], dict(origin["args"])
+    if library == "ghostnet":
+        return create_model(name, **args)
+    if library == "torchvision":
+        return _build_torchvision(name, args)
+    if library == "ghostnet.detect":
+        raise InputError(f"{path} holds a detector; use ghostnet.detect.load_detector, or `ghostnet detect`")
+    if library == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False, **args)
+    raise InputError(f"{path} comes from the library {library!r}, which this ghostnet cannot build")
+
+
+def _change(model: nn.Module, origin: Origin) -> str | None:
+    """Say how a network differs from what its origin and its edits make; None where it does not."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            fresh = rebuild(origin, "")
+            apply_edits_(fresh, getattr(model, "ghostnet_edits", []))
+    except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built
+        with torch.random.fork_rng(devices=[]):
+            fresh = apply_edits_(rebuild(origin, ""), getattr(model, "ghostnet_edits", []))
+    return difference(model, fresh)
+
+
+def difference(model: nn.Module, fresh: nn.Module) -> str | None:
+    """Say in what the first of two networks is built otherwise than the second; None where it is not.
+
+    Compares names and types of all modules, their settings but those of training, and the shapes of their tensors.
+
+    Example:
+        >>> difference(nn.Sequential(nn.Identity()), nn.Sequential(nn.MaxPool2d(2)))
+        '0 is Identity instead of MaxPool2d'
+    """
+    ours = dict(model.named_modules(remove_duplicate=False))
+    theirs = dict(fresh.named_modules(remove_duplicate=False))
+    for path, made in theirs.items():
+        if path not in ours:
+            return f"{path} is missing"
+        if type(ours[path]) is not type(made):
+            name = path or "the network"
+            return f"{name} is {type(ours[path]).__name__} instead of {type(made).__name__}"
+        if (setting := _other_setting(ours[path], made)) is not None:
+            return f"{path}.{setting}" if path else setting
+    added = next((path for path in ours if path not in theirs), None)
+    return None if added is None else f"{added} was added"
+
+
+def _other_setting(ours: nn.Module, theirs: nn.Module) -> str | None:
+    if ("forward" in vars(ours)) != ("forward" in vars(theirs)):
+        return "forward was replaced"
+    have, made = dict(_settings(ours)), dict(_settings(theirs))
+    for name, value in made.items():
+        if name not in have or have[name] != value:
+            return f"{name} is {have.get(name, 'missing')} instead of {value}"
+    added = next(
+        (name for name in have if name.startswith(("parameter ", "buffer ")) and name not in made), None
+    )
+    return None if added is None else f"{added} was added"
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Give the plain attributes of one module, and the shapes of its own tensors."""
+    for name, value in vars(module).items():
+        if name.startswith(("_", "ghostnet_")) or name in _OF_TRAINING or "drop" in name:
+            continue
+        if _is_plain(value):
+            yield name, tuple(value) if isinstance(value, list) else value
+        elif inspect.isroutine(value) or isinstance(value, type):
+            yield name, value.__qualname__
+    for name, parameter in module.named_parameters(recurse=False):
+        yield f"parameter {name}", tuple(parameter.shape)
+    for name, buffer in module.named_buffers(recurse=False):
+        yield f"buffer {name}", tuple(buffer.shape)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _candidates(model: nn.Module) -> Iterator[Origin]:
+    """Give the builders that a network may come from, the likeliest first."""
+    if type(model).__module__.startswith("torchvision.models."):
+        yield from _torchvision_origins(model)
+    configured = getattr(model, "pretrained_cfg", None)
+    if type(model).__module__.startswith("timm.") and isinstance(configured, dict):
+        architecture = configured.get("architecture")
+        if architecture:
+            yield from _timm_origins(model, architecture)
+
+
+def _timm_origins(model: nn.Module, name: str) -> Iterator[Origin]:
+    args: dict[str, Any] = {"num_classes": getattr(model, "num_classes", 1000)}
+    yield {"library": "timm", "name": name, "args": args}
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None:
+        yield {"library": "timm", "name": name, "args": {**args, "in_chans": first.in_channels}}
+
+
+def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise InputError(f"torchvision has no model {name!r}; update torchvision")
+    if (
+        "init_weights" in inspect.signature(models.get_model_builder(name)).parameters
+        or name in _INIT_WEIGHTS
+    ):
+        args = {**args, "init_weights": False}  # saves half a minute; the weights are loaded anyway
+    return models.get_model(name, weights=None, **args)
+
+
+_INIT_WEIGHTS = ("googlenet", "inception_v3")
+
+
+def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
+    """Find the builders that make this very class and, before its edits, these very shapes."""
+    from torchvision import models
+
+    replaced = tuple(edit["path"] + "." for edit in getattr(model, "ghostnet_edits", []))
+    wanted = _shapes(model, replaced)
+    classes = next(
+        (s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000
+    )
+    home = type(model).__module__
+    for name in models.list_models(module=models):
+        builder = models.get_model_builder(name)
+        if builder.__module__ != home:
+            continue
+        for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
+            try:
+                with torch.device("meta"):
+                    candidate = _build_torchvision(name, args)
+            except (TypeError, ValueError, RuntimeError, NotImplementedError):
+                continue
+            if type(candidate) is type(model) and _shapes(candidate, replaced) == wanted:
+                yield {"library": "torchvision", "name": name, "args": args}
+
+
+def _shapes(model: nn.Module, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(value.shape)
+        for name, value in model.state_dict().items()
+        if not name.startswith(left_out or "\0")
+    }
