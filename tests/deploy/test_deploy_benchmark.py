@@ -248,7 +248,8 @@ def test_a_process_that_fails_is_one_line_and_an_interrupted_one_an_interrupt(
     text = str(failure.value)
     assert text.startswith("the benchmark fails in a process of its own: /")
     assert text.endswith("it is truncated or was replaced; export it again")
-    (tmp_path / "stops.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    stop = "signal.signal(signal.SIGINT, signal.SIG_DFL)\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "stops.py").write_text(f"import os, signal\n{stop}")  # jobs in the background ignore it
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
