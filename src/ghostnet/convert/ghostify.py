@@ -28,6 +28,7 @@ from ghostnet.convert.select import (
 )
 from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolutions, reset_parameters_
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.eager import eager_module
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,7 @@ def ghostify(
         check_ratio(ratio)
     init_name = _check_init(init, check_form(form))
     batches = calibration_batches(calibration)
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"ghostify needs a torch.nn.Module, not {type(model).__name__}; build the model first"
-        )
+    model = eager_module(model, "ghostify")
     example = example_of(model, example_input, batches)
     units = _units(model, example)
     _check_input(model, units, batches, example_input)
