@@ -56,7 +56,8 @@ def ghostify(
     """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
 
     Args:
-        model: any module with `nn.Conv2d` layers; it is not changed.
+        model: any module with `nn.Conv2d` layers; it is not changed. Of a compiled one (`torch.compile`) the module
+            that was compiled is converted.
         ratio: s, an integer of at least 1; 1 keeps plain convolutions. Or `{name or pattern: s}`, which converts
             what it names, such as `sensitivity(model, images).ratios(macs=0.5)`.
         cheap_kernel_size: d, odd.
