@@ -106,6 +106,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     refuse_overwrite(tmp_path / "new" / "newer" / "a", force=False)
     monkeypatch.chdir(tmp_path)
     refuse_overwrite("a", force=False)
+    refuse_overwrite("~a", force=False)  # no folder's name
+    for path in ("~/a", "~someone/b/a"):
+        with pytest.raises(InputError, match=r"^~.* begins with ~, which was not expanded"):
+            refuse_overwrite(path, force=True)
     asked = []
     monkeypatch.setattr(
         os, "access", lambda path, _mode: asked.append(Path(path))

@@ -169,8 +169,13 @@ def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
     """Raise unless files can be written into a folder, which may have to be made.
 
     Raises:
-        InputError: a file is in its way, or it may not be written.
+        InputError: a file is in its way, it may not be written, or its name begins with the "~" of a shell.
     """
+    if Path(folder).parts[:1] and Path(folder).parts[0].startswith("~"):
+        raise InputError(
+            f"{os.fspath(folder)} begins with ~, which was not expanded; write the whole path, or pass it through "
+            "os.path.expanduser"
+        )
     place = Path(folder).absolute()
     known = next(parent for parent in (place, *place.parents) if parent.exists())
     if not known.is_dir():

@@ -43,6 +43,17 @@ def network(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out / "fine_tune-seed0.safetensors")
 
 
+def test_training_from_nothing_says_so(
+    network: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (start, said) in enumerate(
+        ((["--model", "resnet20"], True), (["--weights", network], False))
+    ):
+        out = ["--out", str(tmp_path / str(number))]
+        assert cli.run(["train", "--data", str(photos), *start, "epochs=1", "batch_size=8", *out]) == 0
+        assert ("resnet20 starts from random weights; --weights names" in capsys.readouterr().err) == said
+
+
 def test_folder_and_shards_evaluate_alike(
     network: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

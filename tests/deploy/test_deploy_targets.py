@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,25 @@ def test_parity_on_random_networks(name, seed, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_parity_on_twenty_random_networks(name, seed, tmp_path):
     check_parity(name, seed, tmp_path)
+
+
+@pytest.mark.parametrize("sessions", [1, 2], ids=["one session", "two sessions"])
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_that_predict_at_once_get_their_own_answers(name: str, sessions: int, tmp_path: Path) -> None:
+    skip_without(name)
+    layers = [nn.Conv2d(16 if index else 3, 16, 3, padding=1) for index in range(8)]
+    network = nn.Sequential(*(step for layer in layers for step in (layer, nn.MaxPool2d(3, 1, 1)))).eval()
+    path = path_for(name, tmp_path)
+    export(network, name, path, input_size=(3, 32, 32))
+    loaded = [load(path) for _ in range(sessions)]
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((4, 1, 3, 32, 32)).astype(np.float32)
+    expected = [loaded[0].predict(image) for image in images]
+
+    def wrong_answers(thread: int) -> int:
+        session = loaded[thread % sessions]
+        answers = (session.predict(images[thread]) for _ in range(60))
+        return sum(not np.allclose(answer, expected[thread], atol=1e-4) for answer in answers)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong_answers, range(4))) == [0, 0, 0, 0]

@@ -29,7 +29,9 @@ def train(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="For fine-tuning: a saved network, or a tag or checkpoint for --model."),
+        typer.Option(
+            help="For fine-tuning: a saved network, or a tag or checkpoint for --model. Without it weights are random."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="For fine-tuning: a name of the zoo.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
@@ -61,6 +63,8 @@ def train(
     from ghostnet.train import join_processes, leave_processes
 
     rank, _ = join_processes()
+    if rank == 0 and chosen.name == "fine_tune" and not (chosen.start or chosen.weights):
+        note(f"{chosen.model} starts from random weights; --weights names a trained network to fine-tune")
     result = recipes.run_recipe(chosen, out, data_root=data_dir, progress=True, force=force)
     leave_processes()
     if rank:

@@ -28,6 +28,7 @@ from ghostnet.convert.select import (
 )
 from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolutions, reset_parameters_
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.eager import eager_module
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def ghostify(
     """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
 
     Args:
-        model: any module with `nn.Conv2d` layers; it is not changed.
+        model: any module with `nn.Conv2d` layers; it is not changed. Of a compiled one (`torch.compile`) the module
+            that was compiled is converted.
         ratio: s, an integer of at least 1; 1 keeps plain convolutions. Or `{name or pattern: s}`, which converts
             what it names, such as `sensitivity(model, images).ratios(macs=0.5)`.
         cheap_kernel_size: d, odd.
@@ -88,10 +90,7 @@ def ghostify(
         check_ratio(ratio)
     init_name = _check_init(init, check_form(form))
     batches = calibration_batches(calibration)
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"ghostify needs a torch.nn.Module, not {type(model).__name__}; build the model first"
-        )
+    model = eager_module(model, "ghostify")
     example = example_of(model, example_input, batches)
     units = _units(model, example)
     _check_input(model, units, batches, example_input)

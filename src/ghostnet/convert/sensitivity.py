@@ -35,6 +35,7 @@ from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import atomic_write
 from ghostnet.measure import profile
+from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import replace_module_
 from ghostnet.progress import Progress
 
@@ -186,10 +187,7 @@ def sensitivity(
     batches = calibration_batches(calibration)
     if batches is None:
         raise InputError("sensitivity looks at images: give `calibration`; 512 are enough")
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"sensitivity needs a torch.nn.Module, not {type(model).__name__}; build the model first"
-        )
+    model = eager_module(model, "sensitivity")
     dense = copy_model(model).eval()
     batches = on_device_of(dense, batches)
     check_images_fit(dense, batches[0], name="calibration")

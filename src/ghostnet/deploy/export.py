@@ -28,6 +28,7 @@ from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
 from ghostnet.errors import InputError
 from ghostnet.files import DiskFullError, atomic_group, refuse_overwrite, size_in_bytes
+from ghostnet.nn.eager import eager_module
 
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
@@ -92,7 +93,8 @@ def export(
     """Write `model` for a runtime, check the files against PyTorch, and write a manifest beside them.
 
     Args:
-        model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched.
+        model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched. Weights in half or
+            double precision are written in float32.
         target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch".
         path: the file to write, with the target's ending; OpenVINO (.xml) and ncnn (.param) keep their weights in
             a .bin beside it, and Core ML's (.mlpackage) is a folder. The manifest is `<path>.json`.
@@ -129,7 +131,7 @@ def export(
     for file in (*files, manifest_path(files[0])):
         refuse_overwrite(file, force=force, folders=True)
     sizes = tuple(input_size)
-    eager = copy.deepcopy(model).eval().cpu()
+    eager = copy.deepcopy(eager_module(model, "export")).eval().cpu().float()
     output = _run(eager, sizes, batch=2)
     batch = "N" if chosen.dynamic_batch else 1
     with _writable(files[0]) as folder:

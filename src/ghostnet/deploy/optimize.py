@@ -17,9 +17,9 @@ from torch import fx, nn
 
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.deploy.passes import apply_passes, checked_passes, default_passes
-from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
+from ghostnet.nn.eager import eager_module
 
 RELATIVE_TOLERANCE = 1e-5
 PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
@@ -53,10 +53,7 @@ def optimize(
         >>> any(isinstance(part, nn.BatchNorm2d) for part in optimize(net).modules())
         False
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"optimize needs a torch.nn.Module, not {type(model).__name__}; build the model first"
-        )
+    model = eager_module(model, "optimize")
     names = default_passes(target) if passes is None else checked_passes(passes)
     working = copy.deepcopy(model).eval()
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):

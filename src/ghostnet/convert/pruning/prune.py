@@ -22,6 +22,7 @@ from ghostnet.convert.pruning.sites import PruneSite, find_sites, narrow_
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.eager import eager_module
 
 
 def prune(
@@ -63,8 +64,7 @@ def prune(
     started = time.perf_counter()
     if method not in PRUNE_METHODS:
         raise unknown_name("pruning method", method, PRUNE_METHODS)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"prune needs a torch.nn.Module, not {type(model).__name__}; build the model first")
+    model = eager_module(model, "prune")
     labelled, batches = _data(PRUNE_METHODS[method], calibration)
     example = example_of(model, example_input, batches)
     units = find_units(model, example)

@@ -6,6 +6,7 @@ XNNPACK has no operator for is left to ExecuTorch's own kernels.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Mapping
@@ -106,6 +107,7 @@ class ExecuTorchRunner:
     def __init__(self, program: Any) -> None:
         self._program = program  # a method without its program ends the process
         self._method = method = program.load_method("forward")
+        self._one_at_a_time = threading.Lock()  # a method has one set of memory for all threads
         batch, *size = (int(number) for number in method.metadata.input_tensor_meta(0).sizes())
         self.input_size: tuple[Any, ...] = tuple(size)
         self.batch: int | None = batch
@@ -115,7 +117,8 @@ class ExecuTorchRunner:
         """Return a copy of the first output."""
         import torch
 
-        return np.asarray(self._method.execute([torch.from_numpy(images)])[0].numpy())
+        with self._one_at_a_time:
+            return np.array(self._method.execute([torch.from_numpy(images)])[0].numpy())
 
 
 def _operators(graph: Any) -> dict[str, int]:

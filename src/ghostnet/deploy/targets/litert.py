@@ -5,6 +5,7 @@ The file takes one image a call, channels first as in PyTorch; a session calls i
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,7 @@ class LiteRTRunner:
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
+        self._one_at_a_time = threading.Lock()  # its tensors are the interpreter's, one set for all threads
         images = interpreter.get_input_details()[0]
         self._input = images["index"]
         self._output = interpreter.get_output_details()[0]["index"]
@@ -82,9 +84,10 @@ class LiteRTRunner:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return a copy of the first output."""
-        self._interpreter.set_tensor(self._input, images)
-        self._interpreter.invoke()
-        return np.asarray(self._interpreter.get_tensor(self._output))
+        with self._one_at_a_time:
+            self._interpreter.set_tensor(self._input, images)
+            self._interpreter.invoke()
+            return np.asarray(self._interpreter.get_tensor(self._output))
 
     def operators(self) -> dict[str, int]:
         """Return how often each operator occurs."""

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,6 +102,7 @@ class MnnRunner:
 
     def __init__(self, module: Any, path: Path) -> None:
         self._module = module
+        self._one_at_a_time = threading.Lock()  # calls from two threads answered wrongly
         self.metadata: dict[str, str] = {}
         try:
             texts = json.loads(module.get_info()["bizCode"])
@@ -116,10 +118,11 @@ class MnnRunner:
         """Return a copy of the first output, whose memory is MNN's."""
         import MNN
 
-        output = self._module.forward(MNN.expr.const(images, list(images.shape), MNN.expr.NCHW))
-        if output.data_format != MNN.expr.NCHW:
-            output = MNN.expr.convert(output, MNN.expr.NCHW)
-        return np.array(output.read())
+        with self._one_at_a_time:
+            output = self._module.forward(MNN.expr.const(images, list(images.shape), MNN.expr.NCHW))
+            if output.data_format != MNN.expr.NCHW:
+                output = MNN.expr.convert(output, MNN.expr.NCHW)
+            return np.array(output.read())
 
 
 def _variables(path: Path) -> dict[str, Any]:

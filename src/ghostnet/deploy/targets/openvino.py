@@ -6,6 +6,7 @@ same for both.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,7 @@ class OpenVINORunner:
         sizes = tuple(size.get_length() if size.is_static else -1 for size in shape)
         self.input_size: tuple[Any, ...] = tuple(size if size > 0 else "any" for size in sizes[1:])
         self.batch: int | None = sizes[0] if sizes[0] > 0 else None
+        self._one_at_a_time = threading.Lock()  # a request holds the images and the answers of one call
         self._requests = ByBatch(self._compiled, self.batch)
         _ = self._requests[self.batch or 1]  # a file that does not compile is refused when it is opened
         self.metadata: dict[str, str] = {}
@@ -107,6 +109,7 @@ class OpenVINORunner:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return a copy of the first output; the request's own buffer is written again by the next call."""
-        request = self._requests[len(images)]
-        request.infer([images], share_inputs=True)
-        return np.array(request.get_output_tensor(0).data)
+        with self._one_at_a_time:
+            request = self._requests[len(images)]
+            request.infer([images], share_inputs=True)
+            return np.array(request.get_output_tensor(0).data)

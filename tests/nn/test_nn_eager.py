@@ -1,0 +1,63 @@
+"""Every function that looks into a network takes it out of `torch.compile`, and says what it cannot look into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ghostnet
+from ghostnet import InputError
+from ghostnet.convert import prune, sensitivity
+from ghostnet.deploy import export, load, optimize
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+
+
+IMAGES = torch.rand(4, 3, 12, 12)
+FUNCTIONS = {
+    "ghostify": lambda model, _path: ghostnet.ghostify(model, init="random", example_input=IMAGES)[0],
+    "prune": lambda model, _path: prune(model, "l1", macs=0.8, example_input=IMAGES)[0],
+    "sensitivity": lambda model, _path: sensitivity(model, IMAGES),
+    "optimize": lambda model, _path: optimize(model),
+    "export": lambda model, path: export(model, "onnx", path, input_size=(3, 12, 12)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_torchscript_and_what_is_no_module_are_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    for scripted in (torch.jit.script(small()), torch.jit.trace(small(), IMAGES)):
+        with pytest.raises(InputError, match=rf"{name} needs the module as it was written, not TorchScript"):
+            FUNCTIONS[name](scripted, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match=rf"{name} needs a torch.nn.Module, not str; build the model first"):
+        FUNCTIONS[name]("resnet18", tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_compiled_network_is_taken_as_it_was_written(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = FUNCTIONS[name](torch.compile(small()), tmp_path / "net.onnx")
+    if isinstance(made, nn.Module):
+        assert not any("_orig_mod" in path for path, _ in made.named_modules())
+        assert made(IMAGES).shape == (4, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_is_written_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = small().to(dtype)
+    report = export(model, "onnx", tmp_path / "net.onnx", input_size=(3, 12, 12))
+    assert report.relative_error < 1e-5
+    assert next(model.parameters()).dtype == dtype
+    answer = load(tmp_path / "net.onnx").predict(IMAGES.numpy())
+    torch.testing.assert_close(torch.from_numpy(answer), model.float()(IMAGES), rtol=1e-4, atol=1e-5)
