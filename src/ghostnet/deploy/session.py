@@ -52,8 +52,9 @@ class Session:
     def predict(self, array: np.ndarray) -> np.ndarray:
         """Return the outputs for a batch.
 
-        ncnn, LiteRT, Core ML and ExecuTorch files take one image a call; they are called for each image in turn. Several
-        threads may call one session; those of LiteRT, MNN, OpenVINO and ExecuTorch answer one call after the other.
+        ncnn, LiteRT, Core ML and ExecuTorch files take one image a call; they are called for each image in turn.
+        Several threads may call one session; those of LiteRT, MNN, OpenVINO and ExecuTorch answer one call after the
+        other.
 
         Args:
             array: float32 `(N, C, H, W)`, N >= 1, normalised like the training data.
