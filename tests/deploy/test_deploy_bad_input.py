@@ -215,7 +215,9 @@ def test_unwritable_places_and_failed_parity_leave_nothing(name: str, tmp_path: 
     skip_without(name)
     suffix = TARGETS[name].suffixes[0]
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"nothing can be written into .*file: file is a file, no folder") as error:
+    with pytest.raises(
+        InputError, match=r"nothing can be written into .*file: file is a file, no folder"
+    ) as error:
         export(network(), name, tmp_path / "file" / f"net{suffix}", input_size=SIZE)
     one_line(error)
     with pytest.raises(RuntimeError, match=rf"the {name} file differs from PyTorch by .*nothing is kept"):
