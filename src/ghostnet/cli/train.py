@@ -63,7 +63,8 @@ def train(
     from ghostnet.train import join_processes, leave_processes
 
     rank, _ = join_processes()
-    if rank == 0 and chosen.name == "fine_tune" and not (chosen.start or chosen.weights):
+    from_nothing = chosen.name == "fine_tune" and not (chosen.start or chosen.weights)
+    if rank == 0 and from_nothing and Path(chosen.data).expanduser().is_dir():
         note(f"{chosen.model} starts from random weights; --weights names a trained network to fine-tune")
     result = recipes.run_recipe(chosen, out, data_root=data_dir, progress=True, force=force)
     leave_processes()
