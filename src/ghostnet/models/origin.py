@@ -21,6 +21,7 @@ from ghostnet.nn.edits import apply_edits_
 Origin = dict[str, Any]
 # what matters in training only; a builder's value for it is as good
 _OF_TRAINING = ("training", "momentum", "p", "inplace", "grad_checkpointing")
+_SHOWN_BY_SHAPES = ("num_classes",)  # a note of the builder's, which a new classifier leaves as it was
 
 
 def origin_of(model: nn.Module) -> tuple[Origin | None, str | None]:
@@ -118,7 +119,8 @@ def _other_setting(ours: nn.Module, theirs: nn.Module) -> str | None:
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Give the plain attributes of one module, and the shapes of its own tensors."""
     for name, value in vars(module).items():
-        if name.startswith(("_", "ghostnet_")) or name in _OF_TRAINING or "drop" in name:
+        ignored = name in _OF_TRAINING or name in _SHOWN_BY_SHAPES or "drop" in name
+        if ignored or name.startswith(("_", "ghostnet_")):
             continue
         if _is_plain(value):
             yield name, tuple(value) if isinstance(value, list) else value
