@@ -109,7 +109,8 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise InputError(
-            f"labels up to {int(labels.max())} do not fit a classifier of {logits.shape[1]} classes"
+            f"labels up to {int(labels.max())} do not fit a classifier of {logits.shape[1]} classes; give images of "
+            "its own classes (--data FOLDER)"
         )
     if not torch.isfinite(logits).all():
         raise InputError("the network's output is not finite (NaN or infinity); its weights are broken")
