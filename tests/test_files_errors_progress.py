@@ -13,7 +13,7 @@ import pytest
 
 from ghostnet import progress as progress_module
 from ghostnet.errors import DiskFullError, InputError, unknown_name
-from ghostnet.files import atomic_write, refuse_overwrite, sha256_of_file
+from ghostnet.files import atomic_group, atomic_write, refuse_overwrite, sha256_of_file
 from ghostnet.progress import Progress
 
 
@@ -103,6 +103,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
             refuse_overwrite(tmp_path / "folder", force=force)
         with pytest.raises(InputError, match=r"nothing can be written into .*file/new: file is a file"):
             refuse_overwrite(tmp_path / "file" / "new" / "a", force=force)
+    refuse_overwrite(tmp_path / "folder", force=True, folders=True)
+    with pytest.raises(InputError, match=r"folder exists; pass --force"):
+        refuse_overwrite(tmp_path / "folder", force=False, folders=True)
     refuse_overwrite(tmp_path / "new" / "newer" / "a", force=False)
     monkeypatch.chdir(tmp_path)
     refuse_overwrite("a", force=False)
@@ -169,3 +172,16 @@ def test_progress_draws_a_bar_on_a_terminal(
     assert "epoch 1" in printed.err
     assert "2/2" in printed.err
     assert printed.out == ""
+
+
+def test_a_folder_in_the_way_of_a_file_leaves_all_files_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").mkdir()
+    (tmp_path / "net.onnx.json").write_text("old")
+    with (
+        pytest.raises(IsADirectoryError, match="a folder is there"),
+        atomic_group(tmp_path / "net.onnx") as new,
+    ):
+        for name in ("net.onnx", "net.onnx.json"):
+            (new / name).write_text("new")
+    assert (tmp_path / "net.onnx.json").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]

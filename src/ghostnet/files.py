@@ -88,12 +88,12 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
                 with file.open("rb+") as stream:
                     os.fsync(stream.fileno())
                 file.chmod(0o644)
-        folders = [entry for entry in written if entry.is_dir() and (target.parent / entry.name).exists()]
-        for entry in folders:
+        in_the_way = [entry for entry in written if (target.parent / entry.name).exists()]
+        for entry in in_the_way:
             _refuse_other_make(target.parent / entry.name, entry)
         old = Path(tempfile.mkdtemp(dir=temporary))
         for entry in written:
-            if entry in folders:  # else it could not be replaced
+            if entry in in_the_way and entry.is_dir():  # else it could not be replaced
                 os.replace(target.parent / entry.name, old / entry.name)
             os.replace(entry, target.parent / entry.name)
     except Exception as error:
@@ -118,7 +118,11 @@ def size_in_bytes(path: Path) -> int:
 
 
 def _refuse_other_make(place: Path, new: Path) -> None:
-    """Raise where a folder would take somebody's other files with it."""
+    """Raise where a folder and a file would take each other's place, or a folder somebody's other files with it."""
+    if not new.is_dir():
+        if place.is_dir():
+            raise OSError(errno.EISDIR, "a folder is there, and a file is to be written")
+        return
     names = {entry.name for entry in new.iterdir()}
     if not place.is_dir():
         raise OSError(errno.ENOTDIR, "a file is there, and a folder is to be written")

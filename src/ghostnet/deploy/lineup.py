@@ -108,15 +108,17 @@ def _files(
 ) -> list[Path]:
     if isinstance(given, str | Path) or hasattr(given, "__fspath__"):
         path = Path(given)
-        _, manifest, _ = identify(path)
-        if "int8" in settings.precisions and (manifest is None or manifest.precision != "int8"):
-            skipped.append(
-                f"{name}: a file keeps its precision; `ghostnet export --precision int8` writes int8"
-            )
+        if "int8" in settings.precisions:
+            _, manifest, _ = identify(path)
+            if manifest is None or manifest.precision != "int8":
+                skipped.append(
+                    f"{name}: a file keeps its precision; `ghostnet export --precision int8` writes int8"
+                )
         return [path]
     candidate = given if isinstance(given, Candidate) else Candidate(given)
-    in_float = [precision for precision in settings.precisions if precision != "int8"]
-    wanted = [*(["float"] if in_float else []), *(["int8"] if "int8" in settings.precisions else [])]
+    wanted = list(
+        dict.fromkeys("int8" if precision == "int8" else "float" for precision in settings.precisions)
+    )
     paths = []
     for runtime in settings.runtimes:
         for kind in wanted:

@@ -130,9 +130,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     check_files(manifest.files if manifest else {}, files)
     runner = open_files(target, main, threads=threads, precision=precision)
     if precision == "fp32" and manifest is not None:
-        precision = (
-            manifest.precision
-        )  # what the file's operators compute in; with int8, what stayed in float is fp32
+        # what the file's operators compute in; with int8, what stayed in float is fp32
+        precision = manifest.precision
     return Session(runner, files, target, manifest, threads=threads, precision=precision)
 
 

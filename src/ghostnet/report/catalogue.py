@@ -15,8 +15,10 @@ from ghostnet.report.comparison import compare
 
 Records = Sequence[tuple[Path, Mapping[str, Any]]]
 DONE, PARTLY, NOT_RUN = "done", "partly", "not run"
-RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn", "mnn": "MNN"}
-RUNTIMES |= {"coreml": "Core ML", "executorch": "ExecuTorch"}
+RUNTIMES = {
+    **{"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn", "mnn": "MNN"},
+    **{"coreml": "Core ML", "executorch": "ExecuTorch"},
+}
 
 
 @dataclass(frozen=True)
