@@ -177,11 +177,13 @@ def test_progress_draws_a_bar_on_a_terminal(
 def test_a_folder_in_the_way_of_a_file_leaves_all_files_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").mkdir()
     (tmp_path / "net.onnx.json").write_text("old")
-    with (
-        pytest.raises(IsADirectoryError, match="a folder is there"),
-        atomic_group(tmp_path / "net.onnx") as new,
-    ):
-        for name in ("net.onnx", "net.onnx.json"):
-            (new / name).write_text("new")
+
+    def write() -> None:
+        with atomic_group(tmp_path / "net.onnx") as new:
+            for name in ("net.onnx", "net.onnx.json"):
+                (new / name).write_text("new")
+
+    with pytest.raises(IsADirectoryError, match="a folder is there"):
+        write()
     assert (tmp_path / "net.onnx.json").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]
