@@ -17,6 +17,7 @@ from ghostnet.errors import InputError
 from ghostnet.files import sha256_of_file, size_in_bytes
 
 SCHEMA = 1
+FLOAT32_PASSES = frozenset({"winograd"})  # rewrites whose rounding error a narrower arithmetic would not bear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Write it; the caller takes care of what was there."""
         path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def float32_passes(names: Sequence[str] | None) -> list[str]:
+    """Return the rewrites among `names` that need float32."""
+    return [name for name in names or () if name in FLOAT32_PASSES]
 
 
 def manifest_path(path: Path) -> Path:

@@ -16,7 +16,9 @@ import torch
 from torch import fx, nn
 
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
-from ghostnet.deploy.passes import apply_passes, checked_passes, default_passes
+from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
+from ghostnet.deploy.passes.winograd import WinogradConv2d
+from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 from ghostnet.nn.eager import eager_module
@@ -38,14 +40,15 @@ def optimize(
         model: any module.
         target: a key of `TARGETS`, the runtime that it is for: the passes that were measured to be quickest there.
         passes: names of `passes.PASSES` instead; they run in that table's order.
-        input_size: shape of one input without the batch; when given, both are compared on random input.
+        input_size: shape of one input without the batch; when given, both are compared on random input. "winograd"
+            depends on it, and is left out of a target's own set without it.
 
     Returns:
         A new network in eval mode (a `torch.fx.GraphModule` where the model traces; where it does not, only batch
         norms inside `nn.Sequential` are folded).
 
     Raises:
-        InputError: `model` is no module, or an unknown target or pass.
+        InputError: `model` is no module, an unknown target or pass, or a pass that needs `input_size`.
         RuntimeError: the results differ by more than 1e-5 of the largest output; nothing is returned then.
 
     Example:
@@ -54,13 +57,14 @@ def optimize(
         False
     """
     model = eager_module(model, "optimize")
-    names = default_passes(target) if passes is None else checked_passes(passes)
+    names = _names(target, passes, sized=input_size is not None)
     working = copy.deepcopy(model).eval()
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):
         working = fuse_reparameterised(working)  # eight convolutions become one
     graph = traced(working)
     if graph is not None:
-        rewritten = apply_passes(graph, names)
+        example = None if input_size is None else random_input(working, (1, *input_size))
+        rewritten = apply_passes(graph, names, example)
         rewritten.meta[PASSES_KEY] = list(names)
         result: nn.Module = rewritten.eval()
     else:
@@ -71,6 +75,15 @@ def optimize(
     return result
 
 
+def _names(target: str | None, passes: Sequence[str] | None, *, sized: bool) -> tuple[str, ...]:
+    if passes is None:
+        return tuple(name for name in default_passes(target) if sized or name not in NEED_SIZES)
+    names = checked_passes(passes)
+    if not sized and NEED_SIZES & set(names):
+        raise InputError(f"pass {min(NEED_SIZES & set(names))!r} reads the sizes of maps; give input_size")
+    return names
+
+
 def passes_of(model: nn.Module) -> list[str] | None:
     """Return the passes that made a network, or None for one that `optimize` did not make from a graph."""
     meta = getattr(model, "meta", None)
@@ -78,10 +91,10 @@ def passes_of(model: nn.Module) -> list[str] | None:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into Ghost convolutions, but not into cheap operations whose code depends on sizes."""
+    """Looks into Ghost convolutions, but not into layers whose code depends on sizes."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        whole = isinstance(m, (AffineOperation, WaveletOperation))
+        whole = isinstance(m, (AffineOperation, WaveletOperation, WinogradConv2d))
         return whole or super().is_leaf_module(m, module_qualified_name)
 
 

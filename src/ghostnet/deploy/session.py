@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostnet.deploy.manifest import Manifest, check_files, manifest_path, read_manifest
+from ghostnet.deploy.manifest import Manifest, check_files, float32_passes, manifest_path, read_manifest
 from ghostnet.deploy.targets import Runner, Target, require_to_open, target_named, target_of_file
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, unknown_name
@@ -128,6 +128,12 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     require_to_open(target)
     files = files_of(target, main)
     check_files(manifest.files if manifest else {}, files)
+    exact = float32_passes(manifest.passes) if manifest and precision != "fp32" else []
+    if exact:
+        raise InputError(
+            f"{main.name} was exported with pass {exact[0]!r}, which precision {precision} would round too much; "
+            "export it again without (passes)"
+        )
     runner = open_files(target, main, threads=threads, precision=precision)
     if precision == "fp32" and manifest is not None:
         # what the file's operators compute in; with int8, what stayed in float is fp32

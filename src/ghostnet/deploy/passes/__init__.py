@@ -10,15 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import fx
 
 from ghostnet.deploy.passes.canonical import canonical
 from ghostnet.deploy.passes.channels_last import channels_last
 from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
 from ghostnet.deploy.passes.head import head
+from ghostnet.deploy.passes.operations import note_shapes
 from ghostnet.deploy.passes.split import join_late, pad_halves, split, split_residuals
 from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
 from ghostnet.deploy.passes.twin import twin, twin_rest
+from ghostnet.deploy.passes.winograd import winograd
 from ghostnet.errors import InputError, unknown_name
 
 if sys.version_info >= (3, 11):
@@ -30,6 +33,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "squeeze_excite": squeeze_excite,
     "fold_batch_norm": fold_batch_norm,
     "head": head,
+    "winograd": winograd,  # before the passes that carry maps in parts: it reads them whole
     "twin": twin,
     "twin_rest": twin_rest,
     "join_late": join_late,
@@ -38,6 +42,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "pad_halves": pad_halves,
     "channels_last": channels_last,
 }
+NEED_SIZES = frozenset({"winograd"})  # passes that read the sizes of maps
 _DEFAULTS = Path(__file__).parent.parent / "passes.toml"
 
 
@@ -72,12 +77,22 @@ def checked_passes(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in PASSES if name in names)
 
 
-def apply_passes(traced: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
-    """Return the network after `canonical` and the passes `names`."""
+def apply_passes(
+    traced: fx.GraphModule, names: Sequence[str], example: torch.Tensor | None = None
+) -> fx.GraphModule:
+    """Return the network after `canonical` and the passes `names`.
+
+    Args:
+        traced: the network.
+        names: of `PASSES`.
+        example: an input of the size that the network is for; without it "winograd" finds nothing to do.
+    """
     result = canonical(traced)
     for name in checked_passes(names):
+        if name in NEED_SIZES and example is not None:
+            note_shapes(result, example)
         result = PASSES[name](result)
     return result
 
 
-__all__ = ["PASSES", "apply_passes", "canonical", "checked_passes", "default_passes"]
+__all__ = ["NEED_SIZES", "PASSES", "apply_passes", "canonical", "checked_passes", "default_passes"]

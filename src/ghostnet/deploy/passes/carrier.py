@@ -31,6 +31,7 @@ from ghostnet.deploy.passes.operations import (
     pools_to_one,
     reordered,
 )
+from ghostnet.deploy.passes.winograd import WinogradConv2d
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 
 
@@ -453,7 +454,7 @@ class Carrier:
             return module.out_channels
         if isinstance(module, nn.BatchNorm2d):
             return module.num_features
-        if isinstance(module, (AffineOperation, WaveletOperation)):
+        if isinstance(module, (AffineOperation, WaveletOperation, WinogradConv2d)):
             return module.out_channels
         first = node.args[0] if node.args else None
         if is_binary(node, operator.add) or is_binary(node, operator.mul):

@@ -24,6 +24,7 @@ ACTIVATIONS = (
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d)
 NO_WORK_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
+_SHAPE = "ghostnet_shape"
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
 _FUNCTIONS: set[Any] = {
     F.relu,
@@ -187,6 +188,25 @@ def _free_name(traced: fx.GraphModule, name: str) -> str:
     while hasattr(traced, chosen := f"{stem}_{number}" if number else stem):
         number += 1
     return chosen
+
+
+class _ShapeNotes(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta[_SHAPE] = tuple(result.shape)
+        return result
+
+
+def note_shapes(traced: fx.GraphModule, example: torch.Tensor) -> None:
+    """Run the network once and leave each tensor's shape at its node, for `shape_of`."""
+    with torch.no_grad():
+        _ShapeNotes(traced.eval()).run(example)
+
+
+def shape_of(node: object) -> tuple[int, ...] | None:
+    """Return the shape that `note_shapes` left at a node; None where there is none."""
+    return node.meta.get(_SHAPE) if isinstance(node, fx.Node) else None
 
 
 def finished(traced: fx.GraphModule) -> fx.GraphModule:

@@ -1,0 +1,162 @@
+"""Pass "winograd": 3x3 convolutions of stride 1 by Winograd's minimal filtering, F(4x4, 3x3).
+
+Each tile of 4x4 outputs is made of 6x6 inputs by 36 products a pair of channels instead of 144: with the transforms
+B, G and A of Toom and Cook, `Y = A' [(G g G') * (B d B')] A`, summed over the input channels inside the brackets (Lavin
+and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, arXiv:1509.09308). ncnn and MNN do this by
+themselves; ONNX Runtime, OpenVINO and LiteRT do not. Here it is a network of operators that each runtime has: a
+convolution that transforms the tiles, one batched matrix product, a 1x1 convolution and a pixel shuffle back.
+
+The interpolation points are 0, ±2/3, ±3/2 and infinity. The textbook's 0, ±1, ±2 cost four times the rounding error:
+5.9e-6 of the largest output of a 256-channel layer in float32, not 1.3e-6. In bfloat16 or 8 bits the error is not small
+with any points, so such exports go without this pass.
+"""
+
+from __future__ import annotations
+
+import functools
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from ghostnet.deploy.passes.operations import add_module, finished, module_of, plain_module, shape_of
+
+TILE = 4  # outputs of a tile in each direction
+_KERNEL = 3
+_WIDTH = TILE + _KERNEL - 1  # inputs of a tile in each direction
+_POINTS = (Fraction(0), Fraction(3, 2), Fraction(-3, 2), Fraction(2, 3), Fraction(-2, 3))
+_MIN_TILES = 16  # below, the transformed weights, four times the kernel's, cost more to read than is saved
+_WORTH = 0.85  # predicted time over the convolution's
+
+
+@functools.cache
+def transforms() -> tuple[Tensor, Tensor, Tensor]:
+    """Return the matrices A' `(4, 6)`, G `(6, 3)` and B' `(6, 6)` in float64.
+
+    Toom and Cook's product of polynomials, transposed: polynomials are evaluated at the points (infinity takes the
+    leading coefficient), multiplied value by value, and interpolated.
+    """
+    tile = _values_at_points(TILE).T.contiguous()
+    kernel = _values_at_points(_KERNEL)
+    inputs = torch.linalg.inv(_values_at_points(_WIDTH)).T
+    scale = inputs.abs().amax(1, keepdim=True)  # every row of B' gets entries of at most 1, G takes the rest
+    return tile, kernel * scale, inputs / scale
+
+
+def _values_at_points(count: int) -> Tensor:
+    """Return the matrix that takes `count` coefficients to the polynomial's values."""
+    rows = [[float(point**power) for power in range(count)] for point in _POINTS]
+    return torch.tensor([*rows, [0.0] * (count - 1) + [1.0]], dtype=torch.float64)
+
+
+class WinogradConv2d(nn.Module):
+    """A 3x3 convolution of stride 1 whose multiplications are a quarter.
+
+    Args:
+        conv: zero-padded, of one group and no dilation; it is untouched.
+        input_size: `(H, W)` of the maps that it is exported for; in PyTorch any size is right.
+    """
+
+    _transformed: Tensor
+
+    def __init__(self, conv: nn.Conv2d, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.padding, self.input_size = _padding(conv), input_size
+        weight = conv.weight.detach()
+        tile, kernel, inputs = (
+            torch.kron(matrix, matrix).to(weight.device, torch.float64) for matrix in transforms()
+        )
+        flat = weight.permute(2, 3, 0, 1).reshape(_KERNEL**2, -1)
+        # the weights stay as they are in a file: runtimes transform them when they load it
+        self.weight = nn.Parameter(flat.contiguous(), requires_grad=False)
+        self.kernel_transform = nn.Parameter(kernel.to(weight.dtype), requires_grad=False)
+        self.register_buffer("_transformed", self._pairs((kernel @ flat.double()).to(weight.dtype)), False)
+        shape = (_WIDTH**2, 1, _WIDTH, _WIDTH)
+        self.input_transform = nn.Parameter(inputs.to(weight.dtype).reshape(shape), requires_grad=False)
+        shape = (TILE**2, _WIDTH**2, 1, 1)
+        self.output_transform = nn.Parameter(tile.to(weight.dtype).reshape(shape), requires_grad=False)
+        bias = conv.bias.detach().clone().reshape(1, -1, 1, 1) if conv.bias is not None else None
+        self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
+
+    def extra_repr(self) -> str:
+        """Return channels and size, which tell layers apart."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, padding={self.padding}, input_size={self.input_size}"
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map `(N, C, H, W)` to `(N, K, H', W')`."""
+        writing = torch.jit.is_tracing() or torch.compiler.is_exporting()
+        height, width = self.input_size if writing else (images.shape[2], images.shape[3])
+        top, left = self.padding
+        rows, columns = height + 2 * top - _KERNEL + 1, width + 2 * left - _KERNEL + 1
+        down, across = -(-rows // TILE), -(-columns // TILE)
+        right, bottom = (
+            across * TILE + _KERNEL - 1 - width - left,
+            down * TILE + _KERNEL - 1 - height - top,
+        )
+        maps = images.permute(1, 0, 2, 3).reshape(-1, 1, height, width)  # so that ONNX Runtime's product
+        maps = F.pad(maps, (left, right, top, bottom))
+        tiles = F.conv2d(maps, self.input_transform, stride=TILE)
+        tiles = tiles.reshape(self.in_channels, -1, _WIDTH**2, down * across).permute(1, 2, 0, 3)
+        weight = self._pairs(self.kernel_transform @ self.weight) if writing else self._transformed
+        products = torch.matmul(weight, tiles).permute(0, 2, 1, 3).reshape(-1, _WIDTH**2, down, across)
+        made = F.pixel_shuffle(F.conv2d(products, self.output_transform), TILE)
+        made = made.reshape(-1, self.out_channels, down * TILE, across * TILE)
+        if made.shape[2:] != (rows, columns):
+            made = made[:, :, :rows, :columns]
+        return made if self.bias is None else made + self.bias
+
+    def _pairs(self, flat: Tensor) -> Tensor:
+        return flat.reshape(1, _WIDTH**2, self.out_channels, self.in_channels)
+
+
+def winograd(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return the network with the convolutions that gain by it in Winograd's form.
+
+    Reads the shapes that `note_shapes` left in the graph; convolutions of maps without one stay.
+    """
+    for node in list(traced.graph.nodes):
+        conv = module_of(traced, node)
+        size = _map_size(node)
+        if size is None or not isinstance(conv, nn.Conv2d) or not plain_module(conv, nn.Conv2d):
+            continue
+        if _is_possible(conv) and predicted_ratio(conv, size) < _WORTH:
+            node.target = add_module(traced, f"{node.target}_winograd", WinogradConv2d(conv, size))
+    return finished(traced)
+
+
+def predicted_ratio(conv: nn.Conv2d, input_size: tuple[int, int]) -> float:
+    """Return the time that the form takes over the convolution's own, as fitted to ONNX Runtime's; inf where it is bad.
+
+    The batched product takes half the time of the convolution; the transforms cost the more, the fewer channels share
+    them (within 0.1 of what eleven layers of VGG-16 and ResNet-50 measured).
+    """
+    rows, columns = (
+        size + 2 * pad - _KERNEL + 1 for size, pad in zip(input_size, _padding(conv), strict=True)
+    )
+    if rows < 1 or columns < 1:
+        return float("inf")
+    tiles = -(-rows // TILE) * -(-columns // TILE)
+    if tiles < _MIN_TILES:
+        return float("inf")
+    waste = tiles * TILE**2 / (rows * columns)
+    return waste * (0.5 + 17 / conv.in_channels + 17 / conv.out_channels)
+
+
+def _is_possible(conv: nn.Conv2d) -> bool:
+    shape = (conv.kernel_size, conv.stride, conv.dilation, conv.groups, conv.padding_mode)
+    return shape == ((_KERNEL, _KERNEL), (1, 1), (1, 1), 1, "zeros")
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    if isinstance(conv.padding, str):
+        return {"same": (1, 1), "valid": (0, 0)}[conv.padding]
+    return conv.padding[0], conv.padding[1]
+
+
+def _map_size(node: fx.Node) -> tuple[int, int] | None:
+    shape = shape_of(node.args[0] if node.args else None)
+    return (shape[2], shape[3]) if shape is not None and len(shape) == 4 else None
