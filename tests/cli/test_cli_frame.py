@@ -127,7 +127,12 @@ def test_the_verbs_are_those_of_the_design() -> None:
             ["bench", "resnet20", "--weights", "resnet2=x"],
             "unknown network in --weights 'resnet2'.*'resnet20'",
         ),
-        (["bench", "timm:resnet18", "--weights", "timm:resnet18=x"], "--weights is for names of the zoo"),
+        (["bench", "timm:resnet18", "--weights", "timm:resnet18=x.pth"], "x.pth"),
+        (["profile", "torchvision:resnet19"], "unknown network of torchvision 'resnet19'; did you mean"),
+        (
+            ["convert", "timm:resnet18", "-o", "x.safetensors"],
+            "timm:resnet18 is built with random weights here",
+        ),
         (["bench", "resnet20", "ghostnet_100"], "takes .3, 224, 224., another network .3, 32, 32."),
         (["bench", "resnet20", "--precision", "fp31"], "unknown precision 'fp31'; did you mean 'fp32'"),
         (

@@ -20,7 +20,7 @@ _NETWORKS_HELP = (
     "Names of the zoo, saved networks, timm:NAME, torchvision:NAME, or exported files. "
     "NAME@plain leaves out rewrites, NAME@optimized applies them."
 )
-_WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name of the zoo; without weights they are random."
+_WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name; without weights they are random."
 _RUNTIME_HELP = (
     "onnx, openvino, litert, ncnn, mnn, coreml, executorch, with commas; exported files keep their own."
 )

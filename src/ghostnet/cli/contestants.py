@@ -12,7 +12,6 @@ from ghostnet.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("timm", "torchvision")
 FORMS = ("plain", "optimized")
 
 
@@ -39,7 +38,7 @@ def open_contestants(
             network, form = _network_and_form(name)
             model, trained = _open(network, chosen.get(network))
             own = input_size_of(model, input_size)
-            found[name] = _candidate(model, form, own, trained=trained)
+            found[name] = _candidate(network, model, form, own, trained=trained)
         if size is not None and own != size:
             raise InputError(f"{name} takes {own}, another network {size}; give one --input-size for all")
         size = own
@@ -63,9 +62,11 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 def _network_and_form(name: str) -> tuple[str, str]:
     """Return the network and "plain" or "optimized"; peers are plain unless the name says otherwise."""
+    from ghostnet.models import library_of
+
     network, at, form = name.rpartition("@")
     if not at:
-        network, form = name, "plain" if name.partition(":")[0] in LIBRARIES else "optimized"
+        network, form = name, "plain" if library_of(name) else "optimized"
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
     return network, form
@@ -73,14 +74,13 @@ def _network_and_form(name: str) -> tuple[str, str]:
 
 def _open(network: str, weights: str | None) -> tuple[nn.Module, bool]:
     """Return a network and whether it has weights that mean something."""
-    library, colon, name = network.partition(":")
-    if not colon or library not in LIBRARIES:
-        model = open_network(network, weights)
-        from_zoo = not (network.endswith(".safetensors") or Path(network).is_file())
-        return model, not from_zoo or _has_weights(network, weights)
-    if weights is not None:
-        raise InputError(f"--weights is for names of the zoo, and {network} is {library}'s")
-    return (_of_timm if library == "timm" else _of_torchvision)(name), False
+    from ghostnet import models
+
+    model = open_network(network, weights)
+    if models.library_of(network):
+        return model, weights is not None
+    from_zoo = not (network.endswith(".safetensors") or Path(network).is_file())
+    return model, not from_zoo or _has_weights(network, weights)
 
 
 def _has_weights(name: str, weights: str | None) -> bool:
@@ -89,31 +89,19 @@ def _has_weights(name: str, weights: str | None) -> bool:
     return weights is not None or bool(models.model_info(name).weights)
 
 
-def _of_timm(name: str) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name):
-        raise unknown_name("network of timm", name, timm.list_models())
-    return timm.create_model(name, pretrained=False).eval()
-
-
-def _of_torchvision(name: str) -> nn.Module:
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise unknown_name("network of torchvision", name, known)
-    extra = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    if extra:
-        extra["init_weights"] = False
-    return torchvision.models.get_model(name, weights=None, **extra).eval()
-
-
-def _candidate(model: nn.Module, form: str, size: tuple[int, int, int], *, trained: bool) -> Any:
+def _candidate(
+    network: str, model: nn.Module, form: str, size: tuple[int, int, int], *, trained: bool
+) -> Any:
     from ghostnet import deploy
 
     if not trained:
-        deploy.randomise_statistics_(model, size)
+        try:
+            deploy.randomise_statistics_(model, size)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{network} does not run with input size {size}: {reason}; change --input-size"
+            ) from error
     return deploy.Candidate(model, optimized=form == "optimized")
 
 

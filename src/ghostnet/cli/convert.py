@@ -11,7 +11,7 @@ from ghostnet.cli.calibration import calibration_batches, check_calibration
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, Normalisation, normalisation_of
 from ghostnet.cli.integer import integer, share
 from ghostnet.cli.measured import check_measured, measured_ratios
-from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
+from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import check_plan, convert_planned
 from ghostnet.cli.redundant import redundant_layers, redundant_share
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def convert(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
+    network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The converted network (.safetensors).")],
-    weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     method: Annotated[
         str, typer.Option(help="ghost, or a pruning method: l1, channel, thinet, sss, taylor.")
     ] = "ghost",

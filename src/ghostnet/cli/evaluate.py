@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batches
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import open_runnable
+from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, a saved network or an exported file.")],
-    weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
+    network: Annotated[str, typer.Argument(help=RUNNABLE_HELP)],
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "cifar10",
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,

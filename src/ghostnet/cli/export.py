@@ -9,7 +9,7 @@ import typer
 
 from ghostnet.cli.int8 import check_int8, fine_tuned, int8_images
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
+from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -29,9 +29,9 @@ _PASSES_HELP = "Names of the rewrites, with commas; default: the runtime's own s
 
 
 def export(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
+    network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The exported file; <file>.json tells of it.")],
-    weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "onnx",
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
     passes: Annotated[str | None, typer.Option(metavar="NAMES", help=_PASSES_HELP)] = None,

@@ -11,7 +11,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.images import image_files, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import open_network
+from ghostnet.cli.network import WEIGHTS_HELP, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
@@ -59,7 +59,7 @@ def features(
     beside: Annotated[
         str | None, typer.Option(help="Another network, drawn beside: Fig. 5's dense one, say.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
     credit: Annotated[
         str, typer.Option(help="Author and licence of the first image, kept with pictures in the record.")

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGENET_SIZE = (3, 224, 224)
+NETWORK_HELP = "Name of the zoo, a saved network, torchvision:NAME or timm:NAME."
+RUNNABLE_HELP = "Name of the zoo, a saved network, torchvision:NAME, timm:NAME, or an exported file."
+WEIGHTS_HELP = "For a name: file (.pth, .safetensors), URL or, for one of the zoo, packaged tag."
 SIZE_HELP = "Channels, height, width of one image; default: what the network was made for."
 
 
@@ -18,7 +21,7 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
     """Return the network in evaluation mode.
 
     Args:
-        name_or_file: name of the zoo, or a file that `ghostnet.save` wrote.
+        name_or_file: name of the zoo, "timm:NAME" or "torchvision:NAME", or a file that `ghostnet.save` wrote.
         weights: packaged tag or file for a name; None takes the packaged weights if there are any.
         trained: refuse a network without weights.
 
@@ -37,6 +40,10 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
         raise InputError(f"{name_or_file} holds its weights already; leave out --weights")
     if is_file:
         return models.load(name_or_file)
+    if models.library_of(name_or_file):
+        if weights is None and trained:
+            raise InputError(f"{name_or_file} is built with random weights here; give --weights FILE")
+        return models.create_from_library(name_or_file, weights)
     info = models.model_info(name_or_file)
     chosen = weights if weights is not None else next(iter(info.weights), None)
     if chosen is None and trained:

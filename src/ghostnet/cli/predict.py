@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.images import class_names, count_classes, image_files, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import open_runnable
+from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def predict(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, a saved network or an exported file.")],
+    network: Annotated[str, typer.Argument(help=RUNNABLE_HELP)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to classify.")],
-    weights: Annotated[str | None, typer.Option(help="Packaged tag or file, for a name of the zoo.")] = None,
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     top_k: Annotated[
         int, typer.Option("--top-k", parser=integer, metavar="INTEGER", help="Answers for each image.")
     ] = 5,

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ghostnet.cli.network import SIZE_HELP, input_size_of, open_network
+from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer
 
 
 def profile(
-    network: Annotated[str, typer.Argument(help="Name of the zoo, or a saved network.")],
+    network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
     layers: Annotated[bool, typer.Option("--layers", help="One line a layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

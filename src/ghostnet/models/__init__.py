@@ -16,6 +16,7 @@ from ghostnet.models import (
 )
 from ghostnet.models.cards import WeightCard, weight_cards
 from ghostnet.models.layouts import to_layout
+from ghostnet.models.libraries import LIBRARIES, create_from_library, library_of
 from ghostnet.models.pyramid import FeaturePyramid, feature_pyramid
 from ghostnet.models.registry import ModelInfo, create_model, list_models, model_info, register
 from ghostnet.models.resnet50_v2 import load_resnet50_v2_trunk
@@ -23,6 +24,7 @@ from ghostnet.models.saved import load, save
 from ghostnet.models.weights import packaged_path, packaged_tags
 
 __all__ = [
+    "LIBRARIES",
     "FeaturePyramid",
     "ModelInfo",
     "WeightCard",
@@ -30,11 +32,13 @@ __all__ = [
     "cifar_resnet",
     "cifar_resnet9",
     "cifar_vgg",
+    "create_from_library",
     "create_model",
     "fe_net",
     "feature_pyramid",
     "ghostnet",
     "ghostnet_successors",
+    "library_of",
     "list_models",
     "load",
     "load_resnet50_v2_trunk",

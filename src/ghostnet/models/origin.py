@@ -58,7 +58,7 @@ def rebuild(origin: Origin | None, path: str, changed: str | None = None) -> nn.
     if library == "ghostnet":
         return create_model(name, **args)
     if library == "torchvision":
-        return _build_torchvision(name, args)
+        return build_torchvision(name, args)
     if library == "ghostnet.detect":
         raise InputError(f"{path} holds a detector; use ghostnet.detect.load_detector, or `ghostnet detect`")
     if library == "timm":
@@ -157,7 +157,8 @@ def _timm_origins(model: nn.Module, name: str) -> Iterator[Origin]:
         yield {"library": "timm", "name": name, "args": {**args, "in_chans": first.in_channels}}
 
 
-def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
+def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
+    """Build a network of torchvision with random weights; those that take half a minute to draw are not drawn."""
     from torchvision import models
 
     if name not in models.list_models(module=models):
@@ -190,7 +191,7 @@ def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
         for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
             try:
                 with torch.device("meta"):
-                    candidate = _build_torchvision(name, args)
+                    candidate = build_torchvision(name, args)
             except (TypeError, ValueError, RuntimeError, NotImplementedError):
                 continue
             if type(candidate) is type(model) and _shapes(candidate, replaced) == wanted:

@@ -85,7 +85,7 @@ def open_weights(name: str, weights: str | os.PathLike[str]) -> OpenedWeights:
     """
     path, card = _find(name, os.fspath(weights))
     info = card.info() if card is not None else {}
-    record, tensors = _read(path)
+    record, tensors = read_weights(path)
     if record is not None:
         if record["edits"]:
             raise InputError(f"{path} holds a converted network; load it with ghostnet.load({str(path)!r})")
@@ -120,7 +120,7 @@ def _find(name: str, given: str) -> tuple[Path, WeightCard | None]:
     return packaged_path(name, tag), None
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """Return the tensors of a file, and its record where `ghostnet.save` wrote it."""
     name = path.name
     if name.endswith(ENDINGS):
