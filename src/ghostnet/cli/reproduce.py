@@ -48,6 +48,10 @@ def reproduce(
         int,
         typer.Option(parser=integer, metavar="INTEGER", help="Runs at a time, each with its share of cores."),
     ] = 1,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Train a recipe's seeds as one stacked network: for GPUs."),
+    ] = False,
     compiled: Annotated[
         bool,
         typer.Option(
@@ -94,7 +98,7 @@ def reproduce(
         raise unknown_name("exhibit", unknown, report.CATALOGUE)
     if limit < 1:
         raise InputError(f"--limit (={limit}) must be an integer >= 1")
-    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled)
+    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
     if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):
         overview = _overview(keys, results, out / "step_seconds.json")
         answer(overview, as_json=as_json, text=lambda: _overview_text(overview))
@@ -135,6 +139,7 @@ class _Trained:
     results: Path
     data_dir: str | None
     compiled: bool
+    together: bool = False
 
     def check(self, key: str) -> None:
         """Raise unless `only` names a row."""
@@ -166,7 +171,9 @@ class _Trained:
             note(f"wrote {plan.count_networks(entries, self.results)}")
         planned = self.plan(key)
         if not (show or count):
-            recipes.run_plan(planned, self.out, data_root=self.data_dir, jobs=self.jobs)
+            recipes.run_plan(
+                planned, self.out, data_root=self.data_dir, jobs=self.jobs, together=self.together
+            )
 
 
 def _known(folder: Path, use: Callable[[Any], object]) -> list[Any]:

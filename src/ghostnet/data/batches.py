@@ -132,7 +132,7 @@ class TensorBatches:
         """
         rank, processes = share
         if device is not None:
-            self._move_(device)
+            self.move_(device)
         order = None
         if self.augmentation is not None:
             order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch, 0))
@@ -149,7 +149,8 @@ class TensorBatches:
         """Yield the batches of epoch 0."""
         return self.epoch(0)
 
-    def _move_(self, device: torch.device) -> None:
+    def move_(self, device: torch.device) -> None:
+        """Move the whole set to a device."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 

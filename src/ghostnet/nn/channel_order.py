@@ -39,6 +39,8 @@ def reorder_channels(maps: Tensor, order: Tensor) -> Tensor:
 
 def _taken(maps: Tensor, order: Tensor) -> Tensor:
     """Take channels in the maps' own memory format."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(maps):  # vmap cannot tell the format
+        return maps.index_select(1, order)
     channels_last = maps.dim() == 4 and maps.is_contiguous(memory_format=torch.channels_last)
     if not channels_last or maps.is_contiguous() or maps.device.type != "cpu":
         return maps.index_select(1, order)

@@ -9,6 +9,7 @@ from ghostnet.recipes.fine_tune_int8 import fine_tune_int8
 from ghostnet.recipes.plan import make_plan, run_plan
 from ghostnet.recipes.result import make_result, write_json, write_record
 from ghostnet.recipes.schema import Recipe, list_recipes, load_recipe
+from ghostnet.recipes.together import run_together
 from ghostnet.recipes.train import run_recipe
 from ghostnet.recipes.variants import VARIANTS, load_variant
 
@@ -30,6 +31,7 @@ __all__ = [
     "run_demo",
     "run_plan",
     "run_recipe",
+    "run_together",
     "sparsity_training",
     "write_json",
     "write_record",

@@ -30,6 +30,7 @@ from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import batches_of
 from ghostnet.recipes.side_by_side import run_side_by_side
+from ghostnet.recipes.together import run_together
 from ghostnet.recipes.train import run_recipe
 from ghostnet.recipes.variants import VARIANTS, load_variant
 from ghostnet.train import fit
@@ -125,6 +126,7 @@ def run_plan(
     data_root: str | None = None,
     progress: bool = True,
     jobs: int = 1,
+    together: bool = False,
 ) -> None:
     """Run what is not done; an interrupted run goes on from its checkpoint.
 
@@ -134,15 +136,22 @@ def run_plan(
         data_root: where CIFAR-10 is, if not in the cache.
         progress: show it on standard error.
         jobs: runs at a time, each in a process with its share of the cores.
+        together: the seeds of a recipe as one stacked network, in this process; see `run_together`.
 
     Raises:
-        InputError: weights or a network that a run needs are missing, `jobs` below 1, or a run failed beside others.
+        InputError: weights or a network that a run needs are missing, `jobs` below 1 or above it with `together`, or a
+            run failed beside others.
     """
     if jobs < 1:
         raise InputError(f"`jobs` (={jobs}) must be an integer >= 1")
+    if together and jobs > 1:
+        raise InputError("`together` trains seeds in one process and `jobs` in several; give one of them")
     left = [run for run in planned if not run.done]
     for run in left:
         _check_weights(run.recipe)
+    if together:
+        _finish_together(left, Path(out), data_root, progress)
+        return
     work = functools.partial(_finish, out=Path(out), data_root=data_root, progress=progress)
     if jobs > 1 and len(left) > 1:
         run_side_by_side(left, work, jobs)
@@ -158,6 +167,19 @@ def _finish(run: PlannedRun, *, out: Path, data_root: str | None, progress: bool
         run_recipe(run.recipe, out, data_root=data_root, progress=progress)
     with atomic_write(run.result) as temporary:
         shutil.copyfile(own, temporary)
+
+
+def _finish_together(left: Sequence[PlannedRun], out: Path, data_root: str | None, progress: bool) -> None:
+    """Run the seeds of each recipe as one; a plan names each recipe's needs before it, in every seed."""
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in left:
+        groups.setdefault(run.recipe.name, []).append(run)
+    for group in groups.values():
+        fresh = [run.recipe for run in group if not (out / run.result.name).is_file()]
+        if fresh:
+            run_together(fresh, out, data_root=data_root, progress=progress)
+        for run in group:
+            _finish(run, out=out, data_root=data_root, progress=progress)
 
 
 def _check_weights(recipe: Recipe) -> None:

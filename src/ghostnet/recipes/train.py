@@ -5,6 +5,8 @@ Under `torchrun` every process runs this; the first one writes the files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from ghostnet.train import (
     union_over_processes,
     wait_for_first,
 )
+
+_CONVERTED = ".converted.safetensors"
 
 
 def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
@@ -133,10 +137,69 @@ def run_recipe(
         InputError: the result exists and `force` is false; data, a teacher or a start that cannot be loaded; a method
             that trains before it chooses, in several processes.
     """
-    stem = Path(out_dir) / f"{recipe.name}-seed{recipe.seed}"
-    result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
-    conversion_path = Path(f"{stem}.converted.safetensors")
-    refuse_overwrite(result_path, force=force)
+    refuse_overwrite(stem_of(recipe, out_dir, ".json"), force=force)
+    run = prepare(recipe, out_dir, data_root=data_root, progress=progress)
+    trained = fit(
+        run.model,
+        run.sets.training,
+        run.recipe.settings(),
+        teacher=run.teacher,
+        watch=_watch(run),
+        checkpoint=run.path(".checkpoint"),
+        progress=run.progress,
+        description=recipe.name,
+    )
+    result = finish(run, trained, _final(trained, run.model, run.sets, run.progress))
+    if run.chief:
+        run.path(".checkpoint").unlink(missing_ok=True)
+    return result
+
+
+def stem_of(recipe: Recipe, out_dir: str | Path, ending: str = "") -> Path:
+    """Return the file of a run with that ending: "<out_dir>/<name>-seed<k><ending>"."""
+    return Path(f"{Path(out_dir) / f'{recipe.name}-seed{recipe.seed}'}{ending}")
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A recipe with everything that training needs.
+
+    Attributes:
+        asked: the recipe as it was given; results name recipes, not files of this machine.
+        recipe: with references to other runs resolved.
+        model: converted, where the recipe converts.
+        sets: its data.
+        teacher: or None.
+        info: what conversion found.
+        stem: path of the run's files without ending.
+        chief: this process writes them.
+        progress: show progress.
+    """
+
+    asked: Recipe
+    recipe: Recipe
+    model: nn.Module
+    sets: Sets
+    teacher: nn.Module | None
+    info: dict[str, Any]
+    stem: Path
+    chief: bool
+    progress: bool
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What the saved network says of itself, its accuracy apart."""
+        return {"recipe": self.recipe.name, "classes": list(self.sets.classes), **self.sets.info}
+
+    def path(self, ending: str) -> Path:
+        """Return a file of the run."""
+        return Path(f"{self.stem}{ending}")
+
+
+def prepare(
+    recipe: Recipe, out_dir: str | Path, *, data_root: str | None = None, progress: bool = True
+) -> PreparedRun:
+    """Load what a recipe names and convert its network; arguments and errors as for `run_recipe`."""
     source_commit()
     rank, processes = join_processes()
     chief = rank == 0
@@ -147,7 +210,7 @@ def run_recipe(
         raise InputError(
             "method 'sss' trains before it chooses channels, in one process; run it without torchrun"
         )
-    asked = recipe  # results name recipes, not files of this machine
+    asked, stem = recipe, stem_of(recipe, out_dir)
     recipe = with_references(recipe, out_dir)
     teacher = _teacher(recipe)
     model, sets = _model_and_sets(recipe, data_root, progress)
@@ -155,20 +218,22 @@ def run_recipe(
     if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher
         with wait_for_first():
-            model, info = _converted(model, recipe, sets, conversion_path, progress)
-    kept = {"recipe": recipe.name, "classes": list(sets.classes), **sets.info}
-    trained = fit(
-        model,
-        sets.training,
-        recipe.settings(),
-        teacher=teacher,
-        watch=_watch(recipe, sets, stem, kept, chief),
-        checkpoint=checkpoint,
-        progress=progress,
-        description=recipe.name,
-    )
-    accuracy = _final(trained, model, sets, progress)
-    counts = profile(model, sets.input_size)
+            model, info = _converted(model, recipe, sets, Path(f"{stem}{_CONVERTED}"), progress)
+    return PreparedRun(asked, recipe, model, sets, teacher, info, stem, chief, progress)
+
+
+def finish(
+    run: PreparedRun, trained: TrainResult, accuracy: Evaluation, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write the network and the record of a trained run and return the record.
+
+    Args:
+        run: its model holds the result.
+        trained: from `fit`.
+        accuracy: on the held-out images.
+        more: metrics to add.
+    """
+    counts = profile(run.model, run.sets.input_size)
     metrics = {
         **accuracy.to_dict(),
         "params": counts.params,
@@ -177,17 +242,18 @@ def run_recipe(
         "train_seconds": round(trained.seconds, 1),
         "curve": trained.curve,
         "evaluations": trained.evaluations,
-        "skipped": union_over_processes(sets.skipped()),
-        **info,
+        "skipped": union_over_processes(run.sets.skipped()),
+        **run.info,
+        **(more or {}),
     }
+    asked = run.asked
     result = make_result(
-        recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=asked.model_dump()
+        asked.exhibit, metrics=metrics, seconds=trained.seconds, seed=asked.seed, recipe=asked.model_dump()
     )
-    if chief:
-        models.save(model.cpu(), f"{stem}.safetensors", info={**kept, "top1": accuracy.top1})
-        write_json(result_path, result)
-        checkpoint.unlink(missing_ok=True)
-        conversion_path.unlink(missing_ok=True)
+    if run.chief:
+        models.save(run.model.cpu(), run.path(".safetensors"), info={**run.kept, "top1": accuracy.top1})
+        write_json(run.path(".json"), result)
+        run.path(_CONVERTED).unlink(missing_ok=True)
     return result
 
 
@@ -202,15 +268,16 @@ def _model_and_sets(recipe: Recipe, data_root: str | None, progress: bool) -> tu
     return model, cifar10_sets(recipe, dataset)
 
 
-def _watch(recipe: Recipe, sets: Sets, stem: Path, kept: dict[str, Any], chief: bool) -> Watch:
-    log = tensorboard_log(f"{stem}.tensorboard") if recipe.tensorboard and chief else None
+def _watch(run: PreparedRun) -> Watch:
+    recipe = run.recipe
+    log = tensorboard_log(run.path(".tensorboard")) if recipe.tensorboard and run.chief else None
     if not recipe.evaluate_every:
         return Watch(log=log)
 
     def keep(model: nn.Module, found: Evaluation) -> None:
-        models.save(model, f"{stem}.best.safetensors", info={**kept, "top1": found.top1})
+        models.save(model, run.path(".best.safetensors"), info={**run.kept, "top1": found.top1})
 
-    return Watch(sets.held_out, recipe.evaluate_every, keep, log)
+    return Watch(run.sets.held_out, recipe.evaluate_every, keep, log)
 
 
 def _final(trained: TrainResult, model: nn.Module, sets: Sets, progress: bool) -> Evaluation:

@@ -13,12 +13,20 @@ from ghostnet.train.processes import (
 )
 from ghostnet.train.schedule import make_schedule
 from ghostnet.train.settings import TrainSettings
+from ghostnet.train.stacked import (
+    StackedBatches,
+    StackedNetworks,
+    why_not_stacked,
+    why_not_together,
+)
 from ghostnet.train.watch import Watch, tensorboard_log
 
 __all__ = [
     "Evaluation",
     "Objective",
     "Prediction",
+    "StackedBatches",
+    "StackedNetworks",
     "TrainResult",
     "TrainSettings",
     "Watch",
@@ -33,4 +41,6 @@ __all__ = [
     "tensorboard_log",
     "union_over_processes",
     "wait_for_first",
+    "why_not_stacked",
+    "why_not_together",
 ]

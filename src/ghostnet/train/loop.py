@@ -36,6 +36,7 @@ from ghostnet.train.processes import (
 )
 from ghostnet.train.schedule import make_schedule
 from ghostnet.train.settings import TrainSettings
+from ghostnet.train.stacked import StackedClassification, StackedNetworks
 from ghostnet.train.watch import Watch
 
 
@@ -117,8 +118,8 @@ def fit(
 
     Args:
         model: `(N, C, H, W) -> (N, classes)`, or what the objective takes; it holds the result, averaged weights where
-            EMA is on.
-        batches: the training set.
+            EMA is on. `StackedNetworks` trains several as one.
+        batches: the training set; `StackedBatches` for stacked networks.
         settings: how to train.
         objective: the loss of a batch; None is that of a classifier, with the teacher where there is one.
         teacher: a network whose answers are to be matched; it runs in evaluation mode and is not changed.
@@ -137,7 +138,10 @@ def fit(
     """
     accelerator = make_accelerator()
     check_batch_size(batches.batch_size)
-    model.to(accelerator.device).to(memory_format=torch.channels_last).train()
+    model.to(accelerator.device).train()
+    stacked = isinstance(model, StackedNetworks)
+    if not stacked:  # whose weights have an axis more than the format knows
+        model.to(memory_format=torch.channels_last)
     if settings.freeze_batch_norm:
         _freeze_batch_norm_(model)
     optimizer = torch.optim.SGD(
@@ -152,7 +156,9 @@ def fit(
     if checkpoint is not None and (state := load_checkpoint(checkpoint, run.settings)):
         run.restore(state)
     if teacher is not None:
-        teacher.to(accelerator.device).to(memory_format=torch.channels_last).eval()
+        teacher.to(accelerator.device).eval()
+        if not isinstance(teacher, StackedNetworks):
+            teacher.to(memory_format=torch.channels_last)
     wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
     chief = accelerator.is_main_process
     session = _Session(
@@ -169,8 +175,13 @@ def fit(
             graphs = accelerator.device.type == "cuda" and settings.accumulation_steps == 1
             wrapped = _compiled(wrapped, graphs)
             teacher = None if teacher is None else _compiled(teacher, graphs)
-        loss = objective if objective is not None else Classification(settings, teacher, features)
-        _steps(session, _Step(wrapped, wrapped_optimizer, loss, settings, accelerator), batches)
+        if objective is None:
+            objective = (
+                StackedClassification(settings, teacher)
+                if stacked
+                else Classification(settings, teacher, features)
+            )
+        _steps(session, _Step(wrapped, wrapped_optimizer, objective, settings, accelerator), batches)
     share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)
@@ -334,10 +345,11 @@ def _freeze_batch_norm_(model: nn.Module) -> None:
 
 def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    vector = 2 if isinstance(model, StackedNetworks) else 1  # axes of a norm's weight, or of a bias
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim > vector], "weight_decay": settings.weight_decay},
         {
-            "params": [p for p in parameters if p.ndim <= 1],
+            "params": [p for p in parameters if p.ndim <= vector],
             "weight_decay": settings.weight_decay if settings.decay_norms else 0.0,
         },
     ]
@@ -357,4 +369,6 @@ def _recorded(settings: TrainSettings, batches: Batches) -> dict[str, Any]:
     ):  # checkpoints older than these keys go on
         if values[key] == plain:
             del values[key]
-    return {**values, "batch_size": batches.batch_size, "seed": batches.seed, "batches": len(batches)}
+    recorded = {**values, "batch_size": batches.batch_size, "seed": batches.seed, "batches": len(batches)}
+    seeds = getattr(batches, "seeds", None)  # of networks that are trained together
+    return recorded if seeds is None else {**recorded, "seeds": list(seeds)}
