@@ -98,6 +98,18 @@ def test_other_layers_stay(conv: nn.Conv2d) -> None:
     assert forms(optimize(nn.Sequential(conv), passes=["winograd"], input_size=SIZE)) == 0
 
 
+def test_a_shared_layer_stays() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.own = nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1)
+
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return self.own(self.shared(self.shared(maps)))
+
+    assert forms(optimize(Twice(), passes=["winograd"], input_size=SIZE)) == 1
+
+
 def test_small_maps_stay() -> None:
     conv = nn.Conv2d(512, 512, 3, padding=1)
     assert predicted_ratio(conv, (7, 7)) == predicted_ratio(conv, (1, 0)) == float("inf")

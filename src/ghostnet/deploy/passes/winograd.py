@@ -14,6 +14,7 @@ with any points, so such exports go without this pass.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from fractions import Fraction
 
 import torch
@@ -116,12 +117,16 @@ class WinogradConv2d(nn.Module):
 def winograd(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network with the convolutions that gain by it in Winograd's form.
 
-    Reads the shapes that `note_shapes` left in the graph; convolutions of maps without one stay.
+    Reads the shapes that `note_shapes` left in the graph; convolutions of maps without one stay. So do those that run
+    more than once, such as a detector's heads: each place would get weights of its own.
     """
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
         conv = module_of(traced, node)
         size = _map_size(node)
         if size is None or not isinstance(conv, nn.Conv2d) or not plain_module(conv, nn.Conv2d):
+            continue
+        if calls[node.target] > 1:
             continue
         if _is_possible(conv) and predicted_ratio(conv, size) < _WORTH:
             node.target = add_module(traced, f"{node.target}_winograd", WinogradConv2d(conv, size))
