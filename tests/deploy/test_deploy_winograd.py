@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from ghostnet.convert import ghostify
 from ghostnet.deploy import export, fake_quantized, load, optimize, quantize
+from ghostnet.deploy.optimize import passes_of
 from ghostnet.deploy.passes import default_passes
 from ghostnet.deploy.passes.winograd import WinogradConv2d, predicted_ratio, transforms
 from ghostnet.errors import InputError
@@ -121,6 +123,20 @@ def test_a_network_keeps_its_function() -> None:
     assert forms(found) == 1
     other = torch.randn(2, 128, 21, 18)  # a size that it was not made for
     torch.testing.assert_close(found(other), network()(other), rtol=1e-5, atol=1e-5)
+
+
+def test_where_rounding_adds_up_the_usual_set_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = nn.Sequential(
+        *(nn.Conv2d(128, 128, 3, padding=1) for _ in range(3))
+    )  # 0 without winograd, 1e-6 with it
+    optimiser = sys.modules[optimize.__module__]
+    assert forms(optimize(deep, target="onnx", input_size=SIZE)) == 3
+    monkeypatch.setattr(optimiser, "RELATIVE_TOLERANCE", 1e-8)
+    found = optimize(deep, target="onnx", input_size=SIZE)
+    assert forms(found) == 0
+    assert passes_of(found) == [name for name in default_passes("onnx") if name != "winograd"]
+    with pytest.raises(RuntimeError, match=r"the optimised network differs by"):
+        optimize(deep, passes=["winograd"], input_size=SIZE)
 
 
 def test_ghost_maps_are_read_whole() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
+from ghostnet.deploy.manifest import float32_passes
 from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
 from ghostnet.deploy.passes.winograd import WinogradConv2d
 from ghostnet.errors import InputError
@@ -58,6 +59,20 @@ def optimize(
     """
     model = eager_module(model, "optimize")
     names = _names(target, passes, sized=input_size is not None)
+    result = _rewritten(model, names, input_size)
+    if input_size is None:
+        return result
+    error = _difference(model, result, tuple(input_size))
+    if error > RELATIVE_TOLERANCE and passes is None and float32_passes(passes_of(result)):
+        # their rounding is a little more than that of the layers themselves, and a very deep network adds it up
+        result = _rewritten(model, [name for name in names if not float32_passes([name])], input_size)
+        error = _difference(model, result, tuple(input_size))
+    if error > RELATIVE_TOLERANCE:
+        raise RuntimeError(f"the optimised network differs by {error:.1e} (limit {RELATIVE_TOLERANCE:.0e})")
+    return result
+
+
+def _rewritten(model: nn.Module, names: Sequence[str], input_size: Sequence[int] | None) -> nn.Module:
     working = copy.deepcopy(model).eval()
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):
         working = fuse_reparameterised(working)  # eight convolutions become one
@@ -66,13 +81,9 @@ def optimize(
         example = None if input_size is None else random_input(working, (1, *input_size))
         rewritten = apply_passes(graph, names, example)
         rewritten.meta[PASSES_KEY] = list(names)
-        result: nn.Module = rewritten.eval()
-    else:
-        folded_model = _optimized_by_order(working) if "fold_batch_norm" in names else working
-        result = _with_deployed_ghosts(folded_model).eval()
-    if input_size is not None:
-        _check_equal(model, result, tuple(input_size))
-    return result
+        return rewritten.eval()
+    folded_model = _optimized_by_order(working) if "fold_batch_norm" in names else working
+    return _with_deployed_ghosts(folded_model).eval()
 
 
 def _names(target: str | None, passes: Sequence[str] | None, *, sized: bool) -> tuple[str, ...]:
@@ -150,12 +161,11 @@ def relative_error(reference: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _check_equal(model: nn.Module, result: nn.Module, input_size: tuple[int, ...]) -> None:
+def _difference(model: nn.Module, result: nn.Module, input_size: tuple[int, ...]) -> float:
+    """Return the relative error on random input; 0 where the output is no tensor."""
     original = copy.deepcopy(model).eval()
     example = random_input(model, (2, *input_size))
     expected, found = original(example), result(example)
     if not isinstance(expected, torch.Tensor):
-        return
-    error = relative_error(expected, found)
-    if error > RELATIVE_TOLERANCE:
-        raise RuntimeError(f"the optimised network differs by {error:.1e} (limit {RELATIVE_TOLERANCE:.0e})")
+        return 0.0
+    return relative_error(expected, found)

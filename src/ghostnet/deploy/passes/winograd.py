@@ -65,10 +65,8 @@ class WinogradConv2d(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.padding, self.input_size = _padding(conv), input_size
-        weight = conv.weight.detach()
-        tile, kernel, inputs = (
-            torch.kron(matrix, matrix).to(weight.device, torch.float64) for matrix in transforms()
-        )
+        weight = conv.weight.detach().cpu()  # not every device has float64
+        tile, kernel, inputs = (torch.kron(matrix, matrix) for matrix in transforms())
         flat = weight.permute(2, 3, 0, 1).reshape(_KERNEL**2, -1)
         # the weights stay as they are in a file: runtimes transform them when they load it
         self.weight = nn.Parameter(flat.contiguous(), requires_grad=False)
@@ -80,6 +78,7 @@ class WinogradConv2d(nn.Module):
         self.output_transform = nn.Parameter(tile.to(weight.dtype).reshape(shape), requires_grad=False)
         bias = conv.bias.detach().clone().reshape(1, -1, 1, 1) if conv.bias is not None else None
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
+        self.to(conv.weight.device)
 
     def extra_repr(self) -> str:
         """Return channels and size, which tell layers apart."""
