@@ -121,3 +121,17 @@ def test_bad_arguments_of_ghostify():
 def test_bad_calibration(calibration, message):
     with pytest.raises(InputError, match=message):
         ghostify(network(), init="random", calibration=calibration)
+
+
+def test_calibration_may_be_numpy_arrays() -> None:
+    import numpy as np
+
+    torch.manual_seed(0)
+    dense = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3)).eval()
+    images = torch.randn(4, 3, 10, 10)
+    expected, _ = ghostify(dense, calibration=images)
+    for given in (images.numpy(), [images.numpy()[:2], images.numpy()[2:]]):
+        found, _ = ghostify(dense, calibration=given)
+        torch.testing.assert_close(found(images), expected(images))
+    with pytest.raises(InputError, match=r"must be images of shape \(N, C, H, W\)"):
+        ghostify(dense, calibration=np.zeros((3, 10, 10), np.float32))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tens
     """Return the batches of `calibration`, checked.
 
     Args:
-        calibration: `(N, C, H, W)` images, an iterable of such or of `(images, labels)`; None stays None.
+        calibration: `(N, C, H, W)` images as a tensor or a numpy array, an iterable of such or of `(images, labels)`;
+            None stays None.
 
     Raises:
         InputError: there is none, one is not `(N, C, H, W)` of floats, or one holds NaN or infinity.
@@ -29,13 +31,15 @@ def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tens
     """
     if calibration is None:
         return None
-    if isinstance(calibration, Tensor):
+    if isinstance(calibration, (Tensor, np.ndarray)):
         items: list[Any] = [calibration]
     elif isinstance(calibration, Iterable):
         items = list(calibration)
     else:
         kind = type(calibration).__name__
-        raise InputError(f"`calibration` (a {kind}) must be a tensor (N, C, H, W) or an iterable of such")
+        raise InputError(
+            f"`calibration` (a {kind}) must be a tensor or array (N, C, H, W), or an iterable of such"
+        )
     batches = [_checked(item[0] if isinstance(item, (tuple, list)) and item else item) for item in items]
     if not sum(len(batch) for batch in batches):
         raise InputError("`calibration` holds no image; give at least one, or None to convert without images")
@@ -43,6 +47,8 @@ def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tens
 
 
 def _checked(batch: object) -> Tensor:
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "fiub":
+        batch = torch.tensor(batch)
     if not isinstance(batch, Tensor) or batch.dim() != 4:
         given = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
         raise InputError(

@@ -65,7 +65,8 @@ def ghostify(
             `(name, convolution) -> bool`, or a `Layers`.
         init: "dense" fits the new layers to the old ones in closed form; "random" (or `RandomInit(seed)`)
             draws them.
-        calibration: unlabelled images `(N, C, H, W)`, normalised as the network expects, or batches of them.
+        calibration: unlabelled images `(N, C, H, W)` (tensor or numpy array), normalised as the network expects, or
+            batches of them.
             With "dense" they make the fit better (256 to 2,048 are enough), with "random" they set the
             batch norms.
         example_input: `(N, C, H, W)`, for the MACs and for networks that `torch.fx` cannot trace.
