@@ -105,7 +105,7 @@ def _plain(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     if any(state is None or state.dtype != torch.float32 for state in states) or norm.momentum is None:
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    if any(wrapped(value) for value in (x, norm.weight, norm.bias)) or forward_ad._current_level >= 0:
+    if any(value is not None and wrapped(value) for value in (x, *states)) or forward_ad._current_level >= 0:
         return False
     if x.shape[1] != norm.num_features or x.is_contiguous():  # 1x1 maps are in both formats
         return False
@@ -199,12 +199,12 @@ class _NarrowBatchNorm(torch.autograd.Function):
         of_weight, of_bias = torch.stack(sums).view(2, pixels, channels).sum(1)
         if not ctx.needs_input_grad[0]:
             return None, of_weight, of_bias, None, None, None, None
-        # scale (dy - mean(dy) - (x - mean) invstd mean(dy (x - mean) invstd)), as a sum of two affine functions
+        # scale (dy - mean(dy)) + slope (x - mean): both are rounded to the maps' type, so both go without their mean
         scale = weight * invstd
         slope = scale * invstd * of_weight / -count
         shift = scale * of_bias / -count
         zero, one = torch.zeros_like(mean), torch.ones_like(mean)
         scale, slope, shift, centre, zero, one = _tiled(pixels, scale, slope, shift, mean, zero, one)
-        of_x = _affine(rows, slope, shift, centre, one, 0.0)
-        of_x.add_(_affine(upstream, scale, zero, zero, one, 0.0))
+        of_x = _affine(rows, slope, zero, centre, one, 0.0)
+        of_x.add_(_affine(upstream, scale, shift, zero, one, 0.0))
         return _maps(of_x, x), of_weight, of_bias, None, None, None, None
