@@ -331,3 +331,26 @@ def test_fit_trains_so_and_leaves_the_network_as_it_was(any_size, monkeypatch, c
     assert seen == [not compiled] * 2
     assert bool(any_size) is not compiled
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(any_size, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
+    batches = TensorBatches(images, np.arange(32) % 10, 8, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+    def run(**more):
+        torch.manual_seed(0)
+        model = create_model("ghost_resnet20", width_mult=0.5)
+        fit(model, batches, TrainSettings(epochs=1), progress=False, **more)
+        return model.state_dict()
+
+    def stop(step):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    whole = run()
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=path, after_step=stop)
+    resumed = run(checkpoint=path)
+    assert len(any_size) > 0
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
