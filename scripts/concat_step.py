@@ -1,7 +1,7 @@
 """Time one optimiser step of Ghost-ResNet-20 on the CPU with our concatenation and with plain `torch.cat`.
 
-For maintainers, on a machine that does nothing else (one thread, bfloat16 autocast, channels_last, batch 128; both
-take turns in one process):
+For maintainers, on a machine that does nothing else (one thread, bfloat16 autocast, channels_last, batch 128,
+narrow batch norms as `train.fit` runs them; both take turns in one process):
 
     python scripts/concat_step.py results/training/concat_step.json
 """
@@ -22,6 +22,7 @@ from ghostnet.measure import time_interleaved
 from ghostnet.models import create_model
 from ghostnet.nn import concat_channels, ghost_conv
 from ghostnet.recipes.result import make_result, write_json
+from ghostnet.train.narrow_norm import fast_narrow_norms
 
 NETWORK, BATCH = "ghost_resnet20", 128
 
@@ -40,7 +41,7 @@ def training_step(concat: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], No
     labels = torch.randint(0, 10, (BATCH,))
 
     def step() -> None:
-        with mock.patch.object(ghost_conv, "concat_channels", concat):
+        with mock.patch.object(ghost_conv, "concat_channels", concat), fast_narrow_norms(model):
             with torch.autocast("cpu", torch.bfloat16):
                 loss = F.cross_entropy(model(images).float(), labels)
             loss.backward()

@@ -25,6 +25,7 @@ from ghostnet.progress import Progress
 from ghostnet.train.average import WeightAverage
 from ghostnet.train.checkpoint import load_checkpoint, save_checkpoint
 from ghostnet.train.feature_match import feature_match
+from ghostnet.train.narrow_norm import fast_narrow_norms
 from ghostnet.train.objective import Classification, Objective
 from ghostnet.train.processes import (
     check_batch_size,
@@ -169,7 +170,8 @@ def fit(
         progress and chief,
         description,
     )
-    with feature_match(model, teacher, settings.feature_layers) as features:
+    norms = contextlib.nullcontext() if settings.compile else fast_narrow_norms(model)
+    with feature_match(model, teacher, settings.feature_layers) as features, norms:
         if settings.compile:
             # a CUDA graph writes into the same memory each time, where gradients of earlier pieces would be kept
             graphs = accelerator.device.type == "cuda" and settings.accumulation_steps == 1
