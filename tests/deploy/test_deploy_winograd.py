@@ -115,7 +115,7 @@ def test_a_shared_layer_stays() -> None:
 def test_small_maps_stay() -> None:
     conv = nn.Conv2d(512, 512, 3, padding=1)
     assert predicted_ratio(conv, (7, 7)) == predicted_ratio(conv, (1, 0)) == float("inf")
-    assert predicted_ratio(conv, (28, 28)) < predicted_ratio(conv, (14, 14)) < 0.85
+    assert predicted_ratio(conv, (28, 28)) < predicted_ratio(conv, (14, 14)) < 0.8
 
 
 def test_a_network_keeps_its_function() -> None:

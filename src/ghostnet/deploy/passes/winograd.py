@@ -28,7 +28,7 @@ _KERNEL = 3
 _WIDTH = TILE + _KERNEL - 1  # inputs of a tile in each direction
 _POINTS = (Fraction(0), Fraction(3, 2), Fraction(-3, 2), Fraction(2, 3), Fraction(-2, 3))
 _MIN_TILES = 16  # below, the transformed weights, four times the kernel's, cost more to read than is saved
-_WORTH = 0.85  # predicted time over the convolution's
+_WORTH = 0.8  # predicted time over the convolution's
 
 
 @functools.cache
