@@ -1,13 +1,15 @@
-"""Time one optimiser step of Ghost-ResNet-20 on the CPU with our concatenation and with plain `torch.cat`.
+"""Time one optimiser step of Ghost-ResNet-20 on the CPU as `train.fit` takes it, and with plain `torch.cat`.
 
-For maintainers, on a machine that does nothing else (one thread, bfloat16 autocast, channels_last, batch 128,
-narrow batch norms as `train.fit` runs them; both take turns in one process):
+Ours is our concatenation and the batch norms of narrow maps that `fit` runs; beside the plain network (`torch.cat` and
+PyTorch's own norms) each of the two is also timed alone. For maintainers, on a machine that does nothing else (one
+thread, bfloat16 autocast, channels_last, batch 128; all take turns in one process):
 
     python scripts/concat_step.py results/training/concat_step.json
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -32,8 +34,8 @@ def plain_cat(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, second], dim=1)
 
 
-def training_step(concat: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
-    """Return one step of a network of its own, which concatenates with `concat`."""
+def training_step(concat: Callable[[Tensor, Tensor], Tensor], *, narrow: bool) -> Callable[[], None]:
+    """Return one step of a network of its own; `narrow`: with the norms that `fit` runs."""
     torch.manual_seed(0)
     model: nn.Module = create_model(NETWORK).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, nesterov=True)
@@ -41,7 +43,8 @@ def training_step(concat: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], No
     labels = torch.randint(0, 10, (BATCH,))
 
     def step() -> None:
-        with mock.patch.object(ghost_conv, "concat_channels", concat), fast_narrow_norms(model):
+        norms = fast_narrow_norms(model) if narrow else contextlib.nullcontext()
+        with mock.patch.object(ghost_conv, "concat_channels", concat), norms:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = F.cross_entropy(model(images).float(), labels)
             loss.backward()
@@ -52,16 +55,26 @@ def training_step(concat: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], No
 
 
 def measure(seconds: float = 20.0) -> dict[str, Any]:
-    """Return the milliseconds of both and the ratio of their medians, on one thread.
+    """Return the milliseconds of all and the ratio of ours to the plain network's, on one thread.
 
     Args:
         seconds: time for each.
     """
     torch.set_num_threads(1)
-    steps = {"ours": training_step(concat_channels), "torch.cat": training_step(plain_cat)}
+    steps = {
+        "ours": training_step(concat_channels, narrow=True),
+        "torch.cat": training_step(plain_cat, narrow=False),
+        "our concatenation alone": training_step(concat_channels, narrow=False),
+        "narrow norms alone": training_step(plain_cat, narrow=True),
+    }
     timings = time_interleaved(steps, min_seconds=seconds, min_rounds=10, warmup=3)
-    ratio = timings["ours"].median_ms / timings["torch.cat"].median_ms
-    return {"ratio": round(ratio, 3), **{name: timing.to_dict() for name, timing in timings.items()}}
+    plain = timings["torch.cat"].median_ms
+    ratios = {name: round(timing.median_ms / plain, 3) for name, timing in timings.items()}
+    return {
+        "ratio": ratios["ours"],
+        "ratios": ratios,
+        **{name: timing.to_dict() for name, timing in timings.items()},
+    }
 
 
 def main(path: str) -> None:
@@ -79,7 +92,7 @@ def main(path: str) -> None:
     )
     record["command"] = f"python scripts/concat_step.py {path}"
     write_json(path, record)
-    print(f"ours / torch.cat: {metrics['ratio']}")
+    print(*(f"{name} / torch.cat: {ratio}" for name, ratio in metrics["ratios"].items()), sep="\n")
 
 
 if __name__ == "__main__":
