@@ -173,6 +173,9 @@ def fit(
     norms = contextlib.nullcontext() if settings.compile else fast_narrow_norms(model)
     with feature_match(model, teacher, settings.feature_layers) as features, norms:
         if settings.compile:
+            if features is not None:
+                # code that was compiled for such a network without hooks would be taken again: they are not guarded
+                torch.compiler.reset()
             # a CUDA graph writes into the same memory each time, where gradients of earlier pieces would be kept
             graphs = accelerator.device.type == "cuda" and settings.accumulation_steps == 1
             wrapped = _compiled(wrapped, graphs)
