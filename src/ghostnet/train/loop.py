@@ -170,8 +170,7 @@ def fit(
         progress and chief,
         description,
     )
-    norms = contextlib.nullcontext() if settings.compile else fast_narrow_norms(model)
-    with feature_match(model, teacher, settings.feature_layers) as features, norms:
+    with feature_match(model, teacher, settings.feature_layers) as features:
         if settings.compile:
             if features is not None:
                 # code that was compiled for such a network without hooks would be taken again: they are not guarded
@@ -218,13 +217,20 @@ class _Step:
             waits = number < pieces  # gradients are exchanged once, with the last piece
             with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
                 share = len(answers) / len(labels)
-                loss = self.objective(self.model, _placed(part, device), _placed(answers, device)) * share
+                with self._norms():
+                    loss = self.objective(self.model, _placed(part, device), _placed(answers, device)) * share
                 self.accelerator.backward(loss)
             total += loss.detach()
         if self.settings.gradient_clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         return mean_over_processes(total)
+
+    def _norms(self) -> contextlib.AbstractContextManager[Any]:
+        """Return what the forward pass runs in; between steps the network is as it was given, and can be saved."""
+        if self.settings.compile or self.accelerator.device.type != "cpu":
+            return contextlib.nullcontext()
+        return fast_narrow_norms(self.model)
 
 
 def _split(batch: Any, pieces: int) -> list[Any]:
