@@ -72,6 +72,11 @@ def float32_passes(names: Sequence[str] | None) -> list[str]:
     return [name for name in names or () if name in FLOAT32_PASSES]
 
 
+def without_float32_passes(names: Sequence[str]) -> list[str]:
+    """Return the rewrites among `names` that any arithmetic bears."""
+    return [name for name in names if name not in FLOAT32_PASSES]
+
+
 def manifest_path(path: Path) -> Path:
     """Return where the manifest of an exported file lies."""
     return path.with_name(path.name + ".json")

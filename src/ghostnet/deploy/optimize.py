@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
-from ghostnet.deploy.manifest import float32_passes
+from ghostnet.deploy.manifest import float32_passes, without_float32_passes
 from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
 from ghostnet.deploy.passes.winograd import WinogradConv2d
 from ghostnet.errors import InputError
@@ -65,7 +65,7 @@ def optimize(
     error = _difference(model, result, tuple(input_size))
     if error > RELATIVE_TOLERANCE and passes is None and float32_passes(passes_of(result)):
         # their rounding is a little more than that of the layers themselves, and a very deep network adds it up
-        result = _rewritten(model, [name for name in names if not float32_passes([name])], input_size)
+        result = _rewritten(model, without_float32_passes(names), input_size)
         error = _difference(model, result, tuple(input_size))
     if error > RELATIVE_TOLERANCE:
         raise RuntimeError(f"the optimised network differs by {error:.1e} (limit {RELATIVE_TOLERANCE:.0e})")

@@ -16,7 +16,7 @@ from ghostnet.models import (
 )
 from ghostnet.models.cards import WeightCard, weight_cards
 from ghostnet.models.layouts import to_layout
-from ghostnet.models.libraries import LIBRARIES, create_from_library, library_of
+from ghostnet.models.libraries import create_from_library, library_of
 from ghostnet.models.pyramid import FeaturePyramid, feature_pyramid
 from ghostnet.models.registry import ModelInfo, create_model, list_models, model_info, register
 from ghostnet.models.resnet50_v2 import load_resnet50_v2_trunk
@@ -24,7 +24,6 @@ from ghostnet.models.saved import load, save
 from ghostnet.models.weights import packaged_path, packaged_tags
 
 __all__ = [
-    "LIBRARIES",
     "FeaturePyramid",
     "ModelInfo",
     "WeightCard",

@@ -57,7 +57,9 @@ def run_together(
         refuse_overwrite(stem_of(recipe, out_dir, ".json"), force=force)
     first = recipes[0]
     alone = len(recipes) == 1 or bool(why_not_together(first.settings())) or bool(first.evaluate_every)
-    runs = [] if alone else [_prepared(recipe, out_dir, data_root, progress) for recipe in recipes]
+    runs = []
+    if not alone:
+        runs = [prepare(recipe, out_dir, data_root=data_root, progress=progress) for recipe in recipes]
     if alone or why_not_stacked([run.model for run in runs]):
         return [
             run_recipe(recipe, out_dir, data_root=data_root, progress=progress, force=force)
@@ -97,10 +99,6 @@ def _check(recipes: Sequence[Recipe]) -> None:
         raise InputError(f"recipe {recipes[0].name} is not on CIFAR-10; its seeds are trained one by one")
     if join_processes()[1] > 1:
         raise InputError("networks are trained together in one process; run without torchrun")
-
-
-def _prepared(recipe: Recipe, out_dir: str | Path, data_root: str | None, progress: bool) -> PreparedRun:
-    return prepare(recipe, out_dir, data_root=data_root, progress=progress)
 
 
 def _teacher(runs: Sequence[PreparedRun]) -> nn.Module | None:

@@ -21,11 +21,8 @@ from ghostnet.errors import InputError
 from ghostnet.train.objective import classification_loss
 from ghostnet.train.settings import TrainSettings
 
-_NOT_TOGETHER = (
-    "feature_layers",
-    "freeze_batch_norm",
-    "gradient_clip",
-)  # settings, all of them off by default
+# settings, all of them off by default
+_NOT_TOGETHER = ("feature_layers", "freeze_batch_norm", "gradient_clip")
 
 
 class StackedNetworks(nn.Module):
@@ -51,7 +48,6 @@ class StackedNetworks(nn.Module):
             self.register_buffer(_safe(name), tensor.contiguous())
         self._names = {_safe(name): name for part in stacked for name in part}
         self._pattern = (networks[0].to("meta"),)  # in a tuple: its parameters are not ours
-        self.count = len(networks)
 
     def train(self, mode: bool = True) -> StackedNetworks:
         """Set the mode of all."""

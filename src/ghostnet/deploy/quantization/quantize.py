@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 from ghostnet.deploy.export import ExportReport, _writable, export
-from ghostnet.deploy.manifest import describe_files, float32_passes, manifest_path, read_manifest
+from ghostnet.deploy.manifest import (
+    describe_files,
+    float32_passes,
+    manifest_path,
+    read_manifest,
+    without_float32_passes,
+)
 from ghostnet.deploy.optimize import passes_of
 from ghostnet.deploy.passes import default_passes
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
@@ -241,7 +247,7 @@ def _passes_for_int8(
         raise InputError(f"pass {exact[0]!r} needs float32, which int8 files do not have; leave it out")
     if passes is not None or not optimized:
         return passes
-    return [name for name in default_passes(target) if not float32_passes([name])]
+    return without_float32_passes(default_passes(target))
 
 
 def _check_trained(target: str, passes: Sequence[str] | None, optimized: bool) -> None:

@@ -124,7 +124,7 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         options.log_severity_level = 3
-        # a session's threads would go on spinning for some 40 ms after a call, on cores that another session wants
+        # a session's threads would go on spinning for a while after a call, on cores that another session wants
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if batch is not None:
             options.add_free_dimension_override_by_name(self._axis, batch)
