@@ -14,6 +14,16 @@ class DiskFullError(InputError, OSError):
     """There is no room for a file where the user wants it; an older file there is untouched."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's message, or the error's type where it has none.
+
+    Example:
+        >>> first_line(RuntimeError("shapes differ\\nsee above")), first_line(ValueError())
+        ('shapes differ', 'ValueError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Build the error for a name that does not exist, with its nearest known names.
 

@@ -128,6 +128,10 @@ def test_the_verbs_are_those_of_the_design() -> None:
             "unknown network in --weights 'resnet2'.*'resnet20'",
         ),
         (["bench", "timm:resnet18", "--weights", "timm:resnet18=x.pth"], "x.pth"),
+        (
+            ["bench", "vgg16", "--input-size", "3,224,224"],
+            "vgg16 does not run with input size .3, 224, 224.: mat1",
+        ),
         (["profile", "torchvision:resnet19"], "unknown network of torchvision 'resnet19'; did you mean"),
         (
             ["convert", "timm:resnet18", "-o", "x.safetensors"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostnet.cli.network import IMAGENET_SIZE, input_size_of, is_exported, open_network, parse_size
-from ghostnet.errors import InputError, unknown_name
+from ghostnet.errors import InputError, first_line, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +98,7 @@ def _candidate(
         try:
             deploy.randomise_statistics_(model, size)
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"{network} does not run with input size {size}: {reason}; change --input-size"
             ) from error

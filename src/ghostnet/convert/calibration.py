@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 
 
 def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tensor] | None:
@@ -92,7 +92,7 @@ def check_images_fit(model: nn.Module, images: Tensor, *, name: str) -> None:
         with torch.no_grad():
             model.eval()(images[:1])
     except RuntimeError as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         raise InputError(
             f"the model does not run on `{name}` of shape {tuple(images.shape)}: {text}"
         ) from error

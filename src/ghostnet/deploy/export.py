@@ -26,7 +26,7 @@ from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.files import DiskFullError, atomic_group, refuse_overwrite, size_in_bytes
 from ghostnet.nn.eager import eager_module
 
@@ -204,7 +204,7 @@ def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.
         with torch.no_grad():
             output = model(random_input(model, (batch, *input_size)))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"the model does not run with input_size {input_size}: {reason}") from error
     if not isinstance(output, torch.Tensor):
         raise InputError(f"the model returns {type(output).__name__}; export needs one tensor")

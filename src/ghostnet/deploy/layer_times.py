@@ -27,7 +27,7 @@ from ghostnet.deploy.quantization.quantize import quantize
 from ghostnet.deploy.quantization.search import Limits
 from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.measure import Timing, time_interleaved
 from ghostnet.nn import GhostConv2d
 
@@ -173,7 +173,7 @@ def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site
         with torch.no_grad():
             running(random_input(running, (1, *input_size)))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"the model does not run with input_size {tuple(input_size)}: {reason}") from error
     finally:
         for handle in handles:

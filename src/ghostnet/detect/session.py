@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ghostnet import openvino_core
-from ghostnet.errors import InputError, unknown_name
+from ghostnet.errors import InputError, first_line, unknown_name
 
 RUNTIMES = ("onnxruntime", "openvino")
 _Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -75,7 +75,7 @@ def load_detector_file(
         run, classes = open_file(place, threads)
         names = json.loads(classes)
     except Exception as error:  # the runtimes' own classes share no public base class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{place} is not an exported detector: {reason}; export it again") from error
     return DetectorSession(run, place, names)
 

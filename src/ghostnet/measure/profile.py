@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.measure.macs import macs_of
 
 ROOT = "(model)"
@@ -176,7 +176,7 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
             with mode:
                 model(example)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"the model does not run with input_size {input_size}: {reason}; "
             "give the size that it was made for"

@@ -14,7 +14,7 @@ import urllib.parse
 from pathlib import Path
 
 from ghostnet.download import DownloadError, download
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.files import atomic_write, cache_folder, sha256_of_file
 
 HUB_PREFIXES = ("hf:", "hf-hub:")
@@ -138,7 +138,7 @@ def _from_hub(source: str, sha256: str | None, progress: bool) -> Path:
     try:
         found = Path(hf_hub_download(repository, file))
     except Exception as error:  # the hub's client lets through those of its HTTP library, whichever that is
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+        reason = first_line(error).split(". ")[0].rstrip(".")
         message = f"cannot fetch {file} of {repository} from the hub: {reason}"
         raise DownloadError(_by_hand(message, hf_hub_url(repository, file), path)) from error
     name = found.resolve().name  # the hub's cache names large files by their SHA-256

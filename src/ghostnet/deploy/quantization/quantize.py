@@ -31,7 +31,7 @@ from ghostnet.deploy.quantization.search import Chosen, Limits, Score, choose, s
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.files import refuse_overwrite
 
 _BATCH = 32
@@ -216,7 +216,7 @@ def _quantised(
     except (InputError, OSError):
         raise
     except Exception as error:  # the quantisers' own classes share no public base class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"the network cannot be quantised for {target.runtime}: {reason}; stay in float or try another target"
         ) from error

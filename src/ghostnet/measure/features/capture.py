@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostnet.errors import InputError, unknown_name
+from ghostnet.errors import InputError, first_line, unknown_name
 from ghostnet.measure.theory import is_ghost_convolution
 
 # files whose modules treat each map by itself: norms, activations, nn.Identity, and what timm makes of a norm
@@ -153,7 +153,7 @@ def run(model: nn.Module, images: Tensor) -> None:
     try:
         model(images)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"the network does not run on images {tuple(images.shape)}: {reason}") from error
 
 
