@@ -174,7 +174,10 @@ def test_an_image_that_is_none_is_skipped_and_named(
         (("--calibration", "./nowhere"), "there is no folder ./nowhere of calibration images"),
         (("--calibration", "cifar"), "unknown folder or data set 'cifar'; did you mean 'cifar10'"),
         (("--calibration", "{photos}", "--images", "0"), "--images (=0) must be an integer >= 1"),
-        (("--calibration", "{photos}", "--data-dir", "x"), "--data-dir is where CIFAR-10 lies; leave it out"),
+        (
+            ("--calibration", "{photos}", "--data-dir", "x"),
+            "--data-dir is for --calibration cifar10, and has no effect here; leave it out",
+        ),
         (("--calibration", "{photos}", "--input-size", "3,32,64"), "--input-size (=3,32,64) is not square"),
         (("--calibration", "{photos}", "--method", "sss"), "before it chooses: give --calibration cifar10"),
         (("--calibration", "{empty}"), "holds no images"),

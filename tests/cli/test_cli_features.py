@@ -94,7 +94,7 @@ def test_scores(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (("--layer", "features.55"), "unknown layer 'features.55'; did you mean 'features.5'"),
-        (("--beside", "vgg16"), "--beside needs --out"),
+        (("--beside", "vgg16"), "--beside is for pictures, with --out"),
         (("--top", "0"), "--top (=0) must be"),
         (("--cheap-kernel-size", "4"), "must be an odd integer"),
         (("--scores", "--ratio", "1"), "must be an integer >= 2"),

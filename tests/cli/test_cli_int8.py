@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -44,7 +45,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "net.safetensors"
-    ghostnet.save(ghostnet.create_model("resnet20", num_classes=3), path, info={"classes": sorted(COLOURS)})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # how much fine-tuning brings back depends on the weights that are drawn
+        model = ghostnet.create_model("resnet20", num_classes=3)
+    ghostnet.save(model, path, info={"classes": sorted(COLOURS)})
     return path
 
 
@@ -88,7 +92,7 @@ def test_fine_tuning_brings_coarse_weights_back_to_the_float_answers(
     pytest.importorskip({".onnx": "onnxruntime", ".xml": "openvino"}[suffix])
     target = {".onnx": "onnx", ".xml": "openvino"}[suffix]
     start = ["export", str(network), "--target", target, "--precision", "int8", "--calibration", str(photos)]
-    start += ["--calibration-images", "20", "--max-drop", "100", "--weight-bits", "3", "--fine-tune-epochs"]
+    start += ["--calibration-images", "20", "--max-drop", "100", "--weight-bits", "4", "--fine-tune-epochs"]
     found = {
         epochs: _json(capsys, *start, epochs, "-o", str(tmp_path / f"net{epochs}{suffix}"))
         for epochs in ("0", "8")
@@ -96,7 +100,7 @@ def test_fine_tuning_brings_coarse_weights_back_to_the_float_answers(
     assert found["8"]["relative_error"] < 0.8 * found["0"]["relative_error"]
     assert not list(tmp_path.glob("*.checkpoint"))
     manifest = json.loads((tmp_path / f"net8{suffix}.json").read_text())
-    assert (manifest["precision"], manifest["quantisation"]["weight_bits"]) == ("int8", 3)
+    assert (manifest["precision"], manifest["quantisation"]["weight_bits"]) == ("int8", 4)
     assert manifest["classes"] == sorted(COLOURS)
     evaluated = _json(capsys, "eval", str(tmp_path / f"net8{suffix}"), "--data", str(photos))
     assert evaluated["count"] == 24

@@ -175,7 +175,7 @@ def test_convert_gives_each_layer_a_ratio_at_a_share_of_macs(
         (("--layers", "redundant:half"), "redundant:half: the share"),
         (("--layers", "redundant:nan"), "redundant:nan: the share"),
         (("--layers", "conv", "--layers", "redundant"), "leave out the other --layers"),
-        (("--layers", "redundant", "--method", "l1"), "is for method ghost, not for l1"),
+        (("--layers", "redundant", "--method", "l1"), "--layers is for --method ghost"),
         (("--layers", "redundent"), "unknown layer 'redundent'"),
     ],
 )

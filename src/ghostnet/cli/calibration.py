@@ -78,17 +78,15 @@ def calibration_batches(
         place: "cifar10" or a folder.
         count: how many images at most.
         wanted: size and normalisation; of CIFAR-10's images the normalisation alone.
-        data_dir: where CIFAR-10 lies, or None.
+        data_dir: where CIFAR-10 lies, or None; a folder is read without it.
 
     Raises:
-        InputError: as `folder_images`, a count below 1, or `data_dir` beside a folder.
+        InputError: as `folder_images`, or a count below 1.
     """
     if place == "cifar10":
         from ghostnet.cli import cifar10
 
         return list(cifar10.calibration_batches(data_dir, count, (wanted.mean, wanted.std)))
-    if data_dir is not None:
-        raise InputError(f"--data-dir is where CIFAR-10 lies; leave it out beside --calibration {place}")
     if count < 1:
         raise InputError(f"--images (={count}) must be an integer >= 1; 256 to 2048 are enough")
     images, labels = folder_images(model, place, count, wanted)

@@ -9,11 +9,12 @@ import typer
 
 from ghostnet.cli.calibration import calibration_batches, check_calibration
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, Normalisation, normalisation_of
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.integer import integer, share
 from ghostnet.cli.measured import check_measured, measured_ratios
 from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
-from ghostnet.cli.planned import check_plan, convert_planned
+from ghostnet.cli.planned import Planned, check_plan, convert_planned
 from ghostnet.cli.redundant import redundant_layers, redundant_share
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def convert(
+    context: typer.Context,
     network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The converted network (.safetensors).")],
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
@@ -115,6 +117,13 @@ def convert(
     """
     if init not in ("dense", "random"):
         raise unknown_name("init", init, ["dense", "random"])
+    refuse_idle(
+        context,
+        (method == "ghost", "--method ghost", ("ratio", "cheap_kernel_size", "init", "form", "layers")),
+        (calibration is not None, "--calibration", ("images", "normalisation")),
+        (calibration == "cifar10", "--calibration cifar10", ("data_dir",)),
+        (init == "random" or method != "ghost", "--init random and pruning methods", ("seed",)),
+    )
     if calibration is not None:
         check_calibration(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force)
@@ -125,9 +134,8 @@ def convert(
         f"--form {form}": form != "linear",
     }
     check_measured(macs, costs, calibration, method, others)
-    redundant = redundant_share(layers, calibration, method)
+    redundant = redundant_share(layers, calibration)
     refuse_overwrite(out, force=force)
-    from ghostnet import models
     from ghostnet.convert import RandomInit, check_method, ghostify
 
     check_method(method)
@@ -138,62 +146,72 @@ def convert(
     if calibration is not None:
         wanted = _calibration_preprocessing(model, calibration, normalisation, input_size)
         batches = calibration_batches(model, calibration, images, wanted, data_dir=data_dir)
-    if method == "taylor" and batches is not None and not isinstance(batches[0], tuple):
-        raise InputError(
-            f"method 'taylor' needs labels: {calibration} must have a subfolder for each class of the network"
-        )
-    ratio = 2 if ratio is None else ratio
-    if redundant is not None and batches is not None:
-        layers = redundant_layers(model, batches, redundant, (ratio, cheap_kernel_size))
+        if method == "taylor" and not isinstance(batches[0], tuple):
+            raise InputError(
+                f"method 'taylor' needs labels: {calibration} must have a subfolder for each class of the network"
+            )
     example = _example(input_size_of(model, input_size))
-    if plan is not None:
-        recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
-        settings = {
-            "ratio": ratio,
-            "cheap_kernel_size": cheap_kernel_size,
-            "layers": layers or None,
-            "init": RandomInit(seed) if init == "random" else init,
-            "calibration": batches,
-            "form": form,
-        }
-        planned = convert_planned(model, plan, budget, example, settings, plan_files, plan_result, recipe)
-        if planned.network is not None:
-            models.save(planned.network, out, force=force, info=_info(network, model))
-            note(f"wrote {out}")
-        answer({"out": planned.out(out), **planned.to_dict()}, as_json=as_json, text=planned.text)
-        return
     if method != "ghost":
         norms = normalisation_of(model, normalisation)
-        pruned, report = _pruned(
-            model,
-            method,
-            0.5 if macs is None else macs,
-            (batches, example, seed),
-            (data_dir, norms),
-        )
-        models.save(pruned, out, force=force, info=_info(network, model))
-        note(f"wrote {out}")
-        answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
+        share_left = 0.5 if macs is None else macs
+        pruned, report = _pruned(model, method, share_left, (batches, example, seed), (data_dir, norms))
+        _finish(pruned, report, out, _info(network, model), force=force, as_json=as_json)
         return
-    chosen: int | dict[str, int] = ratio
+    ratio = 2 if ratio is None else ratio
+    ghost: dict[str, Any] = {
+        "ratio": ratio,
+        "cheap_kernel_size": cheap_kernel_size,
+        "layers": layers or None,
+        "init": RandomInit(seed) if init == "random" else init,
+        "calibration": batches,
+        "form": form,
+    }
+    if redundant is not None and batches is not None:
+        ghost["layers"] = redundant_layers(model, batches, redundant, (ratio, cheap_kernel_size))
+    if plan is not None:
+        recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
+        planned = convert_planned(model, plan, budget, example, ghost, plan_files, plan_result, recipe)
+        _finish_planned(planned, out, _info(network, model), force=force, as_json=as_json)
+        return
     if macs is not None and batches is not None:
-        chosen = measured_ratios(
-            model, batches, macs, cheap_kernel_size=cheap_kernel_size, layers=layers or None, costs=costs
+        ghost["ratio"] = measured_ratios(
+            model,
+            batches,
+            macs,
+            cheap_kernel_size=cheap_kernel_size,
+            layers=ghost["layers"],
+            costs=costs,
         )
-        layers = None  # the ratios name them
-    ghost, report = ghostify(
-        model,
-        ratio=chosen,
-        cheap_kernel_size=cheap_kernel_size,
-        layers=layers or None,
-        init=RandomInit(seed) if init == "random" else init,
-        calibration=batches,
-        example_input=example,
-        form=form,
-    )
-    models.save(ghost, out, force=force, info=_info(network, model))
+        ghost["layers"] = None  # the ratios name them
+    converted, report = ghostify(model, example_input=example, **ghost)
+    _finish(converted, report, out, _info(network, model), force=force, as_json=as_json)
+
+
+def _finish(
+    network: nn.Module,
+    report: ConversionReport,
+    out: Path,
+    info: dict[str, Any],
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Save the network and say what became of it."""
+    from ghostnet import models
+
+    models.save(network, out, force=force, info=info)
     note(f"wrote {out}")
     answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
+
+
+def _finish_planned(planned: Planned, out: Path, info: dict[str, Any], *, force: bool, as_json: bool) -> None:
+    """Save the network that a plan led to, if any, and show the plan."""
+    from ghostnet import models
+
+    if planned.network is not None:
+        models.save(planned.network, out, force=force, info=info)
+        note(f"wrote {out}")
+    answer({"out": planned.out(out), **planned.to_dict()}, as_json=as_json, text=planned.text)
 
 
 def _pruned(

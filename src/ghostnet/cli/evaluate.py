@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batches
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
 from ghostnet.cli.integer import integer
 from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    context: typer.Context,
     network: Annotated[str, typer.Argument(help=RUNNABLE_HELP)],
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "cifar10",
@@ -54,6 +56,11 @@ def evaluate(
         if "/" in data or "." in data:
             raise InputError(f"there is no folder or shard {data}")
         raise unknown_name("folder or data set", data, ["cifar10"])
+    refuse_idle(
+        context,
+        (data == "cifar10", "--data cifar10", ("data_dir",)),
+        (data != "cifar10", "--data FOLDER", ("image_size", "batch_size", "workers", "strict")),
+    )
     if result is not None:
         refuse_overwrite(result, force=force)
     from ghostnet import train

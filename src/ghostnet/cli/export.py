@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.int8 import check_int8, fine_tuned, int8_images
 from ghostnet.cli.integer import integer
 from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
@@ -29,6 +30,7 @@ _PASSES_HELP = "Names of the rewrites, with commas; default: the runtime's own s
 
 
 def export(
+    context: typer.Context,
     network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The exported file; <file>.json tells of it.")],
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
@@ -80,6 +82,8 @@ def export(
     """
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
+    integer_arithmetic = ("calibration_images", "max_drop", "min_agreement")
+    refuse_idle(context, (precision == "int8", "--precision int8", integer_arithmetic))
     if plain and fine_tune_epochs is not None:
         raise InputError(
             "--fine-tune-epochs folds batch norms and --plain rewrites nothing; give one of them"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files, preprocessing_for
 from ghostnet.cli.integer import integer
 from ghostnet.cli.network import WEIGHTS_HELP, open_network
@@ -26,6 +27,7 @@ _TOP = 10
 
 
 def features(
+    context: typer.Context,
     network: Annotated[
         str, typer.Argument(help="Name of the zoo, a saved network, or a ResNet-50 v2's arrays (.npz).")
     ],
@@ -82,6 +84,13 @@ def features(
     import time
 
     started = time.monotonic()
+    refuse_idle(
+        context,
+        (scores, "--scores", ("ratio",)),
+        (not scores, "one layer's pairs, without --scores", ("top",)),
+        (not scores or out is not None, "one layer, without --scores or with --out", ("layer",)),
+        (out is not None, "pictures, with --out FOLDER", ("beside",)),
+    )
     for name, number in (("--top", top), ("--limit", limit)):
         if number < 1:
             raise InputError(f"{name} (={number}) must be an integer >= 1")
@@ -102,8 +111,6 @@ def features(
         value["pictures"] = draw_pictures(model, pixels, batch, chosen, out)
         if beside is not None:
             value["pictures"] += _draw_beside(beside, pixels, batch, chosen, out)
-    elif beside is not None:
-        raise InputError("--beside needs --out FOLDER to draw into")
     if result is not None:
         _write(result, value, time.monotonic() - started, credit)
     answer(value, as_json=as_json, text=lambda: _text(value))

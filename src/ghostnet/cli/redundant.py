@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 _WORD, _SHARE, _IMAGES = "redundant", 0.5, 64
 
 
-def redundant_share(layers: Sequence[str] | None, calibration: str | None, method: str) -> float | None:
+def redundant_share(layers: Sequence[str] | None, calibration: str | None) -> float | None:
     """Return the share of the MACs that `--layers redundant` asks for, or None where layers are named.
 
     Args:
         layers: values of `--layers`.
         calibration: value of `--calibration`: the scores look at its images.
-        method: value of `--method`.
 
     Raises:
-        InputError: no share, a share out of (0, 1], names beside it, no images, or pruning.
+        InputError: no share, a share out of (0, 1], names beside it, or no images.
     """
     asked = [text for text in layers or () if text.partition(":")[0] == _WORD]
     if not asked:
@@ -41,8 +40,6 @@ def redundant_share(layers: Sequence[str] | None, calibration: str | None, metho
         )
     if len(layers or ()) > 1:
         raise InputError(f"--layers {asked[0]} chooses the layers by itself; leave out the other --layers")
-    if method != "ghost":
-        raise InputError(f"--layers {asked[0]} is for method ghost, not for {method}; leave out one of them")
     if calibration is None:
         raise InputError(f"--layers {asked[0]} looks at images; give {CALIBRATION}")
     return share

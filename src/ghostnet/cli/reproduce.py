@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.exhibit_runs import RunOptions, run_exhibit
+from ghostnet.cli.idle import Use, refuse_idle
 from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError, unknown_name
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
+    context: typer.Context,
     exhibits: Annotated[
         list[str] | None,
         typer.Argument(
@@ -96,6 +98,7 @@ def reproduce(
     unknown = next((key for key in keys if key not in report.CATALOGUE), None)
     if unknown is not None:
         raise unknown_name("exhibit", unknown, report.CATALOGUE)
+    refuse_idle(context, *_uses(keys))
     if limit < 1:
         raise InputError(f"--limit (={limit}) must be an integer >= 1")
     trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
@@ -125,6 +128,29 @@ def reproduce(
         as_json=as_json,
         text=lambda: "\n\n".join(_exhibit_text(key, found) for key in keys),
     )
+
+
+def _uses(keys: list[str]) -> list[Use]:
+    """Return which options the exhibits read."""
+    from ghostnet import report
+
+    trained = set(report.EXHIBITS)
+    looked_at = ("table2", "figure1", "figure4", "figure5")
+    training = ("only", "seeds", "jobs", "together", "compiled", "out", "data_dir", "count")
+    return [
+        ("short" in keys, "short", ("dense",)),
+        (not trained.isdisjoint(keys), _listing(report.EXHIBITS), training),
+        (not trained.issuperset(keys), "exhibits without training", ("force",)),
+        (
+            not set(looked_at).isdisjoint(keys),
+            _listing(looked_at),
+            ("network", "images", "layer", "limit", "credit"),
+        ),
+    ]
+
+
+def _listing(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 @dataclass(frozen=True)

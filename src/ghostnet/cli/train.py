@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="Packaged recipe, or a TOML file.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides.")
@@ -57,6 +59,7 @@ def train(
         answer(names, as_json=as_json, text=lambda: "\n".join(names))
         return
     chosen = _recipe(recipe, list(overrides or ()), data, weights, model)
+    refuse_idle(context, (chosen.data == "cifar10", 'recipes with data = "cifar10"', ("data_dir",)))
     stem = out / f"{chosen.name}-seed{chosen.seed}"
     if resume and not Path(f"{stem}.checkpoint").is_file():
         raise InputError(f"there is no checkpoint {stem}.checkpoint to resume; leave out --resume to start")
