@@ -241,6 +241,26 @@ def test_no_file_of_an_export_is_overwritten_without_force(in_the_way: str, tmp_
     assert load(tmp_path / "net.param").input_size == SIZE
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_weights_that_another_runtimes_file_needs_are_not_replaced(force: bool, tmp_path: Path) -> None:
+    skip_without("ncnn")
+    skip_without("openvino")
+    export(network(), "openvino", tmp_path / "net.xml", input_size=SIZE)
+    with pytest.raises(InputError, match=r"net\.bin belongs to .*net\.xml, which would be lost"):
+        export(network(), "ncnn", tmp_path / "net.param", input_size=SIZE, force=force)
+    assert load(tmp_path / "net.xml").input_size == SIZE
+    export(network(), "openvino", tmp_path / "net.xml", input_size=SIZE, force=True)
+
+
+def test_a_folder_in_a_files_place_is_refused_before_the_work(tmp_path: Path) -> None:
+    skip_without("onnx")
+    (tmp_path / "net.onnx").mkdir()
+    with pytest.raises(InputError, match=r"net\.onnx is a folder; name a file"):
+        export(
+            nn.Identity(), "onnx", tmp_path / "net.onnx", input_size=SIZE, force=True
+        )  # it cannot be exported
+
+
 def test_passes_and_no_rewrites_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="passes are given but optimized is false"):
         export(network(), "onnx", tmp_path / "net.onnx", input_size=SIZE, passes=["x"], optimized=False)

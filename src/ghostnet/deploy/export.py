@@ -22,12 +22,13 @@ from torch import nn
 import ghostnet
 from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path
 from ghostnet.deploy.optimize import optimize, passes_of, random_input, relative_error
+from ghostnet.deploy.places import places_for
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
 from ghostnet.errors import InputError, first_line
-from ghostnet.files import DiskFullError, atomic_group, refuse_overwrite, size_in_bytes
+from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
 from ghostnet.nn.eager import eager_module
 
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
@@ -127,9 +128,7 @@ def export(
     if passes is not None and not optimized:
         raise InputError("passes are given but optimized is false; leave out one of them")
     require_to_write(chosen)
-    files = files_of(chosen, _with_fitting_ending(chosen, Path(path)))
-    for file in (*files, manifest_path(files[0])):
-        refuse_overwrite(file, force=force, folders=True)
+    files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
     eager = copy.deepcopy(eager_module(model, "export")).eval().cpu().float()
     output = _run(eager, sizes, batch=2)
@@ -158,16 +157,6 @@ def export(
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
     found = parity["relative_error"], sizes, operators, names, parity["batches"], parity["by"]
     return ExportReport(os.fspath(path), target, size, *found)
-
-
-def _with_fitting_ending(target: Target, path: Path) -> Path:
-    for other in TARGETS.values():
-        if path.suffix.lower() == other.suffixes[0] and other.name != target.name:
-            raise InputError(
-                f"{path} must end in {target.suffixes[0]} for {target.runtime}, {path.suffix} is {other.runtime}'s; "
-                f"use {path.with_suffix(target.suffixes[0])}"
-            )
-    return path
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from ghostnet.deploy.manifest import (
 )
 from ghostnet.deploy.optimize import passes_of
 from ghostnet.deploy.passes import default_passes
+from ghostnet.deploy.places import places_for
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
 from ghostnet.deploy.quantization.fake import FakeQuantized
 from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS, quantiser_for, require_quantiser
@@ -32,7 +33,6 @@ from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, first_line
-from ghostnet.files import refuse_overwrite
 
 _BATCH = 32
 
@@ -155,9 +155,7 @@ def quantize(
     sizes = tuple(input_size)
     images = calibration_array(calibration, sizes)
     known = labels_array(labels, len(images))
-    files = files_of(chosen_target, Path(path))
-    for file in (*files, manifest_path(files[0])):
-        refuse_overwrite(file, force=force)
+    files = places_for(chosen_target, Path(path), force=force)
     tell = announce or (lambda _line: None)
     with tempfile.TemporaryDirectory() as scratch, _writable(files[0]) as folder:
         tell(f"exporting to {chosen_target.runtime} in float")

@@ -44,6 +44,7 @@ class CoreML:
     write_modules: tuple[str, ...] = ()
     open_module = "coremltools"
     suffixes: tuple[str, ...] = (".mlpackage",)
+    writes_folder: bool = True
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = False

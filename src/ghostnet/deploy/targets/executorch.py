@@ -38,6 +38,7 @@ class ExecuTorch:
     write_modules: tuple[str, ...] = ()
     open_module = "executorch"
     suffixes: tuple[str, ...] = (".pte",)
+    writes_folder: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = False

@@ -34,6 +34,7 @@ class LiteRT:
     write_modules: tuple[str, ...] = ("litert_torch",)
     open_module = "ai_edge_litert"
     suffixes: tuple[str, ...] = (".tflite",)
+    writes_folder: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = False

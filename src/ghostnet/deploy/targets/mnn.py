@@ -42,6 +42,7 @@ class Mnn:
     write_modules: tuple[str, ...] = ("onnx", "onnxscript")
     open_module = "MNN"
     suffixes: tuple[str, ...] = (".mnn",)
+    writes_folder: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = True

@@ -36,6 +36,7 @@ class Ncnn:
     write_modules: tuple[str, ...] = ("pnnx",)
     open_module = "ncnn"
     suffixes: tuple[str, ...] = (".param", ".bin")
+    writes_folder: bool = False
     precisions: tuple[str, ...] = (
         "fp32",
     )  # bf16 gave results of no use on x86: errors of 0.3 to 300,000 times

@@ -32,6 +32,7 @@ class Onnx:
     write_modules: tuple[str, ...] = ("onnx", "onnxscript")
     open_module = "onnxruntime"
     suffixes: tuple[str, ...] = (".onnx",)
+    writes_folder: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     traces = False
     dynamic_batch = True

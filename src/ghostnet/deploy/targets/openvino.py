@@ -38,6 +38,7 @@ class OpenVINO:
     write_modules: tuple[str, ...] = ()
     open_module = "openvino"
     suffixes: tuple[str, ...] = (".xml", ".bin")
+    writes_folder: bool = False
     precisions: tuple[str, ...] = ("fp32", "bf16")
     traces = True
     dynamic_batch = True

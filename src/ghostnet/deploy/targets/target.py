@@ -54,6 +54,7 @@ class Target(Protocol):
         write_modules: modules that must be importable to write.
         open_module: the module that must be importable to open.
         suffixes: endings of the files; the first is the one that users name, the others lie beside it.
+        writes_folder: whether what users name is a folder.
         precisions: what the arithmetic may be, first the default.
         traces: whether writing runs the network once and records what happens, so that a branch would be lost.
         dynamic_batch: whether its files take any number of images.
@@ -68,6 +69,7 @@ class Target(Protocol):
     write_modules: tuple[str, ...]
     open_module: str
     suffixes: tuple[str, ...]
+    writes_folder: bool
     precisions: tuple[str, ...]
     traces: bool
     dynamic_batch: bool
