@@ -28,6 +28,7 @@ FUNCTIONS = {
     "sensitivity": lambda model, _path: sensitivity(model, IMAGES),
     "optimize": lambda model, _path: optimize(model),
     "export": lambda model, path: export(model, "onnx", path, input_size=(3, 12, 12)),
+    "save": lambda model, path: ghostnet.save(model, path.with_suffix(".safetensors")),
 }
 
 
@@ -41,6 +42,31 @@ def test_torchscript_and_what_is_no_module_are_refused(name: str, tmp_path: Path
     with pytest.raises(InputError, match=rf"{name} needs a torch.nn.Module, not str; build the model first"):
         FUNCTIONS[name]("resnet18", tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_layers_without_a_shape_are_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    told = rf"{name} needs layers with a shape, and 1\.weight is lazy; run the model once on real input"
+    with pytest.raises(InputError, match=told):
+        FUNCTIONS[name](torch.compile(model), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+    model(IMAGES)
+    FUNCTIONS[name](model.eval(), tmp_path / "net.onnx")
+
+
+def test_a_network_saved_as_compiled_loads_as_it_was_written(tmp_path: Path) -> None:
+    model = ghostnet.create_model("resnet20").eval()
+    ghostnet.save(torch.compile(model), tmp_path / "net.safetensors")
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(ghostnet.load(tmp_path / "net.safetensors")(images), model(images))
+    assert [layer.name for layer in ghostnet.profile(torch.compile(model), (3, 32, 32)).layers] == [
+        layer.name for layer in ghostnet.profile(model, (3, 32, 32)).layers
+    ]
+    ghostnet.save(small(), tmp_path / "own.safetensors")
+    with pytest.raises(InputError, match=r"load needs layers with a shape, and 0\.weight is lazy"):
+        ghostnet.load(tmp_path / "own.safetensors", model=nn.Sequential(nn.LazyConv2d(8, 3)))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -215,6 +215,7 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
         raise InputError(
             f"profile needs a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: its layers keep their names
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         raise InputError(
             "the model has lazy parameters without a shape; run it once on real input before profiling"

@@ -19,6 +19,7 @@ from ghostnet.errors import InputError
 from ghostnet.files import atomic_write, refuse_overwrite
 from ghostnet.models.origin import origin_of, rebuild
 from ghostnet.models.registry import create_model, list_models
+from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import apply_edits_
 
 _SCHEMA = 1
@@ -36,18 +37,20 @@ def save(
 
     Args:
         model: built by `create_model`, by torchvision's or timm's builders, or what `ghostify` made of one; another
-            network, or one of these changed by hand, is saved too, but `load` then needs it as `model=`.
+            network, or one of these changed by hand, is saved too, but `load` then needs it as `model=`. What
+            `torch.compile` wraps is saved as it was written.
         path: the file, by custom ending in .safetensors; an older one survives a failure.
         half: store floating-point weights in half precision.
         force: overwrite an existing file.
         info: more to keep in the header (accuracy, recipe, class names); JSON-able.
 
     Raises:
-        InputError: the file exists and `force` is false, or weights are not finite.
+        InputError: the file exists and `force` is false, weights are not finite, or the model is TorchScript or lazy.
     """
     from safetensors.torch import save_file
 
     refuse_overwrite(path, force=force)
+    model = eager_module(model, "save")
     origin, changed = origin_of(model)
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
@@ -87,7 +90,11 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
 
         return create_model(name, weights=default_tag(name)).eval()
     record, tensors = read_saved(name)
-    network = model if model is not None else rebuild(record["origin"], name, record.get("changed"))
+    network = (
+        eager_module(model, "load")
+        if model is not None
+        else rebuild(record["origin"], name, record.get("changed"))
+    )
     apply_edits_(network, record["edits"])
     load_state_(network, tensors, name)
     network.ghostnet_origin = record["origin"]

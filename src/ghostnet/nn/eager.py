@@ -16,7 +16,7 @@ def eager_module(model: object, verb: str) -> nn.Module:
         verb: name of the function that it was given to, for the message.
 
     Raises:
-        InputError: it is no module, or TorchScript, whose layers cannot be replaced.
+        InputError: it is no module, TorchScript, whose layers cannot be replaced, or has lazy layers without a shape.
 
     Example:
         >>> eager_module(nn.ReLU(), "ghostify")
@@ -31,4 +31,10 @@ def eager_module(model: object, verb: str) -> nn.Module:
         )
     if type(model).__name__ == "OptimizedModule" and isinstance(model._modules.get("_orig_mod"), nn.Module):
         return eager_module(model._orig_mod, verb)
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    lazy = next((name for name, tensor in tensors if nn.parameter.is_lazy(tensor)), None)
+    if lazy is not None:
+        raise InputError(
+            f"{verb} needs layers with a shape, and {lazy} is lazy; run the model once on real input"
+        )
     return model
