@@ -30,7 +30,7 @@ _CARD = """# {model}, weights `{tag}`
 - **Training**: recipe `{recipe}` (`{command}`), {epochs:g} epochs, {steps:,} steps, {seconds:,.0f} s on {cpu}
   ({threads} thread(s)), seed {seed}, commit {commit}. The 50,000 training images only; no test image was looked at.
 - **Source and licence**: trained by this repository's own code; Apache-2.0.
-- **Use**: `ghostnet.create_model("{model}", weights="{tag}")`. A small network to learn with.
+- **Use**: `{use}`. A small network to learn with.
 """
 
 
@@ -46,7 +46,11 @@ def main(stem: str, tag: str) -> None:
     shipped = ghostnet.load(path)
     test = batches_of(data.load_cifar10(), load_recipe(recipe["name"]), training=False)
     measured = evaluate(shipped, test)
+    converted = bool(network.ghostnet_edits)
     card = _CARD.format(
+        use=f'ghostnet.load("{recipe["model"]}.{tag}")'
+        if converted
+        else f'ghostnet.create_model("{recipe["model"]}", weights="{tag}")',
         model=recipe["model"],
         tag=tag,
         mean=recipe["mean"],

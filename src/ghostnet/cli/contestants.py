@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostnet.cli.network import IMAGENET_SIZE, input_size_of, is_exported, open_network, parse_size
+from ghostnet.cli.network import (
+    IMAGENET_SIZE,
+    holds_weights,
+    input_size_of,
+    is_exported,
+    open_network,
+    parse_size,
+)
 from ghostnet.errors import InputError, first_line, unknown_name
 
 if TYPE_CHECKING:
@@ -79,8 +86,7 @@ def _open(network: str, weights: str | None) -> tuple[nn.Module, bool]:
     model = open_network(network, weights)
     if models.library_of(network):
         return model, weights is not None
-    from_zoo = not (network.endswith(".safetensors") or Path(network).is_file())
-    return model, not from_zoo or _has_weights(network, weights)
+    return model, holds_weights(network) or _has_weights(network, weights)
 
 
 def _has_weights(name: str, weights: str | None) -> bool:

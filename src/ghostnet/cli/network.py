@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGENET_SIZE = (3, 224, 224)
-NETWORK_HELP = "Name of the zoo, a saved network, torchvision:NAME or timm:NAME."
-RUNNABLE_HELP = "Name of the zoo, a saved network, torchvision:NAME, timm:NAME, or an exported file."
+NETWORK_HELP = "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME or timm:NAME."
+RUNNABLE_HELP = (
+    "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME, timm:NAME, or an exported file."
+)
 WEIGHTS_HELP = "For a name: file (.pth, .safetensors), URL or, for one of the zoo, packaged tag."
 SIZE_HELP = "Channels, height, width of one image; default: what the network was made for."
 
@@ -35,7 +37,7 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
         )
     from ghostnet import models
 
-    is_file = name_or_file.endswith(".safetensors") or Path(name_or_file).is_file()
+    is_file = holds_weights(name_or_file)
     if is_file and weights is not None:
         raise InputError(f"{name_or_file} holds its weights already; leave out --weights")
     if is_file:
@@ -62,6 +64,15 @@ def open_runnable(name_or_file: str, weights: str | None = None) -> nn.Module:
 
         return open_exported(name_or_file, weights)
     return open_network(name_or_file, weights, trained=True)
+
+
+def holds_weights(name_or_file: str) -> bool:
+    """Tell whether something names a saved network, one of the package included, whose weights are in the file."""
+    from ghostnet import models
+
+    if name_or_file.endswith(".safetensors") or Path(name_or_file).is_file():
+        return True
+    return models.packaged_network(name_or_file) is not None
 
 
 def is_exported(name_or_file: str) -> bool:

@@ -21,7 +21,7 @@ from ghostnet.models.pyramid import FeaturePyramid, feature_pyramid
 from ghostnet.models.registry import ModelInfo, create_model, list_models, model_info, register
 from ghostnet.models.resnet50_v2 import load_resnet50_v2_trunk
 from ghostnet.models.saved import load, save
-from ghostnet.models.weights import packaged_path, packaged_tags
+from ghostnet.models.weights import packaged_network, packaged_path, packaged_tags
 
 __all__ = [
     "FeaturePyramid",
@@ -43,6 +43,7 @@ __all__ = [
     "load_resnet50_v2_trunk",
     "mobilenet_v1",
     "model_info",
+    "packaged_network",
     "packaged_path",
     "packaged_tags",
     "register",

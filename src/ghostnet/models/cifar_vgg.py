@@ -16,7 +16,10 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 
 class CifarVGG(nn.Module):
-    """Conv-BN-ReLU stages, each followed by 2x2 max pooling: `(N, 3, 32, 32) -> (N, num_classes)`."""
+    """Conv-BN-ReLU stages, each followed by 2x2 max pooling: `(N, 3, 32, 32) -> (N, num_classes)`.
+
+    Larger images are averaged over what five poolings leave of them; of 32x32 pixels one is left.
+    """
 
     def __init__(self, *, num_classes: int, width_mult: float, layer: ConvLayer) -> None:
         super().__init__()
@@ -30,6 +33,7 @@ class CifarVGG(nn.Module):
                 in_channels = out_channels
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
             nn.Linear(in_channels, in_channels),
             nn.BatchNorm1d(in_channels),
@@ -40,7 +44,7 @@ class CifarVGG(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        return self.classifier(torch.flatten(self.features(images), 1))
+        return self.classifier(torch.flatten(self.pool(self.features(images)), 1))
 
 
 @register(family="cifar_vgg")

@@ -75,7 +75,8 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
     """Rebuild a saved network, or build one of the zoo with its packaged weights.
 
     Args:
-        path_or_name: a file written by `save`, or a name of `list_models()`.
+        path_or_name: a file written by `save`, a name of `list_models()`, or "MODEL.TAG" for packaged weights of
+            that tag, which may be a converted network: "resnet9_050.ghost".
         model: for a network of your own: a fresh one, as it was before conversion. It is changed and returned.
 
     Returns:
@@ -85,10 +86,12 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
         InputError: no such file or name, a file that is damaged, a pickle, or of another network.
     """
     name = os.fspath(path_or_name)
-    if not Path(name).exists() and name in list_models():
-        from ghostnet.models.weights import default_tag
+    if not Path(name).exists():
+        from ghostnet.models.weights import default_tag, packaged_network
 
-        return create_model(name, weights=default_tag(name)).eval()
+        if name in list_models():
+            return create_model(name, weights=default_tag(name)).eval()
+        name = str(packaged_network(name) or name)
     record, tensors = read_saved(name)
     network = (
         eager_module(model, "load")

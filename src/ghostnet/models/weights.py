@@ -66,6 +66,19 @@ def packaged_path(name: str, tag: str) -> Path:
     return _FOLDER / f"{name}.{tag}.safetensors"
 
 
+def packaged_network(name: str) -> Path | None:
+    """Return the packaged file that "MODEL.TAG" names, None where it names none.
+
+    A file may hold a converted network, which `create_model` cannot build and `load` can.
+
+    Example:
+        >>> packaged_network("resnet9_050.cifar10").name
+        'resnet9_050.cifar10.safetensors'
+    """
+    model, dot, tag = name.partition(".")
+    return packaged_path(model, tag) if dot and tag in packaged_tags(model) else None
+
+
 def default_tag(name: str) -> str | None:
     """Return the only or first tag of a model's packaged weights, or None."""
     tags = packaged_tags(name)
@@ -88,7 +101,8 @@ def open_weights(name: str, weights: str | os.PathLike[str]) -> OpenedWeights:
     record, tensors = read_weights(path)
     if record is not None:
         if record["edits"]:
-            raise InputError(f"{path} holds a converted network; load it with ghostnet.load({str(path)!r})")
+            stored = path.name.removesuffix(".safetensors") if path.parent == _FOLDER else str(path)
+            raise InputError(f"{path} holds a converted network; load it with ghostnet.load({stored!r})")
         origin = record["origin"] or {}
         if origin.get("library") == "ghostnet" and origin["name"] != name:
             raise InputError(f"{path} holds weights of {origin['name']!r}, not of {name!r}; create that one")
