@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from ghostnet import create_model, paper, profile
 
@@ -41,6 +42,18 @@ def test_ghost_vgg16_counts(ratio, kernel):
     )
     assert round(params, 1) == pytest.approx(printed["params_m"])
     assert math.floor(macs) == printed["macs_m"]  # the paper's MACs are truncated, not rounded
+
+
+@pytest.mark.parametrize("name", ["vgg16", "ghost_vgg16"])
+def test_vgg_averages_what_larger_images_leave(name):
+    torch.manual_seed(0)
+    model = create_model(name, width_mult=0.125).eval()
+    images = torch.rand(2, 3, 64, 96)
+    left = model.features(images)
+    assert left.shape == (2, 64, 2, 3)
+    torch.testing.assert_close(model(images), model.classifier(left.mean((2, 3))))
+    small = images[..., :32, :32]
+    assert torch.equal(model(small), model.classifier(model.features(small).flatten(1)))  # one pixel: as printed
 
 
 def test_dense_counts():

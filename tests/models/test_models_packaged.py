@@ -33,7 +33,7 @@ def test_there_is_a_trained_network():
 def test_packaged_weights_are_small_and_described(path):
     assert path.stat().st_size <= 4_000_000
     name, tag, _ = path.name.split(".")
-    network = ghostnet.create_model(name, weights=tag)
+    network = ghostnet.load(f"{name}.{tag}")
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     recipe = re.search(r"recipe `(\w+)`", card(path)).group(1)
     seed = re.search(r"seed (\d+)", card(path)).group(1)
