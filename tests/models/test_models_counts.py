@@ -53,7 +53,9 @@ def test_vgg_averages_what_larger_images_leave(name):
     assert left.shape == (2, 64, 2, 3)
     torch.testing.assert_close(model(images), model.classifier(left.mean((2, 3))))
     small = images[..., :32, :32]
-    assert torch.equal(model(small), model.classifier(model.features(small).flatten(1)))  # one pixel: as printed
+    assert torch.equal(
+        model(small), model.classifier(model.features(small).flatten(1))
+    )  # one pixel: as printed
 
 
 def test_dense_counts():

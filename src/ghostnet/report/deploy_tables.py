@@ -88,6 +88,7 @@ def latency_part(results: Results, link_root: str = "results") -> str:
                 (
                     _runtime(row),
                     str(row["name"]),
+                    _side(result),
                     f"{float(row['median_ms']):.2f}",
                     ratio_cell(float(row["ratio"]), row.get("ratios") or [], 3),
                     f"[record]({link_root}/{path.as_posix()})",
@@ -100,8 +101,14 @@ def latency_part(results: Results, link_root: str = "results") -> str:
         f"{place.get('cpu', 'unknown processor')}; `@plain` is what each library's own export gives"
         f"{f', {SPREAD_NOTE}' if spread else ''}:"
     )
-    header = ("runtime", "network", "median ms", "time / first", "record")
+    header = ("runtime", "network", "input", "median ms", "time / first", "record")
     return f"{title}\n\n{markdown_table(header, rows)}"
+
+
+def _side(result: Mapping[str, Any]) -> str:
+    """Return height and width of a record's input, "224x224"."""
+    size = result.get("metrics", {}).get("input_size", result.get("input_size"))
+    return "x".join(map(str, size[-2:])) if size else "–"
 
 
 def peers_part(results: Results, link_root: str = "results") -> str:
