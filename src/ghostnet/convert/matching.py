@@ -7,7 +7,6 @@ Left out: the fits themselves (fit.py).
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ghostnet.errors import InputError
@@ -133,6 +132,8 @@ def _greedy_heads(errors: Tensor, own: Tensor, count: int) -> Tensor:
 
 def _assign(errors: Tensor, own: Tensor, heads: Tensor, sources: Tensor) -> tuple[float, Tensor, Tensor]:
     """Assign the targets that are no heads to the ghost slots at the least total error."""
+    from scipy.optimize import linear_sum_assignment  # here, so that training needs no scipy
+
     rest = torch.ones(len(own), dtype=torch.bool)
     rest[heads] = False
     targets = rest.nonzero()[:, 0]
