@@ -2,6 +2,8 @@
 
 import pickle
 import resource
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -158,6 +160,15 @@ def test_saving_leaves_the_random_state_alone(tmp_path):
     before = torch.get_rng_state()
     ghostnet.save(model, tmp_path / "a.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_saving_does_not_wait_for_the_compiler(tmp_path):
+    code = (
+        "import sys, ghostnet; ghostnet.save(ghostnet.create_model('ghostnet_050'), sys.argv[1]); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "net.safetensors")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 def test_every_network_of_the_zoo_is_known_again():

@@ -8,11 +8,12 @@ without the change, fit its weights and answer wrongly. Left out: the weights.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ghostnet.errors import InputError
 from ghostnet.models.registry import create_model
@@ -21,6 +22,7 @@ from ghostnet.nn.edits import apply_edits_
 Origin = dict[str, Any]
 # what matters in training only; a builder's value for it is as good
 _OF_TRAINING = ("training", "momentum", "p", "inplace", "grad_checkpointing")
+_DRAWS = ("normal_", "uniform_", "trunc_normal_", "bernoulli_", "exponential_")
 _SHOWN_BY_SHAPES = ("num_classes",)  # a note of the builder's, which a new classifier leaves as it was
 
 
@@ -71,13 +73,31 @@ def rebuild(origin: Origin | None, path: str, changed: str | None = None) -> nn.
 def _change(model: nn.Module, origin: Origin) -> str | None:
     """Say how a network differs from what its origin and its edits make; None where it does not."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), _Undrawn():
             fresh = rebuild(origin, "")
             apply_edits_(fresh, getattr(model, "ghostnet_edits", []))
     except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built
         with torch.random.fork_rng(devices=[]):
             fresh = apply_edits_(rebuild(origin, ""), getattr(model, "ghostnet_edits", []))
     return difference(model, fresh)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights without memory need no random numbers; to draw them PyTorch would import its compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return the tensor that a drawing method was called on, and call everything else."""
+        given = kwargs or {}
+        drawn = args[0] if args else given.get("tensor")  # the functions of nn.init pass it by name
+        if getattr(func, "__name__", "") in _DRAWS and isinstance(drawn, Tensor) and drawn.is_meta:
+            return drawn
+        return func(*args, **given)
 
 
 def difference(model: nn.Module, fresh: nn.Module) -> str | None:
@@ -190,7 +210,7 @@ def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
             continue
         for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), _Undrawn():
                     candidate = build_torchvision(name, args)
             except (TypeError, ValueError, RuntimeError, NotImplementedError):
                 continue
