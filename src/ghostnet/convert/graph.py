@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.tracing import trace
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
 FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
@@ -35,7 +36,7 @@ class ConvUnit:
 
     Args:
         name: module path ("layer1.0.conv1"); for a functional convolution the name of its node.
-        norm: path of the `BatchNorm2d` that alone reads the convolution's output, else None.
+        norm: path of the `BatchNorm2d` (or a kind of it) that alone reads the convolution's output, else None.
         activation: path of the activation module that alone reads the norm's (or convolution's) output, or
             the name of the functional one ("relu"), else None.
         calls: how often one forward pass runs the convolution (the larger of train and eval mode).
@@ -104,7 +105,7 @@ def trace_graphs(model: nn.Module) -> list[fx.Graph]:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 copied = copy_model(model, share_parameters=True).train(training)
-                graphs.append(_LeafTracer().trace(copied))
+                graphs.append(trace(_LeafTracer(), copied))
         except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"
             continue
     return graphs
@@ -210,8 +211,15 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
+def normalises_only(module: nn.Module) -> bool:
+    """Tell whether a module is a batch norm of maps and nothing more, as timm's with an activation inside is."""
+    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
 def _fits(norm: nn.Module, convolution: nn.Module) -> bool:
-    return type(norm) is nn.BatchNorm2d and norm.num_features == getattr(convolution, "out_channels", None)
+    """Tell whether a module normalises a convolution's maps first of all."""
+    of_maps = isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+    return of_maps and norm.num_features == getattr(convolution, "out_channels", None)
 
 
 def _is_norm_of(node: fx.Node, model: nn.Module, convolution: nn.Module) -> bool:

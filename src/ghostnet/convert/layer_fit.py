@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostnet.convert import fit
 from ghostnet.convert.matching import match
@@ -62,7 +63,7 @@ class LayerFit:
     ) -> None:
         self.known = {} if known is None else known
         self.convolution, self.ghost, self.pairs, self.options = convolution, ghost, pairs, options
-        self.norm = norm if isinstance(norm, nn.BatchNorm2d) else None
+        self.norm = norm if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) else None
         self.cheap = cheap_convolution(ghost)
         self.size = self.cheap.kernel_size[0]
         self.sources = ghost_sources(ghost)
@@ -251,7 +252,7 @@ class LayerFit:
             self._set_bias(moments, cheap, groups, mean)
         return float((error.sum() / (moments.target_power * groups.weights).sum().clamp_min(1e-30)).sqrt())
 
-    def _set_norm(self, norm: nn.BatchNorm2d, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:
+    def _set_norm(self, norm: _BatchNorm, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:
         """Give the norm the fitted maps' statistics; keep its scale, move its offset by the targets' mean."""
         if norm.running_mean is None or norm.running_var is None:
             return

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.graph import ConvUnit, is_ghost
+from ghostnet.convert.graph import ConvUnit, copy_model, is_ghost, normalises_only
+from ghostnet.nn.tracing import trace
 
 Pairs = list[tuple[Tensor, Tensor]]
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -40,7 +41,7 @@ def observe(dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Te
         batches: `(N, C, H, W)` inputs.
     """
     try:
-        graph = _Tracer().trace(dense_model)
+        graph = trace(_Tracer(), copy_model(dense_model, share_parameters=True))
     except Exception:  # fx raises whatever the model's own code raises on a proxy
         return _Hooks(dense_model, ghost_model, batches)
     return _Traced(dense_model, ghost_model, batches, graph)
@@ -76,12 +77,11 @@ class _Walk:
             self.position += 1
 
     def value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        """Evaluate a node ahead of its turn, with all that it needs; nothing is kept."""
+        """Evaluate a node ahead of its turn, with all that it needs; nothing is kept, nor changed in place."""
         if node in values:
             return values[node]
-        return self.run(
-            node, values | {source: self.value(source, values) for source in node.all_input_nodes}
-        )
+        sources = {source: self.value(source, values) for source in node.all_input_nodes}
+        return self.run(node, values | {source: _copied(value) for source, value in sources.items()})
 
     def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
         """Evaluate one node."""
@@ -131,13 +131,12 @@ class _Traced:
             return True
         if node.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(node.target))):
             return False
-        inplace = node.op == "call_method" and str(node.target).endswith("_")
-        return not inplace and all(self._known(source, values) for source in node.all_input_nodes)
+        return all(self._known(source, values) for source in node.all_input_nodes)
 
     def _missing(self, unit: ConvUnit, dense: Tensor, ghost: Tensor, target: Tensor) -> Tensor | float:
         """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot help."""
-        norm = self.dense_model.get_submodule(str(unit.norm))
-        if not isinstance(norm, nn.BatchNorm2d) or dense.shape != target.shape:
+        norm: Any = self.dense_model.get_submodule(str(unit.norm))
+        if not normalises_only(norm) or dense.shape != target.shape:
             return 0.0
         if norm.weight is None or norm.running_var is None:
             return 0.0
@@ -145,6 +144,10 @@ class _Traced:
         usable = scale.abs() > 1e-2 * scale.abs().max()
         inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
         return (dense - ghost) * inverse[:, None, None]
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _shortcut(node: fx.Node, unit: ConvUnit) -> fx.Node | None:

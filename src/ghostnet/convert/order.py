@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, trace_graphs
+from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, normalises_only, trace_graphs
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.narrow import is_depthwise
 
@@ -159,7 +159,10 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: boo
 def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> str | None:
     """Return "maps", "flat" or "end" for a module that can follow, None for one that cannot."""
     kind = type(module)
-    if not flat and kind is nn.BatchNorm2d:
+    known_norm = kind is nn.BatchNorm2d
+    if not readers.through_depthwise:  # nothing is cut out, only put in another order
+        known_norm = normalises_only(module) or _activates_too(module)
+    if not flat and known_norm:
         readers.norms.add(path)
         return "maps"
     if not flat and kind in (nn.Conv2d, GhostConv2d) and module.groups == 1:
@@ -176,6 +179,13 @@ def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> 
     if kind in (_ELEMENTWISE if flat else _PER_CHANNEL) and not getattr(module, "return_indices", False):
         return "flat" if flat else "maps"
     return None
+
+
+def _activates_too(module: nn.Module) -> bool:
+    """Tell whether a module is timm's batch norm with an activation of each channel alone inside."""
+    activation = getattr(module, "act", None)
+    known = isinstance(activation, (nn.Identity, *ACTIVATIONS)) or type(activation) in _PER_CHANNEL
+    return type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d) and known
 
 
 def _step_call(node: fx.Node, source: fx.Node, flat: bool, same_batch: set[fx.Node]) -> str | None:

@@ -116,6 +116,9 @@ def _inner_layers(unit: ConvUnit, model: nn.Module) -> tuple[dict[str, Any], str
     """Choose the norm and activation inside a Ghost convolution, or say why it stays linear."""
     if unit.norm is None:
         return {}, "linear form: no batch norm follows it alone"
+    norm = model.get_submodule(unit.norm)
+    if type(norm) is not nn.BatchNorm2d:
+        return {}, f"linear form: {type(norm).__name__} after it cannot move into the Ghost convolution"
     if unit.activation is None:
         return {"norm": "batch"}, None
     kind = unit.activation

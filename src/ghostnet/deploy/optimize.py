@@ -23,6 +23,7 @@ from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.tracing import trace
 
 RELATIVE_TOLERANCE = 1e-5
 PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
@@ -112,7 +113,7 @@ class _Tracer(fx.Tracer):
 def traced(model: nn.Module) -> fx.GraphModule | None:
     """Return the network as a graph, or None where its code cannot be followed."""
     try:
-        return fx.GraphModule(model, _Tracer().trace(model))
+        return fx.GraphModule(model, trace(_Tracer(), model))
     except Exception:  # tracing runs arbitrary code on proxies, so anything may be raised
         return None
 
