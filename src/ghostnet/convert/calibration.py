@@ -91,7 +91,7 @@ def check_images_fit(model: nn.Module, images: Tensor, *, name: str) -> None:
     try:
         with torch.no_grad():
             model.eval()(images[:1])
-    except RuntimeError as error:
+    except Exception as error:  # it is the model's own code that runs
         text = first_line(error)
         raise InputError(
             f"the model does not run on `{name}` of shape {tuple(images.shape)}: {text}"

@@ -239,6 +239,43 @@ def map_windows(
     return MapMoments(grams, cross, mean, target_mean, power, inside)
 
 
+def white_map_windows(convolution: nn.Conv2d, cheap_kernel_size: int) -> MapMoments:
+    """Return the moments of the windows of a convolution's own maps for white inputs: its filters' correlations."""
+    weight = _undilated(convolution.weight.detach().float(), convolution.dilation)  # quicker by far
+    taps, rows, columns = cheap_kernel_size**2, *_stride(convolution)
+    reach = cheap_kernel_size // 2
+
+    def correlations(filters: Tensor, others: Tensor, most: int) -> Tensor:
+        """Sums of products of filters shifted against others by up to `most` strides: `(others, filters, K, K)`."""
+        padded = F.pad(others, [most * columns] * 2 + [most * rows] * 2)
+        return F.conv2d(padded, filters, stride=(rows, columns)).double()
+
+    # a map seen by tap t is the map of its filter shifted by t: E[(f * x)(p + t) (g * x)(p)]
+    against = correlations(weight, weight, reach).flatten(2).permute(1, 2, 0)
+    own = torch.stack([correlations(one[None], one[None], 2 * reach)[0, 0] for one in weight])
+    tap = torch.arange(cheap_kernel_size)
+    row, column = tap.repeat_interleave(cheap_kernel_size), tap.repeat(cheap_kernel_size)
+    apart = [(axis[:, None] - axis[None]) + 2 * reach for axis in (row, column)]
+    power = weight.double().flatten(1).square().sum(1)
+    zeros = power.new_zeros(len(power))
+    return MapMoments(
+        own[:, apart[0], apart[1]],
+        against,
+        power.new_zeros(len(power), taps),
+        zeros,
+        power,
+        power.new_ones(taps),
+    )
+
+
+def _undilated(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    """Write a dilated filter out, with its holes as zeros."""
+    size = [(kernel - 1) * step + 1 for kernel, step in zip(weight.shape[2:], dilation, strict=True)]
+    whole = weight.new_zeros(*weight.shape[:2], *size)
+    whole[:, :, :: dilation[0], :: dilation[1]] = weight
+    return whole
+
+
 def best_cheap(moments: Moments, primary: Tensor, sources: Tensor, ghosts: Tensor) -> Tensor:
     """Best cheap filter of each ghost for fixed primary filters: `(m, D) -> (g, T)`."""
     windows, against = moments.windows(primary)

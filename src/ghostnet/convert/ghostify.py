@@ -144,9 +144,10 @@ def _check_input(
     model: nn.Module, units: list[ConvUnit], batches: list[Tensor] | None, example_input: Tensor | None
 ) -> None:
     """Try one image of each argument on a copy of the model; name the channels when they are the fault."""
-    given = {"calibration": batches[0] if batches else None, "example_input": example_input}
+    kinds = {tuple(batch.shape[1:]): batch for batch in reversed(batches or ())}  # one of each size
+    given = [*(("calibration", batch) for batch in kinds.values()), ("example_input", example_input)]
     first = units[0] if units[0].calls and not units[0].name.endswith("()") else None
-    for name, images in given.items():
+    for name, images in given:
         if images is None:
             continue
         example = example_of(model, images, None)

@@ -6,6 +6,7 @@ pairs from `matching`.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,10 @@ class LayerFit:
         known: dict[Any, Any] | None = None,
     ) -> None:
         self.known = {} if known is None else known
-        self.convolution, self.ghost, self.pairs, self.options = convolution, ghost, pairs, options
+        self.ghost, self.options = ghost, options
+        # float64 least squares with decisions in between: done on the CPU, wherever the network lies
+        self.convolution = copy.deepcopy(convolution).cpu()
+        self.pairs = None if pairs is None else [(inputs.cpu(), wanted.cpu()) for inputs, wanted in pairs]
         self.norm = norm if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) else None
         self.cheap = cheap_convolution(ghost)
         self.size = self.cheap.kernel_size[0]
@@ -152,23 +156,23 @@ class LayerFit:
         """Importance of each output channel: gamma^2 / variance of its batch norm."""
         if self.norm is None or self.norm.running_var is None:
             return torch.ones_like(power)
-        weights = (self.norm.running_var.double() + self.norm.eps).reciprocal()
+        weights = (self.norm.running_var.double().cpu() + self.norm.eps).reciprocal()
         if self.norm.weight is not None:
-            weights = weights * self.norm.weight.double().square()
+            weights = weights * self.norm.weight.double().cpu().square()
         return weights + 1e-6 * weights.mean() + 1e-30
 
     def _on_maps(self) -> float:
         """Fit a layer whose patch Gram is too large: a refit where affordable, then windows of maps."""
         count, outputs = self.convolution.weight[0].numel(), self.convolution.out_channels
-        if self.pairs is None:
-            return self._grouped()
         filters = self.convolution.weight.detach().flatten(1).double()
-        if count <= self.options.max_refit:
+        if self.pairs is not None and count <= self.options.max_refit:
             moments = self._moments(1)
             filters = fit.refit(moments, moments.scaled_ridge(self.options.ridge))
         if "maps" not in self.known:
-            self.known["maps"] = fit.map_windows(
-                self.pairs, self.convolution, filters, self.size, centred=self.centred
+            self.known["maps"] = (
+                fit.white_map_windows(self.convolution, self.size)
+                if self.pairs is None
+                else fit.map_windows(self.pairs, self.convolution, filters, self.size, centred=self.centred)
             )
         maps: fit.MapMoments = self.known["maps"]
         weights = self._weights(maps.target_power)
@@ -257,11 +261,12 @@ class LayerFit:
         if norm.running_mean is None or norm.running_var is None:
             return
         if norm.weight is None or norm.bias is None:
-            norm.running_mean.add_(mean - target_mean)
+            norm.running_mean.copy_(norm.running_mean.double().cpu() + mean - target_mean)
             return
-        before = (norm.running_var.double() + norm.eps).sqrt()
-        scale = norm.weight.double() / before
-        norm.bias.copy_(norm.bias.double() + scale * (target_mean - norm.running_mean.double()))
+        before = (norm.running_var.double().cpu() + norm.eps).sqrt()
+        scale = norm.weight.double().cpu() / before
+        moved = target_mean - norm.running_mean.double().cpu()
+        norm.bias.copy_(norm.bias.double().cpu() + scale * moved)
         norm.weight.copy_(scale * (power + norm.eps).sqrt())
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(power)
@@ -294,18 +299,15 @@ def cheap_convolution(ghost: GhostConv2d) -> nn.Conv2d:
 
 
 def ghost_sources(ghost: GhostConv2d) -> Tensor:
-    """Find which primary map serves each ghost map, by asking the cheap operation itself: `(g,)`."""
+    """Find which primary map serves each ghost map, by asking a copy of the cheap operation: `(g,)`."""
     cheap = cheap_convolution(ghost)
     maps, size = ghost.primary_conv.out_channels, cheap.kernel_size[0]
-    kept = cheap.weight.clone(), None if cheap.bias is None else cheap.bias.clone()
-    cheap.weight.fill_(1.0)
-    if cheap.bias is not None:
-        cheap.bias.zero_()
-    probe = cheap.weight.new_zeros(1, maps, size, size)
+    operation = copy.deepcopy(ghost.cheap_operation or nn.Identity()).cpu().double()  # bfloat16 counts to 256
+    for module in operation.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.fill_(1.0)
+            if module.bias is not None:
+                module.bias.zero_()
+    probe = torch.zeros(1, maps, size, size, dtype=torch.float64)
     probe[0, :, size // 2, size // 2] = torch.arange(1, maps + 1)
-    operation = ghost.cheap_operation or nn.Identity()
-    answer = operation(probe)[0, :, size // 2, size // 2]
-    cheap.weight.copy_(kept[0])
-    if cheap.bias is not None and kept[1] is not None:
-        cheap.bias.copy_(kept[1])
-    return answer.round().long() - 1
+    return operation(probe)[0, :, size // 2, size // 2].round().long() - 1

@@ -122,7 +122,8 @@ class _Traced:
             if shortcut is not None and self._known(shortcut, ghost):
                 carried = self.dense.value(shortcut, dense), self.ghost.value(shortcut, ghost)
                 target = target + self._missing(unit, *carried, target)
-            pairs.append((fx.node.map_arg(node.args[0], ghost.__getitem__), target))
+            given = node.args[0] if node.args else node.kwargs["input"]
+            pairs.append((fx.node.map_arg(given, ghost.__getitem__), target))
         return pairs
 
     def _known(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
@@ -177,10 +178,11 @@ class _Hooks:
     def _record(self, model: nn.Module, name: str, *, of_input: bool) -> Iterator[Tensor]:
         seen: list[Tensor] = []
 
-        def keep(_module: nn.Module, args: tuple, output: Tensor) -> None:
-            seen.append((args[0] if of_input else output).clone())
+        def keep(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+            given = args[0] if args else kwargs["input"]
+            seen.append((given if of_input else output).clone())
 
-        handle = model.get_submodule(name).register_forward_hook(keep)
+        handle = model.get_submodule(name).register_forward_hook(keep, with_kwargs=True)
         try:
             for batch in self.batches:
                 seen.clear()

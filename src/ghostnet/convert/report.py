@@ -21,8 +21,9 @@ class LayerReport:
         params_after: those of what stands there now (in GhostNet form its inner norms are among them).
         macs_before: multiply-accumulates for one image, None if no input size is known.
         macs_after: the same after the conversion.
-        reconstruction_error: squared error of its maps over their variance, None unless `init="dense"` or the
-            pruning method reconstructs; there it is that of the layer that reads the pruned one.
+        reconstruction_error: root of the squared error of its maps over their variance, as its batch norm weights
+            them, None unless `init="dense"` or the pruning method reconstructs; there it is the squared error over the
+            variance, without the root, of the layer that reads the pruned one.
     """
 
     name: str

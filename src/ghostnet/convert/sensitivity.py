@@ -26,6 +26,7 @@ from ghostnet.convert.graph import ConvUnit, copy_model, find_units
 from ghostnet.convert.layer_fit import FitOptions, LayerFit
 from ghostnet.convert.observe import Pairs, observe
 from ghostnet.convert.select import (
+    Layers,
     LayerSelection,
     check_cheap_kernel_size,
     check_ratio,
@@ -190,7 +191,10 @@ def sensitivity(
     model = eager_module(model, "sensitivity")
     dense = copy_model(model).eval()
     batches = on_device_of(dense, batches)
-    check_images_fit(dense, batches[0], name="calibration")
+    for batch in {tuple(batch.shape[1:]): batch for batch in batches}.values():
+        check_images_fit(dense, batch, name="calibration")
+    if not isinstance(layers, (str, Layers)) and isinstance(layers, Iterable):
+        layers = list(layers)  # asked once for each ratio
     wanted = _candidates(dense, find_units(dense, batches[0][:1]), layers, tried, cheap_kernel_size)
     counted = profile(dense, tuple(batches[0].shape[1:]))
     layer_macs = {layer.name: layer.macs for layer in counted.layers}
@@ -305,6 +309,10 @@ class _Measurement:
             raise InputError(
                 "the network answers `calibration` with NaN or infinity; its weights may be damaged"
             )
+        if not all(answers):
+            raise InputError(
+                "sensitivity compares answers, and the network gives none that is a tensor of floats"
+            )
         self._asked = answers, last
         self.unit_of_cost = "KL divergence" if _are_logits(answers) else "relative squared error"
         self._source = observe(dense, dense, first)
@@ -414,6 +422,8 @@ class _Notes:
         self._head = {"kind": "ghostnet sensitivity", "fingerprint": fingerprint()}
         if not self._path.exists():
             return
+        if self._path.is_dir():
+            raise InputError(f"{path} is a folder; name a file for the costs")
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             head = {key: found[key] for key in self._head}

@@ -16,7 +16,7 @@ from torch import nn
 
 from ghostnet.convert.graph import ConvUnit, copy_model
 from ghostnet.errors import InputError
-from ghostnet.nn.edits import replace_module_
+from ghostnet.nn.edits import record_edits_, recorded_edits, replace_module_
 from ghostnet.nn.ghost_conv import GhostConv2d
 
 FORMS = ("linear", "ghostnet")
@@ -62,7 +62,7 @@ def replace_convolutions(
     """
     check_form(form)
     copied = copy_model(model)
-    edits: list[dict[str, Any]] = [dict(edit) for edit in getattr(model, "ghostnet_edits", [])]
+    edits = recorded_edits(model)
     remarks: dict[str, str] = {}
     for unit in units:
         inner: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def replace_convolutions(
         edits.append({"path": unit.name, "kind": "ghost_conv2d", "config": ghost.config()})
         if inner:
             edits.extend(_remove_followers_(copied, unit))
-    copied.ghostnet_edits = edits  # type: ignore[assignment]
+    record_edits_(copied, edits)
     if hasattr(model, "ghostnet_origin"):
         copied.ghostnet_origin = model.ghostnet_origin
     return copied, remarks

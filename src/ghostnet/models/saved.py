@@ -20,7 +20,7 @@ from ghostnet.files import atomic_write, refuse_overwrite
 from ghostnet.models.origin import origin_of, rebuild
 from ghostnet.models.registry import create_model, list_models
 from ghostnet.nn.eager import eager_module
-from ghostnet.nn.edits import apply_edits_
+from ghostnet.nn.edits import apply_edits_, recorded_edits
 
 _SCHEMA = 1
 
@@ -40,7 +40,7 @@ def save(
             network, or one of these changed by hand, is saved too, but `load` then needs it as `model=`. What
             `torch.compile` wraps is saved as it was written.
         path: the file, by custom ending in .safetensors; an older one survives a failure.
-        half: store floating-point weights in half precision.
+        half: store floating-point weights in half precision, but for tensors that it cannot hold (above 65,504).
         force: overwrite an existing file.
         info: more to keep in the header (accuracy, recipe, class names); JSON-able.
 
@@ -54,15 +54,20 @@ def save(
     origin, changed = origin_of(model)
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}, not a tensor (get_extra_state); it cannot be saved"
+            )
         if value.is_floating_point():
             if not torch.isfinite(value).all():
                 raise InputError(f"{name} holds NaN or infinity; a broken network is not saved")
-            value = value.half() if half else value
+            narrow = value.half()  # what it cannot hold, a large variance say, stays as it is
+            value = narrow if half and torch.isfinite(narrow).all() else value
         tensors[name] = value.detach().cpu().contiguous().clone()
     record = {
         "schema": _SCHEMA,
         "origin": origin,
-        "edits": getattr(model, "ghostnet_edits", []),
+        "edits": recorded_edits(model),
         "info": info or getattr(model, "ghostnet_info", {}),
     }
     if changed is not None:

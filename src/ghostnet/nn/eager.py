@@ -16,7 +16,8 @@ def eager_module(model: object, verb: str) -> nn.Module:
         verb: name of the function that it was given to, for the message.
 
     Raises:
-        InputError: it is no module, TorchScript, whose layers cannot be replaced, or has lazy layers without a shape.
+        InputError: it is no module, TorchScript, whose layers cannot be replaced, or has layers without a shape
+            (lazy) or without weights (on the meta device).
 
     Example:
         >>> eager_module(nn.ReLU(), "ghostify")
@@ -33,8 +34,11 @@ def eager_module(model: object, verb: str) -> nn.Module:
         return eager_module(model._orig_mod, verb)
     tensors = (*model.named_parameters(), *model.named_buffers())
     lazy = next((name for name, tensor in tensors if nn.parameter.is_lazy(tensor)), None)
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if lazy is not None:
         raise InputError(
             f"{verb} needs layers with a shape, and {lazy} is lazy; run the model once on real input"
         )
+    if lazy is None and empty is not None:
+        raise InputError(f"{verb} needs weights, and {empty} has none (device meta); load them first")
     return model

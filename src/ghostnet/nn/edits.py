@@ -1,8 +1,7 @@
 """The record of replaced modules, and its replay on a fresh network (docs/architecture.md).
 
 A converted network is its origin plus a JSON-able list of edits. Replaying rebuilds the structure; the
-weights come from the state dict. Leaves out: recording (`convert` does that), and setting
-`model.ghostnet_edits` (the caller does).
+weights come from the state dict. Leaves out: what to record (`convert` knows that).
 """
 
 from __future__ import annotations
@@ -54,6 +53,30 @@ EDIT_KINDS: dict[str, Callable[[dict[str, Any], nn.Module], nn.Module]] = {
     "identity": lambda _edit, _replaced: nn.Identity(),
     "narrow": _narrow,
 }
+
+
+def recorded_edits(model: nn.Module) -> list[dict[str, Any]]:
+    """Return copies of all edits recorded on a network or on a network inside it, with paths as seen from outside.
+
+    Example:
+        >>> inner = nn.Sequential(nn.Identity())
+        >>> inner.ghostnet_edits = [{"path": "0", "kind": "identity"}]
+        >>> recorded_edits(nn.Sequential(inner))
+        [{'path': '0.0', 'kind': 'identity'}]
+    """
+    return [
+        {**edit, "path": f"{name}.{edit['path']}" if name else edit["path"]}
+        for name, module in model.named_modules()
+        for edit in getattr(module, "ghostnet_edits", [])
+    ]
+
+
+def record_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> None:
+    """Make these the edits of a network: those recorded on networks inside it are taken for among them."""
+    for module in model.modules():
+        if hasattr(module, "ghostnet_edits"):
+            del module.ghostnet_edits
+    model.ghostnet_edits = list(edits)  # type: ignore[assignment]
 
 
 def replace_module_(model: nn.Module, path: str, module: nn.Module) -> nn.Module:

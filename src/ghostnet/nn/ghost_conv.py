@@ -148,9 +148,9 @@ class GhostConv2d(nn.Module):
         self.activation = ACTIVATIONS[activation]() if activation else None
         self.register_buffer("channel_order", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `(N, out_channels, H', W')` for `x` of shape `(N, in_channels, H, W)`."""
-        maps = self._finish(self.primary_conv(x), self.primary_norm)
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `(N, out_channels, H', W')` for `input` of shape `(N, in_channels, H, W)`, named as in `nn.Conv2d`."""
+        maps = self._finish(self.primary_conv(input), self.primary_norm)
         if self.cheap_operation is not None:
             ghosts = self._finish(self.cheap_operation(maps), self.cheap_norm)
             if self._has_spare_maps:

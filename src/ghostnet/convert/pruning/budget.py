@@ -131,7 +131,7 @@ class Budget:
         """
         ranked = {}
         for site in self.sites:
-            values = torch.arange(site.channels) if scores is None else scores[site.name]
+            values = torch.arange(site.channels) if scores is None else scores[site.name].cpu()
             ranks = torch.empty(site.channels)
             ranks[torch.argsort(values, stable=True)] = (torch.arange(site.channels) + 0.5) / site.channels
             ranked[site.name] = ranks

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ghostnet.convert.calibration import calibration_batches, on_device_of
@@ -23,6 +25,7 @@ from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.edits import record_edits_, recorded_edits
 
 
 def prune(
@@ -97,7 +100,11 @@ def _data(
     method: PruneMethod, calibration: Tensor | Iterable[Any] | None
 ) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor] | None]:
     """Check that a method has the images and labels that it needs."""
-    items = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
+    items: Any = calibration
+    if isinstance(calibration, np.ndarray):
+        items = torch.from_numpy(calibration)
+    elif calibration is not None and not isinstance(calibration, Tensor):
+        items = [_as_tensors(item) for item in calibration]
     batches = calibration_batches(items)
     if batches is None and method.needs in ("images", "labels"):
         raise InputError(
@@ -118,6 +125,13 @@ def _data(
     return [(pair[0], pair[1]) for pair in pairs], batches
 
 
+def _as_tensors(item: Any) -> Any:
+    """Return numpy arrays, alone or in a pair, as tensors, and anything else as it is."""
+    if isinstance(item, (tuple, list)):
+        return tuple(_as_tensors(part) for part in item)
+    return torch.from_numpy(item) if isinstance(item, np.ndarray) and item.dtype.kind in "fiub" else item
+
+
 def _are_labels(labels: object, count: int) -> bool:
     return isinstance(labels, Tensor) and labels.shape == (count,) and not labels.is_floating_point()
 
@@ -134,7 +148,7 @@ def _cut(model: nn.Module, job: PruneJob, kept: dict[str, Tensor]) -> nn.Module:
     for name, module in pruned.named_modules():
         module.training = flags[name]
     edits = narrow_(pruned, job.sites, kept)
-    pruned.ghostnet_edits = [*(dict(edit) for edit in getattr(model, "ghostnet_edits", [])), *edits]  # type: ignore[assignment]
+    record_edits_(pruned, [*recorded_edits(model), *edits])
     if hasattr(model, "ghostnet_origin"):
         pruned.ghostnet_origin = model.ghostnet_origin
     return pruned

@@ -12,6 +12,7 @@ from torch import Tensor
 from ghostnet.convert.graph import copy_model
 from ghostnet.convert.pruning.gates import insert_gates_
 from ghostnet.convert.pruning.job import PruneJob
+from ghostnet.errors import InputError
 
 _TAYLOR_ROUNDS = 5
 
@@ -28,6 +29,20 @@ def prune_l1(job: PruneJob) -> dict[str, Tensor]:
     return job.budget.uniform(scores)
 
 
+def _loss(logits: object, labels: Tensor) -> Tensor:
+    """Return the cross-entropy, where the answers and the labels allow one."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"method 'taylor' needs a network that answers logits (N, classes), not {given}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise InputError(
+            f"method 'taylor' was given labels from {int(labels.min())} to {int(labels.max())}; the network has "
+            f"{logits.shape[1]} classes, from 0"
+        )
+    return F.cross_entropy(logits, labels)
+
+
+@torch.enable_grad()  # whatever the caller has set
 def prune_taylor(job: PruneJob) -> dict[str, Tensor]:
     """Drop the channels whose removal changes the loss least by first order, over all layers.
 
@@ -45,7 +60,7 @@ def prune_taylor(job: PruneJob) -> dict[str, Tensor]:
     for round_ in range(1, _TAYLOR_ROUNDS + 1):
         scores = {name: torch.zeros_like(gate.scale) for name, gate in gates.items()}
         for images, labels in job.labelled:
-            loss = F.cross_entropy(model(images), labels)
+            loss = _loss(model(images), labels)
             gradients = torch.autograd.grad(loss, [gate.scale for gate in gates.values()])
             for name, gradient in zip(gates, gradients, strict=True):
                 scores[name] += gradient.square() / len(job.labelled)
