@@ -9,11 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ghostnet.deploy.passes.operations import add_module, finished, without_in_place_work
+from ghostnet.deploy.passes.in_place import without_in_place_work
+from ghostnet.deploy.passes.operations import add_module
 
 
 def canonical(traced: fx.GraphModule) -> fx.GraphModule:
-    """Return the network in the form that the passes read; the same function."""
+    """Return the network in the form that the passes read; the same function.
+
+    Raises:
+        NotFollowedError: the graph does not tell what the network computes.
+    """
     for node in list(traced.graph.nodes):
         module: nn.Module | None
         if node.op == "call_function" and node.target is F.batch_norm:
@@ -27,7 +32,7 @@ def canonical(traced: fx.GraphModule) -> fx.GraphModule:
                 name = add_module(traced, node.name, module)
                 node.replace_all_uses_with(traced.graph.call_module(name, (node.args[0],)))
     _drop_rank_checks(traced)
-    return without_in_place_work(finished(traced))
+    return without_in_place_work(traced)
 
 
 def _drop_rank_checks(traced: fx.GraphModule) -> None:
