@@ -8,7 +8,6 @@ Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import math
 import tempfile
@@ -24,6 +23,7 @@ from ghostnet.deploy.quantization.quantiser import require_quantiser
 from ghostnet.deploy.targets import require_to_write, target_named
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import Timing, environment
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
 LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
@@ -272,7 +272,7 @@ def _next_take(measured: Mapping[int, float], gains: Sequence[float], budget: fl
 def _ghosted(
     model: nn.Module, sites: Sequence[Site], names: Sequence[str], ratio: int, cheap_kernel_size: int
 ) -> nn.Module:
-    network = copy.deepcopy(model).eval().cpu()
+    network = copy_model(model).eval().cpu()
     for site in sites:
         if site.name in names:
             replace_module_(network, site.name, site.ghost(ratio, cheap_kernel_size))
