@@ -103,7 +103,7 @@ def _candidate(
     if not trained:
         try:
             deploy.randomise_statistics_(model, size)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # the network's code may raise anything
             reason = first_line(error)
             raise InputError(
                 f"{network} does not run with input size {size}: {reason}; change --input-size"

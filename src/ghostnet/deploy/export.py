@@ -7,7 +7,6 @@ parity is above the tolerance are never left on disk.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import importlib.metadata
 import os
@@ -20,15 +19,17 @@ import torch
 from torch import nn
 
 import ghostnet
+from ghostnet.deploy.compare import does_not_run, random_input, relative_error
 from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path
-from ghostnet.deploy.optimize import optimize, passes_of, random_input, relative_error
+from ghostnet.deploy.optimize import optimize, passes_of
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
-from ghostnet.errors import InputError, first_line
+from ghostnet.errors import InputError
 from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
@@ -130,7 +131,7 @@ def export(
     require_to_write(chosen)
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
-    eager = copy.deepcopy(eager_module(model, "export")).eval().cpu().float()
+    eager = copy_model(eager_module(model, "export")).eval().cpu().float()
     output = _run(eager, sizes, batch=2)
     batch = "N" if chosen.dynamic_batch else 1
     with _writable(files[0]) as folder:
@@ -192,9 +193,8 @@ def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.
     try:
         with torch.no_grad():
             output = model(random_input(model, (batch, *input_size)))
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = first_line(error)
-        raise InputError(f"the model does not run with input_size {input_size}: {reason}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise does_not_run(input_size, error) from error
     if not isinstance(output, torch.Tensor):
         raise InputError(f"the model returns {type(output).__name__}; export needs one tensor")
     return output
