@@ -68,7 +68,7 @@ def optimize(
     original = original.float() if narrow is not None else original
     names = _names(target, passes, sized=input_size is not None)
     if narrow is not None and passes is None:
-        names = without_float32_passes(names)
+        names = tuple(without_float32_passes(names))
     if input_size is not None:
         require_runs(original, input_size)
     result = _rewritten(original, names, input_size)
@@ -143,6 +143,8 @@ class _Tracer(fx.Tracer):
 
 def traced(model: nn.Module) -> fx.GraphModule | None:
     """Return the network as a graph, or None where its code cannot be followed."""
+    if model._forward_hooks or model._forward_pre_hooks:
+        return None  # those of the network itself are no part of a graph
     try:
         return fx.GraphModule(model, trace(_Tracer(), model))
     except Exception:  # tracing runs arbitrary code on proxies, so anything may be raised
@@ -165,7 +167,8 @@ def _optimized_by_order(model: nn.Module) -> nn.Module:
 
 
 def _with_deployed_ghosts(model: nn.Module) -> nn.Module:
-    if isinstance(model, GhostConv2d) and is_ghost(model):
+    hooked = model._forward_hooks or model._forward_pre_hooks
+    if isinstance(model, GhostConv2d) and is_ghost(model) and not hooked:
         return deployed_ghost(model)
     replaced: dict[int, nn.Module] = {}
     for parent in list(model.modules()):

@@ -153,6 +153,17 @@ def add_module(traced: fx.GraphModule, name: str, module: nn.Module) -> str:
     return chosen
 
 
+def exchange_module_(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+    """Let `node` call `module`: in its old module's place, or beside that where the graph reads its weights too."""
+    path = str(node.target)
+    if any(
+        other.op == "get_attr" and str(other.target).startswith(f"{path}.") for other in traced.graph.nodes
+    ):
+        node.target = add_module(traced, path, module)
+    else:
+        traced.set_submodule(path, module)
+
+
 def reordered(traced: fx.GraphModule, maps: fx.Node, channels: Sequence[int]) -> fx.Node:
     """Insert a node that takes `channels` of `maps` in that order and return it."""
     reference = next(traced.parameters(), torch.zeros(()))

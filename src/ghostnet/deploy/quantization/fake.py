@@ -24,6 +24,7 @@ from ghostnet.deploy.passes import default_passes
 from ghostnet.deploy.passes.operations import (
     add_module,
     cat_inputs,
+    exchange_module_,
     finished,
     is_binary,
     module_of,
@@ -162,7 +163,7 @@ def _round_layers_(graph: fx.GraphModule, bits: int) -> None:
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         if plain_module(module, (nn.Conv2d, nn.Linear)) and isinstance(module, (nn.Conv2d, nn.Linear)):
-            graph.set_submodule(str(node.target), RoundedLayer(module, bits))
+            exchange_module_(graph, node, RoundedLayer(module, bits))
     graph.recompile()
 
 
