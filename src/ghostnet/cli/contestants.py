@@ -72,7 +72,7 @@ def _network_and_form(name: str) -> tuple[str, str]:
     from ghostnet.models import library_of
 
     network, at, form = name.rpartition("@")
-    if not at:
+    if not at or (form not in FORMS and ("/" in form or Path(name).exists())):  # the "@" is part of a path
         network, form = name, "plain" if library_of(name) else "optimized"
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
