@@ -39,7 +39,9 @@ def names_in(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("coreml") / "net.mlpackage"
-    report = export(network(), "coreml", path, input_size=SIZE, metadata={"origin": "test"}, classes="abcd")
+    report = export(
+        network(), "coreml", path, input_size=SIZE, metadata={"origin": "test"}, classes=list("abcd")
+    )
     assert report.relative_error is not None
     assert report.relative_error < 1e-5
     assert report.operators == {"conv": 1, "linear": 1, "reduce_mean": 1, "relu": 1, "reshape": 1} or ON_MACOS

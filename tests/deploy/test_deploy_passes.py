@@ -372,6 +372,22 @@ def test_every_target_has_a_measured_set(target: str | None) -> None:
     optimize(randomise_(nn.Sequential(GhostModule(3, 10), nn.Conv2d(10, 4, 1))), target=target)
 
 
+@pytest.mark.parametrize("names", [["split"], ["pad_halves"], ["fold_batch_norm", "split"], ["join_late"]])
+def test_a_channel_that_is_taken_twice_is_read_twice(names: list[str]) -> None:
+    class Repeats(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ghost, self.norm = GhostConv2d(3, 8, 3, padding=1), nn.BatchNorm2d(5)
+            self.read = nn.Conv2d(5, 4, 3)
+            self.register_buffer("taken", torch.tensor([0, 5, 5, 1, 0]))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.read(self.norm(self.ghost(images).index_select(1, self.taken)))
+
+    torch.manual_seed(0)
+    optimize(Repeats(), passes=names, input_size=(3, 6, 6))  # compares
+
+
 def test_unknown_names_list_near_ones() -> None:
     model = nn.Conv2d(3, 4, 1)
     with pytest.raises(InputError, match=r"pass 'spilt'.*split"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -178,6 +179,13 @@ def test_the_verdict_says_what_cannot_be_had() -> None:
         ({"layers": ["3"]}, r"unknown layer '3'"),
         ({"cost": {"2": 1.0}}, r"cost has no entry for layer 4"),
         ({"cost": lambda _name: -1.0}, r"the cost of layer 2 \(=-1.0\) must be a finite number >= 0"),
+        ({"threads": 0}, r"threads \(=0\) must be an integer >= 1"),
+        ({"ratio": 0}, r"ratio \(=0\) must be an integer >= 2"),
+        ({"cheap_kernel_size": 2}, r"`cheap_kernel_size` \(=2\) must be an odd integer"),
+        (
+            {"precision": "int8", "calibration": np.zeros((16, 3, 8, 8), np.float32)},
+            r"calibration images of shape \(16, 3, 8, 8\) do not fit",
+        ),
         ({"seconds": 0}, r"seconds \(=0\) must be above 0"),
         ({"input_size": (4, 16, 16)}, r"the model does not run with input_size \(4, 16, 16\)"),
     ],

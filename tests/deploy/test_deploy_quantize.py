@@ -13,7 +13,7 @@ from torch import nn
 from ghostnet.deploy import TARGETS, Limits, benchmark, export, load, quantize
 from ghostnet.deploy.quantization import quantiser
 from ghostnet.deploy.quantization.quantiser import INT8_TARGETS
-from ghostnet.deploy.quantization.search import choose
+from ghostnet.deploy.quantization.search import choose, scored
 from ghostnet.deploy.targets import target
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
@@ -87,6 +87,16 @@ def test_int8_stays_close_and_its_manifest_says_what_it_is(name: str, tmp_path: 
     assert report.relative_error == pytest.approx(error, rel=0.05)
     assert {file.name for file in tmp_path.iterdir()} == {Path(file).name for file in report.files}
     assert "int8" in str(report)
+
+
+@pytest.mark.parametrize("labels", [None, np.array([1, 0, 1, 0])])
+def test_the_answer_of_a_single_output_is_its_sign(labels: np.ndarray | None) -> None:
+    expected = np.array([[2.0], [-1.0], [0.5], [-3.0]], np.float32)
+    score = scored(expected, -expected, labels)
+    assert score.agreement == 0.0
+    assert not score.within(Limits())
+    assert scored(expected, expected, labels).within(Limits())
+    assert (score.top1_float, score.top1) == ((None, None) if labels is None else (100.0, 0.0))
 
 
 def test_weights_are_stored_in_a_quarter_of_the_bytes(tmp_path: Path) -> None:

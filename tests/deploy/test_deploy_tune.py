@@ -1,9 +1,11 @@
 """Tuning exports, loads and times every set of passes, and returns the quickest."""
 
+import importlib
+
 import pytest
 from torch import nn
 
-from ghostnet.deploy import tune
+from ghostnet.deploy import optimize, tune
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
@@ -36,6 +38,22 @@ def test_the_usual_sets_include_the_targets_own() -> None:
     pytest.importorskip("onnxruntime")
     result = tune(network(), "onnx", input_size=(3, 8, 8), min_seconds=0)
     assert len(result.rows) >= 4
+
+
+def test_a_set_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def failing(model: nn.Module, *, passes: tuple[str, ...], input_size: tuple[int, ...]) -> nn.Module:
+        if "split" in passes:
+            raise RuntimeError("the optimised network differs")
+        return optimize(model, passes=passes, input_size=input_size)
+
+    monkeypatch.setattr(importlib.import_module("ghostnet.deploy.tune"), "optimize", failing)
+    sets = [["fold_batch_norm"], ["split"]]
+    result = tune(network().half(), "onnx", input_size=(3, 8, 8), candidates=sets, min_seconds=0)
+    assert {row.passes for row in result.rows} == {(), ("fold_batch_norm",)}
+    assert result.skipped == {"split": "the optimised network differs"}
+    assert "left out: split: the optimised network differs" in str(result)
 
 
 def test_what_cannot_be_tuned_is_refused() -> None:

@@ -72,7 +72,7 @@ def _network_and_form(name: str) -> tuple[str, str]:
     from ghostnet.models import library_of
 
     network, at, form = name.rpartition("@")
-    if not at:
+    if not at or (form not in FORMS and ("/" in form or Path(name).exists())):  # the "@" is part of a path
         network, form = name, "plain" if library_of(name) else "optimized"
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
@@ -103,7 +103,7 @@ def _candidate(
     if not trained:
         try:
             deploy.randomise_statistics_(model, size)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # the network's code may raise anything
             reason = first_line(error)
             raise InputError(
                 f"{network} does not run with input size {size}: {reason}; change --input-size"

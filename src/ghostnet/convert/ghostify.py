@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
-from ghostnet.convert.graph import ConvUnit, copy_model, find_units
+from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.order import absorb_channel_orders_
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
@@ -28,6 +28,7 @@ from ghostnet.convert.select import (
 )
 from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolutions, reset_parameters_
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 
 

@@ -7,7 +7,6 @@ order of the modules. Left out: functional convolutions where fx does not trace;
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.tracing import trace
 
@@ -70,24 +70,6 @@ class _LeafTracer(fx.Tracer):
 def is_ghost(module: nn.Module) -> bool:
     """Tell whether `module` is a Ghost convolution already."""
     return isinstance(module, GhostConv2d)
-
-
-def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module:
-    """Deep-copy a model, also one with old-style weight norm, whose derived weights refuse `deepcopy`.
-
-    Args:
-        model: any module; it is not changed.
-        share_parameters: keep the same parameter tensors, for a cheap copy that is only looked at.
-    """
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()  # recomputed by its hook before each forward
-    if share_parameters:
-        memo |= {id(parameter): parameter for parameter in model.parameters()}
-    copied: nn.Module = copy.deepcopy(model, memo)
-    return copied
 
 
 def trace_graphs(model: nn.Module) -> list[fx.Graph]:

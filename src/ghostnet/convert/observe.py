@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.graph import ConvUnit, copy_model, is_ghost, normalises_only
+from ghostnet.convert.graph import ConvUnit, is_ghost, normalises_only
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.tracing import trace
 
 Pairs = list[tuple[Tensor, Tensor]]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ghostnet.convert.allocate import allocate
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
-from ghostnet.convert.graph import ConvUnit, copy_model, find_units
+from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.layer_fit import FitOptions, LayerFit
 from ghostnet.convert.observe import Pairs, observe
 from ghostnet.convert.select import (
@@ -36,6 +36,7 @@ from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import atomic_write
 from ghostnet.measure import profile
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import replace_module_
 from ghostnet.progress import Progress

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostnet.convert.graph import ConvUnit, copy_model
+from ghostnet.convert.graph import ConvUnit
 from ghostnet.errors import InputError
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import record_edits_, recorded_edits, replace_module_
 from ghostnet.nn.ghost_conv import GhostConv2d
 

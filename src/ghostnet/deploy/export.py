@@ -7,7 +7,6 @@ parity is above the tolerance are never left on disk.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import importlib.metadata
 import os
@@ -20,15 +19,17 @@ import torch
 from torch import nn
 
 import ghostnet
-from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path
-from ghostnet.deploy.optimize import optimize, passes_of, random_input, relative_error
+from ghostnet.deploy.compare import does_not_run, random_input, relative_error
+from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path, plain_value
+from ghostnet.deploy.optimize import optimize, passes_of
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
-from ghostnet.errors import InputError, first_line
+from ghostnet.errors import InputError
 from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
@@ -105,17 +106,18 @@ def export(
         precision: of weights and arithmetic in the file: "fp32", or "fp16" for "coreml".
         tolerance: largest allowed relative error, > 0; None takes 1e-4, and for fp16 2e-2.
         force: overwrite existing files.
-        metadata: texts to keep, such as the origin of the weights.
+        metadata: texts to keep, such as the origin of the weights; other values are kept as text.
         preprocessing: how images are prepared (`mean`, `std`, `image_size`, …); None takes what the network's own
             `ghostnet_info` says.
-        classes: names of the outputs in order; None takes the network's own.
+        classes: names of the outputs in order, one each; None takes the network's own.
 
     Returns:
         An `ExportReport` with the error that was measured.
 
     Raises:
-        InputError: unknown target, missing extra, wrong ending, existing file, a place that cannot be written, or a
-            model that cannot run or that the target cannot express.
+        InputError: unknown target, missing extra, wrong ending, existing file, a place that cannot be written, facts
+            that fit no manifest or another number of outputs, or a model that cannot run or that the target cannot
+            express.
         RuntimeError: the error is above `tolerance`. Nothing is written in any of these cases.
 
     Example:
@@ -130,13 +132,15 @@ def export(
     require_to_write(chosen)
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
-    eager = copy.deepcopy(eager_module(model, "export")).eval().cpu().float()
+    eager = copy_model(eager_module(model, "export")).eval().cpu().float()
     output = _run(eager, sizes, batch=2)
+    facts = _image_facts(model, preprocessing, classes, tuple(output.shape))
+    texts = {str(name): str(value) for name, value in (metadata or {}).items()}
     batch = "N" if chosen.dynamic_batch else 1
     with _writable(files[0]) as folder:
         network = optimize(eager, target=target, passes=passes, input_size=sizes) if optimized else eager
         temporary = folder / files[0].name
-        operators = _write(chosen, (network, eager), temporary, sizes, metadata)
+        operators = _write(chosen, (network, eager), temporary, sizes, texts)
         parity = _parity(eager, chosen, temporary, sizes, tolerance)
         written = files_of(chosen, temporary)
         manifest = Manifest(
@@ -145,12 +149,12 @@ def export(
             input={"shape": [batch, *sizes], "dtype": "float32", "layout": "NCHW"},
             output={"shape": [batch, *output.shape[1:]], "dtype": "float32"},
             precision=precision,
-            **_image_facts(model, preprocessing, classes),
+            **facts,
             passes=passes_of(network),
             optimized=optimized,
             parity=parity,
             versions=_versions(chosen),
-            metadata=dict(metadata or {}),
+            metadata=texts,
         )
         manifest.write(manifest_path(temporary))
         size = sum(size_in_bytes(file) for file in written)
@@ -181,7 +185,7 @@ def _write(
     if target.traces:
         refuse_data_dependent(network, example, target.runtime)
     try:
-        return target.write(network, path, example, texts or {})
+        return target.write(network, path, example, texts)
     except (InputError, OSError):
         raise
     except Exception as error:
@@ -192,9 +196,8 @@ def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.
     try:
         with torch.no_grad():
             output = model(random_input(model, (batch, *input_size)))
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = first_line(error)
-        raise InputError(f"the model does not run with input_size {input_size}: {reason}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise does_not_run(input_size, error) from error
     if not isinstance(output, torch.Tensor):
         raise InputError(f"the model returns {type(output).__name__}; export needs one tensor")
     return output
@@ -235,17 +238,31 @@ def _parity(
 
 
 def _image_facts(
-    model: nn.Module, preprocessing: Mapping[str, Any] | None, classes: Sequence[str] | None
+    model: nn.Module,
+    preprocessing: Mapping[str, Any] | None,
+    classes: Sequence[str] | None,
+    output: tuple[int, ...],
 ) -> dict[str, Any]:
-    """Return `preprocessing` and `classes` for the manifest: what was given, else what the network carries."""
+    """Return `preprocessing` and `classes` for the manifest: what was given, else what the network carries.
+
+    Raises:
+        InputError: values that a manifest cannot hold, or not one name for each output.
+    """
     known = getattr(model, "ghostnet_info", None) or {}
     own = {key: known[key] for key in IMAGE_FACTS if key in known}
     facts = own if preprocessing is None else dict(preprocessing)
+    outputs = output[1] if len(output) > 1 else 1
     names = known.get("classes") if classes is None else classes
-    return {
-        "preprocessing": facts or None,
-        "classes": None if names is None else [str(name) for name in names],
-    }
+    if isinstance(names, str):
+        raise InputError(f"classes (={names!r}) must be a list of names, one for each output, not one text")
+    names = None if names is None else [str(name) for name in names]
+    if names is not None and len(names) != outputs:
+        if classes is not None:
+            raise InputError(
+                f"{len(names)} classes are named and the network has {outputs} outputs; name each"
+            )
+        names = None  # those of an earlier head
+    return {"preprocessing": plain_value("preprocessing", facts) or None, "classes": names}
 
 
 def _versions(target: Target) -> dict[str, str]:

@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from ghostnet.deploy.compare import does_not_run, random_input
 from ghostnet.deploy.export import export
 from ghostnet.deploy.manifest import manifest_path
-from ghostnet.deploy.optimize import random_input
 from ghostnet.deploy.quantization.calibration import MIN_IMAGES
 from ghostnet.deploy.quantization.quantize import quantize
 from ghostnet.deploy.quantization.search import Limits
 from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
-from ghostnet.errors import InputError, first_line
+from ghostnet.errors import InputError
 from ghostnet.measure import Timing, time_interleaved
 from ghostnet.nn import GhostConv2d
+from ghostnet.nn.copies import copy_model
 
 _ANY_COST = Limits(100.0, 0.0)  # timing needs no right answers
 
@@ -160,7 +161,7 @@ def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site
     Raises:
         InputError: it does not run, or has no convolution.
     """
-    running = copy.deepcopy(model).eval().cpu()
+    running = copy_model(model).eval().cpu()
     names = {module: name for name, module in running.named_modules()}
     ghosts = tuple(f"{name}." for name, module in running.named_modules() if isinstance(module, GhostConv2d))
     seen: dict[str, list[tuple[Any, Any]]] = {}
@@ -172,9 +173,8 @@ def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site
     try:
         with torch.no_grad():
             running(random_input(running, (1, *input_size)))
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = first_line(error)
-        raise InputError(f"the model does not run with input_size {tuple(input_size)}: {reason}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise does_not_run(input_size, error) from error
     finally:
         for handle in handles:
             handle.remove()

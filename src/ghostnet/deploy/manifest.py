@@ -67,6 +67,33 @@ class Manifest:
         path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def plain_value(name: str, value: Any) -> Any:
+    """Return a value as JSON has it: arrays and tensors as lists and numbers.
+
+    Args:
+        name: of the value, for the message.
+        value: text, a number, None, an array, a tensor, or a list or mapping of such.
+
+    Raises:
+        InputError: something else is in it.
+
+    Example:
+        >>> plain_value("mean", (0.5, 0.5))
+        [0.5, 0.5]
+    """
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(f"{name}[{key!r}]", entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(name, entry) for entry in value]
+    if hasattr(value, "tolist"):  # an array, a tensor, or a number of such a type
+        return plain_value(name, value.tolist())
+    raise InputError(
+        f"{name} holds a {type(value).__name__}, which a manifest cannot; give texts, numbers or lists of them"
+    )
+
+
 def float32_passes(names: Sequence[str] | None) -> list[str]:
     """Return the rewrites among `names` that need float32."""
     return [name for name in names or () if name in FLOAT32_PASSES]

@@ -7,7 +7,7 @@ input size the result is compared with the original.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -15,17 +15,19 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
+from ghostnet.deploy.compare import RELATIVE_TOLERANCE, difference, random_input, require_runs, same_in_double
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.deploy.manifest import float32_passes, without_float32_passes
 from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
+from ghostnet.deploy.passes.in_place import NotFollowedError
 from ghostnet.deploy.passes.winograd import WinogradConv2d
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.tracing import trace
 
-RELATIVE_TOLERANCE = 1e-5
 PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
 
 
@@ -39,50 +41,79 @@ def optimize(
     """Return a faster network that computes the same as `model` in eval mode; `model` is untouched.
 
     Args:
-        model: any module.
+        model: any module, in any floating type; one in half precision is rewritten in float32 and given back in its
+            type.
         target: a key of `TARGETS`, the runtime that it is for: the passes that were measured to be quickest there.
         passes: names of `passes.PASSES` instead; they run in that table's order.
-        input_size: shape of one input without the batch; when given, both are compared on random input. "winograd"
-            depends on it, and is left out of a target's own set without it.
+        input_size: shape of one input without the batch; when given, both outputs' floating tensors are all
+            compared on random input. "winograd" depends on it, and is left out of a target's own set without it.
 
     Returns:
         A new network in eval mode (a `torch.fx.GraphModule` where the model traces; where it does not, only batch
         norms inside `nn.Sequential` are folded).
 
     Raises:
-        InputError: `model` is no module, an unknown target or pass, or a pass that needs `input_size`.
-        RuntimeError: the results differ by more than 1e-5 of the largest output; nothing is returned then.
+        InputError: `model` is no module, an unknown target or pass, a pass that needs `input_size`, or a model that
+            does not run on that size.
+        RuntimeError: the results differ by more than 1e-5 of the largest output, in double precision too; nothing is
+            returned then.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         >>> any(isinstance(part, nn.BatchNorm2d) for part in optimize(net).modules())
         False
     """
-    model = eager_module(model, "optimize")
+    original = copy_model(eager_module(model, "optimize")).eval()
+    narrow = _narrow_type(original)
+    original = original.float() if narrow is not None else original
     names = _names(target, passes, sized=input_size is not None)
-    result = _rewritten(model, names, input_size)
-    if input_size is None:
-        return result
-    error = _difference(model, result, tuple(input_size))
-    if error > RELATIVE_TOLERANCE and passes is None and float32_passes(passes_of(result)):
-        # their rounding is a little more than that of the layers themselves, and a very deep network adds it up
-        result = _rewritten(model, without_float32_passes(names), input_size)
-        error = _difference(model, result, tuple(input_size))
-    if error > RELATIVE_TOLERANCE:
-        raise RuntimeError(f"the optimised network differs by {error:.1e} (limit {RELATIVE_TOLERANCE:.0e})")
-    return result
+    if narrow is not None and passes is None:
+        names = tuple(without_float32_passes(names))
+    if input_size is not None:
+        require_runs(original, input_size)
+    result = _rewritten(original, names, input_size)
+    if input_size is not None and not _agrees(original, result, input_size):
+        if passes is None and float32_passes(passes_of(result)):
+            # their rounding is a little more than that of the layers themselves, and a very deep network adds it up
+            result = _rewritten(original, without_float32_passes(names), input_size)
+        _require_same(original, result, input_size)
+    return result if narrow is None else result.to(narrow)
+
+
+def _narrow_type(model: nn.Module) -> torch.dtype | None:
+    """Return the type of a network in half precision, whose rounding would hide what a rewrite does."""
+    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    return next(iter(kinds)) if kinds in ({torch.float16}, {torch.bfloat16}) else None
+
+
+def _agrees(original: nn.Module, result: nn.Module, input_size: Sequence[int]) -> bool:
+    return difference(original, result, input_size) <= RELATIVE_TOLERANCE
+
+
+def _require_same(original: nn.Module, result: nn.Module, input_size: Sequence[int]) -> None:
+    error = difference(original, result, input_size)
+    if error <= RELATIVE_TOLERANCE:
+        return
+    # in a deep network float32's own rounding can be more than the limit; not where a rewrite adds to it
+    if not float32_passes(passes_of(result)) and same_in_double(original, result, input_size):
+        return
+    raise RuntimeError(
+        f"the optimised network differs by {error:.1e} (limit {RELATIVE_TOLERANCE:.0e}); go without the rewrites "
+        "(`optimized=False`, --plain) or name others (`passes`)"
+    )
 
 
 def _rewritten(model: nn.Module, names: Sequence[str], input_size: Sequence[int] | None) -> nn.Module:
-    working = copy.deepcopy(model).eval()
+    working = copy_model(model).eval()
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):
         working = fuse_reparameterised(working)  # eight convolutions become one
     graph = traced(working)
     if graph is not None:
         example = None if input_size is None else random_input(working, (1, *input_size))
-        rewritten = apply_passes(graph, names, example)
-        rewritten.meta[PASSES_KEY] = list(names)
-        return rewritten.eval()
+        with contextlib.suppress(NotFollowedError):  # raised before anything of the network is changed
+            rewritten = apply_passes(graph, names, example)
+            rewritten.meta[PASSES_KEY] = list(names)
+            return rewritten.eval()
     folded_model = _optimized_by_order(working) if "fold_batch_norm" in names else working
     return _with_deployed_ghosts(folded_model).eval()
 
@@ -112,6 +143,8 @@ class _Tracer(fx.Tracer):
 
 def traced(model: nn.Module) -> fx.GraphModule | None:
     """Return the network as a graph, or None where its code cannot be followed."""
+    if model._forward_hooks or model._forward_pre_hooks:
+        return None  # those of the network itself are no part of a graph
     try:
         return fx.GraphModule(model, trace(_Tracer(), model))
     except Exception:  # tracing runs arbitrary code on proxies, so anything may be raised
@@ -134,7 +167,8 @@ def _optimized_by_order(model: nn.Module) -> nn.Module:
 
 
 def _with_deployed_ghosts(model: nn.Module) -> nn.Module:
-    if isinstance(model, GhostConv2d) and is_ghost(model):
+    hooked = model._forward_hooks or model._forward_pre_hooks
+    if isinstance(model, GhostConv2d) and is_ghost(model) and not hooked:
         return deployed_ghost(model)
     replaced: dict[int, nn.Module] = {}
     for parent in list(model.modules()):
@@ -144,29 +178,3 @@ def _with_deployed_ghosts(model: nn.Module) -> nn.Module:
                     replaced[id(child)] = deployed_ghost(child)
                 parent._modules[name] = replaced[id(child)]
     return model
-
-
-def random_input(model: nn.Module, shape: Sequence[int]) -> torch.Tensor:
-    """Return reproducible random input of `shape` on the model's device and in its dtype."""
-    tensors = (tensor for tensor in model.parameters() if tensor.is_floating_point())
-    reference = next(tensors, torch.zeros(()))
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    return values.to(reference)
-
-
-def relative_error(reference: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the largest difference divided by the largest reference value (NaN counts as infinite)."""
-    difference = (reference.double() - other.double()).abs().max().item()
-    error = difference / max(reference.abs().max().item(), 1e-12)
-    return error if error == error else float("inf")
-
-
-@torch.no_grad()
-def _difference(model: nn.Module, result: nn.Module, input_size: tuple[int, ...]) -> float:
-    """Return the relative error on random input; 0 where the output is no tensor."""
-    original = copy.deepcopy(model).eval()
-    example = random_input(model, (2, *input_size))
-    expected, found = original(example), result(example)
-    if not isinstance(expected, torch.Tensor):
-        return 0.0
-    return relative_error(expected, found)

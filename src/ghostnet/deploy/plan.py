@@ -8,7 +8,6 @@ Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import math
 import tempfile
@@ -20,10 +19,13 @@ from torch import nn
 
 from ghostnet.deploy.layer_times import Setting, Site, find_sites, time_sites
 from ghostnet.deploy.planned import Plan, PlannedLayer
+from ghostnet.deploy.quantization.calibration import calibration_array
 from ghostnet.deploy.quantization.quantiser import require_quantiser
 from ghostnet.deploy.targets import require_to_write, target_named
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import Timing, environment
+from ghostnet.nn.cheap_operations import check_cheap_kernel_size
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
 LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
@@ -57,7 +59,7 @@ def plan(
         model: the dense network; it is untouched.
         target: key of `TARGETS`.
         input_size: shape of one input without the batch.
-        precision: "fp32", "bf16" (OpenVINO, ncnn) or "int8" (onnx, openvino, litert).
+        precision: "fp32", "bf16" (OpenVINO) or "int8" (onnx, openvino, litert).
         budget: time of the Ghost network over that of the original, in (0, 1]; 1 takes every layer that gains.
         layers: names of the candidates; None for all but the first and depthwise ones.
         ratio: s of Eq. 2.
@@ -86,7 +88,10 @@ def plan(
         >>> ghost, report = ghostify(model, layers=chosen.layers)  # doctest: +SKIP
     """
     _check(target, precision, budget, seconds)
+    _check_forms(threads, ratio, cheap_kernel_size)
     sizes = tuple(input_size)
+    if calibration is not None and precision == "int8":
+        calibration = calibration_array(calibration, sizes)
     sites, left_out = find_sites(model, sizes)
     sites, left_out = _among(sites, left_out, layers)
     costs = {site.name: _cost_of(site.name, cost) for site in sites}
@@ -148,6 +153,14 @@ def _check(target: str, precision: str, budget: float, seconds: float) -> None:
         )
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"seconds (={seconds}) must be above 0; 0.3 is usual")
+
+
+def _check_forms(threads: int, ratio: int, cheap_kernel_size: int) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads (={threads!r}) must be an integer >= 1")
+    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 2:
+        raise InputError(f"ratio (={ratio!r}) must be an integer >= 2; 1 is the plain convolution itself")
+    check_cheap_kernel_size(cheap_kernel_size)
 
 
 def _among(
@@ -272,7 +285,7 @@ def _next_take(measured: Mapping[int, float], gains: Sequence[float], budget: fl
 def _ghosted(
     model: nn.Module, sites: Sequence[Site], names: Sequence[str], ratio: int, cheap_kernel_size: int
 ) -> nn.Module:
-    network = copy.deepcopy(model).eval().cpu()
+    network = copy_model(model).eval().cpu()
     for site in sites:
         if site.name in names:
             replace_module_(network, site.name, site.ghost(ratio, cheap_kernel_size))

@@ -108,7 +108,7 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
         path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
             one its ending does (.onnx, .xml, .tflite, .param, .mnn, .mlpackage, .pte).
         threads: threads inside one operator, >= 1.
-        precision: of the arithmetic: "fp32", or "bf16" for OpenVINO and ncnn.
+        precision: of the arithmetic: "fp32", or "bf16" for OpenVINO.
 
     Raises:
         InputError: no such file, a foreign, truncated or unusable one, a bad thread count or precision, or the

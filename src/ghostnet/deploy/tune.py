@@ -20,8 +20,10 @@ from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.passes import checked_passes, default_passes
 from ghostnet.deploy.session import load
 from ghostnet.deploy.targets import require_to_open, target_named
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.measure import environment, time_interleaved
+from ghostnet.nn.copies import copy_model
+from ghostnet.nn.eager import eager_module
 
 _BASE = ("squeeze_excite", "fold_batch_norm", "head")
 CANDIDATES: tuple[tuple[str, ...], ...] = (
@@ -61,6 +63,7 @@ class TuneResult:
     Attributes:
         passes: the quickest set, for `export(passes=…)` or `optimize(passes=…)`.
         rows: all sets; a file that several sets gave alike is timed once.
+        skipped: sets that have no file, and why.
         target: the runtime.
         input_size: shape of one input without the batch.
         threads: threads inside one operator.
@@ -73,6 +76,7 @@ class TuneResult:
     input_size: tuple[int, ...]
     threads: int
     environment: dict[str, Any]
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -85,6 +89,7 @@ class TuneResult:
             spread = f"{row.p10_ms:.2f}-{row.p90_ms:.2f}"
             names = ", ".join(row.passes) or "none"
             lines.append(f"{row.median_ms:9.3f}  {spread:<11}  {row.ratio:10.3f}  {names}")
+        lines += [f"left out: {names}: {reason}" for names, reason in self.skipped.items()]
         lines.append(f"{self.target}, {self.threads} thread(s), batch 1, {self.environment['cpu']}")
         return "\n".join(lines)
 
@@ -101,7 +106,7 @@ def tune(
     """Export `model` with several sets of passes, time the files in turn in the runtime, and return the quickest set.
 
     Args:
-        model: a module that takes images and returns one tensor; it is untouched.
+        model: a module that takes images and returns one tensor; it is untouched, and taken in float32.
         target: a key of `TARGETS`, such as "onnx".
         input_size: shape of one input without the batch.
         candidates: sets of passes to try; None tries `CANDIDATES` and the target's default. The export without any
@@ -110,7 +115,8 @@ def tune(
         min_seconds: least time in seconds for each file.
 
     Raises:
-        InputError: an unknown target or pass, no candidate, or a model that cannot be exported.
+        InputError: an unknown target or pass, no candidate, or a model that cannot be exported as it is. A set whose
+            rewrites or export fail is left out.
 
     Example:
         >>> tune(network, "onnx").passes  # doctest: +SKIP
@@ -122,8 +128,9 @@ def tune(
     tried = (*CANDIDATES, default_passes(target)) if candidates is None else ((), *candidates)
     sets = list(dict.fromkeys(checked_passes(names) for names in tried))
     size = tuple(input_size)
+    network = copy_model(eager_module(model, "tune")).eval().float()  # as the files are
     with tempfile.TemporaryDirectory() as folder:
-        paths = _exported(model, target, sets, size, Path(folder))
+        paths, skipped = _exported(network, target, sets, size, Path(folder))
         sessions = {names: load(path, threads=threads) for names, path in paths.items()}
         images = np.random.default_rng(0).standard_normal((1, *size), dtype=np.float32)
         calls = {" ".join(names): _call(session, images) for names, session in sessions.items()}
@@ -137,25 +144,35 @@ def tune(
         ]
         del sessions, calls  # some runtimes keep the files open
     rows.sort(key=lambda row: row.median_ms)
-    return TuneResult(rows[0].passes, rows, target, size, threads, environment())
+    return TuneResult(rows[0].passes, rows, target, size, threads, environment(), skipped)
 
 
 def _exported(
     model: nn.Module, target: str, sets: Sequence[tuple[str, ...]], size: tuple[int, ...], folder: Path
-) -> Mapping[tuple[str, ...], Path]:
-    """Write one file a set; sets whose rewrites found nothing to do beyond an earlier set's are left out."""
+) -> tuple[Mapping[tuple[str, ...], Path], dict[str, str]]:
+    """Write one file a set and say why others have none.
+
+    Sets whose rewrites found nothing to do beyond an earlier set's are left out without a word.
+    """
     paths: dict[tuple[str, ...], Path] = {}
+    skipped: dict[str, str] = {}
     seen: set[str] = set()
     for number, names in enumerate(sets):
-        network = optimize(model, passes=names, input_size=size) if names else model
-        code = _code(network)
-        if code in seen:
-            continue
-        seen.add(code)
         path = folder / f"{number}{target_named(target).suffixes[0]}"
-        export(network, target, path, input_size=size, optimized=False)
+        try:
+            network = optimize(model, passes=names, input_size=size) if names else model
+            code = _code(network)
+            if code in seen:
+                continue
+            seen.add(code)
+            export(network, target, path, input_size=size, optimized=False)
+        except (InputError, RuntimeError) as error:
+            if not names:  # without the plain export there is nothing to compare with
+                raise
+            skipped[", ".join(names)] = first_line(error)
+            continue
         paths[names] = path
-    return paths
+    return paths, skipped
 
 
 def _code(network: nn.Module) -> str:

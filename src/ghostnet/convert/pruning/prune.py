@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ghostnet.convert.calibration import calibration_batches, on_device_of
 from ghostnet.convert.ghostify import example_of
-from ghostnet.convert.graph import copy_model, find_units
+from ghostnet.convert.graph import find_units
 from ghostnet.convert.pruning.budget import TOLERANCE, Budget
 from ghostnet.convert.pruning.job import PruneJob, Sparsify
 from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod
@@ -24,6 +24,7 @@ from ghostnet.convert.pruning.sites import PruneSite, find_sites, narrow_
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import record_edits_, recorded_edits
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghostnet.convert.graph import copy_model
 from ghostnet.convert.pruning.gates import insert_gates_
 from ghostnet.convert.pruning.job import PruneJob
 from ghostnet.errors import InputError
+from ghostnet.nn.copies import copy_model
 
 _TAYLOR_ROUNDS = 5
 

@@ -9,14 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ghostnet.deploy.passes.operations import add_module, finished, without_in_place_work
+from ghostnet.deploy.passes.in_place import NO_WORK_IN_EVAL, without_in_place_work
+from ghostnet.deploy.passes.operations import add_module, cat_inputs, module_of, per_channel_unary
+from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
+
+_MAKE_MAPS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, AffineOperation, WaveletOperation)
+_KEEP_AXES = {
+    *(operator.add, operator.sub, operator.mul, operator.iadd, operator.imul, torch.add, torch.mul),
+    *(torch.index_select, F.dropout, F.pad, "add", "add_", "mul", "mul_", "contiguous"),
+}
 
 
 def canonical(traced: fx.GraphModule) -> fx.GraphModule:
-    """Return the network in the form that the passes read; the same function."""
+    """Return the network in the form that the passes read; the same function.
+
+    Raises:
+        NotFollowedError: the graph does not tell what the network computes.
+    """
     for node in list(traced.graph.nodes):
         module: nn.Module | None
-        if node.op == "call_function" and node.target is F.batch_norm:
+        if (
+            node.op == "call_function"
+            and node.target is F.batch_norm
+            and _is_map(traced, next(iter(node.args), None))
+        ):
             module = _norm(traced, node)
         elif node.op == "call_function" and node.target in (F.linear, torch._C._nn.linear):
             module = _linear(traced, node)
@@ -27,7 +43,7 @@ def canonical(traced: fx.GraphModule) -> fx.GraphModule:
                 name = add_module(traced, node.name, module)
                 node.replace_all_uses_with(traced.graph.call_module(name, (node.args[0],)))
     _drop_rank_checks(traced)
-    return without_in_place_work(finished(traced))
+    return without_in_place_work(traced)
 
 
 def _drop_rank_checks(traced: fx.GraphModule) -> None:
@@ -35,6 +51,22 @@ def _drop_rank_checks(traced: fx.GraphModule) -> None:
     for node in reversed(list(traced.graph.nodes)):
         if node.target is torch._assert and not node.users:
             traced.graph.erase_node(node)
+
+
+def _is_map(traced: fx.GraphModule, node: object) -> bool:
+    """Tell whether a node's value is known to be `(N, C, H, W)`; sizes are not, at this point."""
+    if not isinstance(node, fx.Node):
+        return False
+    if isinstance(module_of(traced, node), _MAKE_MAPS) or node.target is F.conv2d:
+        return True
+    inputs = cat_inputs(node)
+    if inputs is not None:
+        return any(_is_map(traced, source) for source in inputs)
+    if node.target in _KEEP_AXES or (
+        per_channel_unary(traced, node) and node.target not in ("mean", torch.mean)
+    ):
+        return any(_is_map(traced, source) for source in node.all_input_nodes)
+    return isinstance(module_of(traced, node), NO_WORK_IN_EVAL) and _is_map(traced, node.args[0])
 
 
 def _value(traced: fx.GraphModule, node: object) -> Any:

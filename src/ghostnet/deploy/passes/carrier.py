@@ -204,8 +204,8 @@ class Carrier:
         chosen: Sequence[int] | None = channel_range(node, lazy.width)
         if node.target in ("index_select", torch.index_select) and len(node.args) == 3 and node.args[1] == 1:
             chosen = self._constant(node.args[2])
-        if chosen is None or not len(chosen):
-            return None
+        if chosen is None or not len(chosen) or len(set(chosen)) < len(chosen):
+            return None  # weights are put in order by where a channel went, which is one place
         taken = lazy.taking(chosen)
         return taken.parts[0] if len(taken.parts) == 1 and taken.index is None else taken
 

@@ -18,6 +18,8 @@ def channels_last(traced: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
             node.target = "reshape"
     convolutions = [module for module in traced.modules() if type(module) is nn.Conv2d]
+    # a weight that a hook computes (old weight norm) is none of the parameters
+    convolutions = [module for module in convolutions if "weight" in module._parameters]
     for conv in convolutions:
         conv.weight = nn.Parameter(
             conv.weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False

@@ -20,7 +20,7 @@ from ghostnet.deploy.fold import (
     scaled_convolution,
 )
 from ghostnet.deploy.passes.carrier import Reach, carry
-from ghostnet.deploy.passes.operations import add_module, finished, module_of
+from ghostnet.deploy.passes.operations import add_module, exchange_module_, finished, module_of
 
 
 def fold_batch_norm(traced: fx.GraphModule) -> fx.GraphModule:
@@ -36,7 +36,8 @@ def fold_batch_norm(traced: fx.GraphModule) -> fx.GraphModule:
         before = module_of(carried, source)
         alone = len(source.users) == 1 and calls[source.target] == 1
         if alone and isinstance(before, CONVOLUTIONS) and is_foldable(before, norm):
-            carried.set_submodule(str(source.target), scaled_convolution(before, *scale_and_shift(norm)))
+            exchange_module_(carried, source, scaled_convolution(before, *scale_and_shift(norm)))
+            calls[source.target] = 1
             node.replace_all_uses_with(source)
             carried.graph.erase_node(node)
         elif node.name not in whole and isinstance(

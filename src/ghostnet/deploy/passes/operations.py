@@ -1,4 +1,4 @@
-"""What the nodes of a traced network do, as far as the rewrites need to know; and making it free of in-place work.
+"""What the nodes of a traced network do, as far as the rewrites need to know.
 
 `per_channel_unary` are operations that treat every channel alone and by the same rule, so that they act on each part
 of a concatenation. Left out: operations that look across channels (softmax, layer norm) or reshape them.
@@ -22,10 +22,8 @@ ACTIVATIONS = (
     *(nn.ELU, nn.CELU, nn.SELU, nn.Mish, nn.Hardtanh, nn.Softplus, nn.LogSigmoid, nn.Softsign),
 )
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d)
-NO_WORK_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 _SHAPE = "ghostnet_shape"
-_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
 _FUNCTIONS: set[Any] = {
     F.relu,
     F.relu6,
@@ -39,26 +37,7 @@ _FUNCTIONS: set[Any] = {
 }
 _FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh, torch.clamp, F.hardtanh, F.max_pool2d, torch.max_pool2d}
 _FUNCTIONS |= {F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, halved}
-_SWITCHED = {F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.mish}  # the second argument is `inplace`
 _METHODS = {"relu", "sigmoid", "tanh", "clamp", "contiguous"}
-_PLAIN_FORMS: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.imul: operator.mul,
-    operator.isub: operator.sub,
-    operator.itruediv: operator.truediv,
-    torch.add: operator.add,
-    torch.mul: operator.mul,
-    torch.sub: operator.sub,
-    torch.div: operator.truediv,
-    torch.relu_: torch.relu,
-    torch.concat: torch.cat,
-    torch.concatenate: torch.cat,
-}
-_PLAIN_METHODS: dict[str, Callable[..., Any]] = {
-    **{"add": operator.add, "add_": operator.add, "mul": operator.mul, "mul_": operator.mul},
-    **{"relu_": torch.relu, "sigmoid_": torch.sigmoid, "clamp_": torch.clamp},
-}
-_IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv, torch.relu_}
 _ARITHMETIC = {operator.add, operator.mul, operator.sub, operator.truediv}
 
 
@@ -174,6 +153,17 @@ def add_module(traced: fx.GraphModule, name: str, module: nn.Module) -> str:
     return chosen
 
 
+def exchange_module_(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+    """Let `node` call `module`: in its old module's place, or beside that where the graph reads its weights too."""
+    path = str(node.target)
+    if any(
+        other.op == "get_attr" and str(other.target).startswith(f"{path}.") for other in traced.graph.nodes
+    ):
+        node.target = add_module(traced, path, module)
+    else:
+        traced.set_submodule(path, module)
+
+
 def reordered(traced: fx.GraphModule, maps: fx.Node, channels: Sequence[int]) -> fx.Node:
     """Insert a node that takes `channels` of `maps` in that order and return it."""
     reference = next(traced.parameters(), torch.zeros(()))
@@ -216,56 +206,3 @@ def finished(traced: fx.GraphModule) -> fx.GraphModule:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
-
-
-def without_in_place_work(traced: fx.GraphModule) -> fx.GraphModule:
-    """Return the network with every in-place operation replaced, and operations that do nothing in eval mode dropped.
-
-    What reads a tensor after it was overwritten reads the result of the overwriting node from then on. (`x += y` is
-    traced as a plain sum: a network that reads `x` under another name behind it does not trace as it runs, which the
-    comparison of `optimize` shows.)
-    """
-    for node in list(traced.graph.nodes):
-        _write_elsewhere(traced, node)
-        _plain_form(node)
-        source = node.args[0] if node.args else None
-        if isinstance(source, fx.Node) and _does_nothing(traced, node):
-            node.replace_all_uses_with(source)
-            traced.graph.erase_node(node)
-    return finished(traced)
-
-
-def _does_nothing(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_function" and node.target in _DROPOUTS:
-        return node.kwargs.get("training") is False or (len(node.args) > 2 and node.args[2] is False)
-    return plain_module(module_of(traced, node), NO_WORK_IN_EVAL)
-
-
-def _write_elsewhere(traced: fx.GraphModule, node: fx.Node) -> None:
-    source = node.args[0] if node.args else None
-    module = module_of(traced, node)
-    named_in_place = node.op == "call_method" and str(node.target).endswith("_")
-    functional = node.op == "call_function" and node.kwargs.get("inplace") is True
-    if node.target in _SWITCHED and node.args[1:] == (True,):  # F.relu(x, True)
-        node.args, functional = node.args[:1], True
-    in_module = bool(getattr(module, "inplace", False))
-    if not isinstance(source, fx.Node) or not (
-        named_in_place or functional or in_module or node.target in _IN_PLACE
-    ):
-        return
-    later = False
-    for other in traced.graph.nodes:
-        if later and source in other.all_input_nodes:
-            other.replace_input_with(source, node)
-        later = later or other is node
-    if functional:
-        node.kwargs = {**node.kwargs, "inplace": False}
-    if in_module and module is not None:
-        node.target = add_module(traced, str(node.target), out_of_place(module))
-
-
-def _plain_form(node: fx.Node) -> None:
-    if node.op == "call_function" and not node.kwargs:
-        node.target = _PLAIN_FORMS.get(node.target, node.target)
-    elif node.op == "call_method" and not node.kwargs and str(node.target) in _PLAIN_METHODS:
-        node.op, node.target = "call_function", _PLAIN_METHODS[str(node.target)]

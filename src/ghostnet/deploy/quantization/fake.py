@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ghostnet.deploy.manifest import float32_passes, without_float32_passes
 from ghostnet.deploy.optimize import optimize, passes_of
+from ghostnet.deploy.passes import default_passes
 from ghostnet.deploy.passes.operations import (
     add_module,
     cat_inputs,
+    exchange_module_,
     finished,
     is_binary,
     module_of,
@@ -34,6 +37,8 @@ from ghostnet.deploy.quantization.onnx_rounding import with_onnx_rounding
 from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS
 from ghostnet.deploy.quantization.rounding import RoundedLayer, RoundedValues
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.copies import copy_model
+from ghostnet.nn.eager import eager_module
 
 _BATCH = 32
 _FUSED = (nn.ReLU, nn.ReLU6, F.relu, F.relu6, torch.relu, "relu")
@@ -110,7 +115,8 @@ def fake_quantized(
     the ranges of values follow the batches; in evaluation they stand.
 
     Args:
-        model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched.
+        model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched. One in half or double
+            precision is taken in float32.
         images: float32 images `(N, C, H, W)` normalised as the network expects, N >= 16, or batches of them; the
             first ranges are theirs.
         target: "onnx" or "openvino": whose rewrites are made first. Files for both can be written afterwards.
@@ -120,7 +126,8 @@ def fake_quantized(
 
     Raises:
         InputError: another target, a number of bits out of its range, unusable images, a network that cannot be
-            traced, or nothing to quantise.
+            traced, a rewrite that needs float32, or nothing to quantise.
+        RuntimeError: the rewritten network differs from the original.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
@@ -131,13 +138,19 @@ def fake_quantized(
         raise unknown_name("target of int8 fine-tuning", target, TRAINED_TARGETS)
     if isinstance(weight_bits, bool) or weight_bits not in range(2, 9):
         raise InputError(f"weight_bits (={weight_bits!r}) must be an integer from 2 to 8; 8 and 4 are usual")
+    exact = float32_passes(passes)
+    if exact:
+        raise InputError(f"pass {exact[0]!r} needs float32, which int8 files do not have; leave it out")
     array = calibration_array(images, tuple(input_size))
-    graph = optimize(model, target=target, passes=passes)
+    # float32 whatever the network is in: a narrower type has no room for the grid, and files have no wider one
+    reference = copy_model(eager_module(model, "fake_quantized")).eval().float()
+    names = without_float32_passes(default_passes(target)) if passes is None else passes
+    graph = optimize(reference, passes=names, input_size=input_size)
     if not isinstance(graph, fx.GraphModule) or passes_of(graph) is None:
         raise InputError("the network's code cannot be followed by torch.fx, which int8 fine-tuning needs")
     _round_layers_(graph, weight_bits)
     _round_values_(graph)
-    made = FakeQuantized(graph, copy.deepcopy(model).eval(), weight_bits)
+    made = FakeQuantized(graph, reference, weight_bits)
     if not made.layers:
         raise InputError("there is no convolution and no linear layer to quantise; int8 would change nothing")
     for parameter in made.parameters():
@@ -150,7 +163,7 @@ def _round_layers_(graph: fx.GraphModule, bits: int) -> None:
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         if plain_module(module, (nn.Conv2d, nn.Linear)) and isinstance(module, (nn.Conv2d, nn.Linear)):
-            graph.set_submodule(str(node.target), RoundedLayer(module, bits))
+            exchange_module_(graph, node, RoundedLayer(module, bits))
     graph.recompile()
 
 

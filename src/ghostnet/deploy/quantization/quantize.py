@@ -113,6 +113,8 @@ def quantize(
     What `fake_quantized` made, trained since then, is written with its own weights and ranges, all layers in int8;
     the limits are on what it differs from the float network that it was made from.
 
+    The answer of a network with a single output is that output's sign (a logit: 1 above 0, else 0).
+
     Args:
         model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched.
         target: "onnx", "openvino" or "litert" (not for what `fake_quantized` made).

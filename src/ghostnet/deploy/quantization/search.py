@@ -46,7 +46,7 @@ class Score:
     """What int8 did to the answers on the calibration images.
 
     Attributes:
-        agreement: share of images with the same first answer as in float.
+        agreement: share of images with the same first answer as in float; of a single output its sign is the answer.
         relative_error: norm of the difference of the outputs over that of the float outputs.
         top1_float, top1: percent, None without labels.
     """
@@ -80,14 +80,19 @@ class Chosen:
 
 
 def scored(expected: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -> Score:
-    """Compare outputs `(N, classes, …)`."""
-    answers, wanted = found.argmax(axis=1), expected.argmax(axis=1)
+    """Compare outputs `(N, classes, …)`; a single output `(N, 1, …)` is a logit, whose answer is its sign (1 or 0)."""
+    answers, wanted = _answers(found), _answers(expected)
     agreement = float((answers == wanted).mean())
     error = relative_error(expected, found)
     if labels is None:
         return Score(agreement, error)
     top1 = [100 * float((given == labels).mean()) for given in (wanted, answers)]
     return Score(agreement, error, *top1)
+
+
+def _answers(outputs: np.ndarray) -> np.ndarray:
+    # of one output the largest is always the first
+    return (outputs[:, 0] > 0).astype(np.int64) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
 
 
 def relative_error(expected: np.ndarray, found: np.ndarray) -> float:

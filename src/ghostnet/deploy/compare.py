@@ -1,0 +1,77 @@
+"""Whether a rewritten network computes what the original does, on random input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ghostnet.errors import InputError, first_line
+from ghostnet.nn.copies import copy_model
+
+RELATIVE_TOLERANCE = 1e-5
+
+
+def random_input(model: nn.Module, shape: Sequence[int]) -> torch.Tensor:
+    """Return reproducible random input of `shape` on the model's device and in its dtype."""
+    tensors = (tensor for tensor in model.parameters() if tensor.is_floating_point())
+    reference = next(tensors, torch.zeros(()))
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    return values.to(reference)
+
+
+def relative_error(reference: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference divided by the largest reference value (NaN counts as infinite)."""
+    difference = (reference.double() - other.double()).abs().max().item()
+    error = difference / max(reference.abs().max().item(), 1e-12)
+    return error if error == error else float("inf")
+
+
+def difference(model: nn.Module, result: nn.Module, input_size: Sequence[int]) -> float:
+    """Return the largest relative error among the tensors of both networks' outputs, whatever holds them.
+
+    Args:
+        model: the original, in eval mode.
+        result: the other network.
+        input_size: shape of one input without the batch.
+    """
+    example = random_input(model, (2, *input_size))
+    expected, found = _outputs(model, example), _outputs(result, example)
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return float("inf")
+    return max(map(relative_error, expected, found), default=0.0)
+
+
+def same_in_double(model: nn.Module, result: nn.Module, input_size: Sequence[int]) -> bool:
+    """Tell whether two networks agree in double precision: then only float32's rounding tells them apart."""
+    try:
+        exact = copy_model(model).double(), copy_model(result).double()
+        return difference(*exact, input_size) <= RELATIVE_TOLERANCE
+    except Exception:  # the code may insist on float32
+        return False
+
+
+def require_runs(model: nn.Module, input_size: Sequence[int]) -> None:
+    """Raise unless a network takes such input.
+
+    Raises:
+        InputError: it does not.
+    """
+    try:
+        _outputs(model, random_input(model, (2, *input_size)))
+    except Exception as error:  # the user's code may raise anything
+        raise does_not_run(input_size, error) from error
+
+
+def does_not_run(input_size: Sequence[int], error: Exception) -> InputError:
+    """Return the one line for whatever a user's forward raised."""
+    return InputError(f"the model does not run with input_size {tuple(input_size)}: {first_line(error)}")
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(model(example.clone()))  # a network may write into its input
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
