@@ -76,6 +76,7 @@ def run_together(
         runs[0].recipe.settings(),
         teacher=_teacher(runs),
         checkpoint=checkpoint,
+        identity=_identity(runs),
         progress=progress,
         description=f"{first.name}, {len(seeds)} seeds",
     )
@@ -99,6 +100,13 @@ def _check(recipes: Sequence[Recipe]) -> None:
         raise InputError(f"recipe {recipes[0].name} is not on CIFAR-10; its seeds are trained one by one")
     if join_processes()[1] > 1:
         raise InputError("networks are trained together in one process; run without torchrun")
+
+
+def _identity(runs: Sequence[PreparedRun]) -> dict[str, Any]:
+    """Return what all runs share, and lists of what each has of its own: their starts."""
+    each = [run.identity for run in runs]
+    shared = {key: value for key, value in each[0].items() if all(one[key] == value for one in each)}
+    return {key: shared[key] if key in shared else [one[key] for one in each] for key in each[0]}
 
 
 def _teacher(runs: Sequence[PreparedRun]) -> nn.Module | None:

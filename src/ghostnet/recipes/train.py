@@ -19,6 +19,7 @@ from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.conversion import convert_network
 from ghostnet.recipes.head import give_fresh_head_, output_count
+from ghostnet.recipes.identity import identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets
@@ -146,6 +147,7 @@ def run_recipe(
         teacher=run.teacher,
         watch=_watch(run),
         checkpoint=run.path(".checkpoint"),
+        identity=run.identity,
         progress=run.progress,
         description=recipe.name,
     )
@@ -190,6 +192,11 @@ class PreparedRun:
     def kept(self) -> dict[str, Any]:
         """What the saved network says of itself, its accuracy apart."""
         return {"recipe": self.recipe.name, "classes": list(self.sets.classes), **self.sets.info}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint of this run must share with it."""
+        return identity_of(self.recipe, self.sets.told)
 
     def path(self, ending: str) -> Path:
         """Return a file of the run."""

@@ -18,6 +18,7 @@ from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.detection.schema import DetectionRecipe
 from ghostnet.recipes.detection.table8 import answered_rows
+from ghostnet.recipes.identity import boxes_of, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.train import TrainResult, Watch, fit, join_processes, tensorboard_log
 
@@ -105,6 +106,7 @@ def run_detection(
         objective=detect.DetectionObjective(recipe.bf16),
         watch=_watch(recipe, looks, stem, kept, chief),
         checkpoint=checkpoint,
+        identity=identity_of(recipe, boxes_of(training)),
         progress=progress,
         description=recipe.name,
     )
