@@ -113,3 +113,45 @@ def test_checkpoints_without_this_knowledge_go_on(photos, tmp_path, stopped):
     torch.save(state, path)
     assert run_recipe(recipe_for(photos), tmp_path, progress=False)["metrics"]["steps"] == 4
     assert json.loads((tmp_path / "fine_tune-seed1.json").read_text())["metrics"]["steps"] == 4
+
+
+def test_a_conversion_that_another_recipe_left_is_made_anew(photos, tmp_path, monkeypatch):
+    def stop(*_args, **_more):
+        raise KeyboardInterrupt
+
+    first = recipe_for(photos, "convert_ratio=2", "convert_init=random")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes_train, "fit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(first, tmp_path, progress=False)
+    assert (tmp_path / "fine_tune-seed1.converted.safetensors").is_file()
+    result = run_recipe(
+        recipe_for(photos, "convert_ratio=4", "convert_init=random"), tmp_path, progress=False
+    )
+    whole = run_recipe(
+        recipe_for(photos, "convert_ratio=4", "convert_init=random"), tmp_path / "other", progress=False
+    )
+    assert result["metrics"]["params"] == whole["metrics"]["params"]
+    assert "identity" not in result["metrics"]
+
+
+def test_a_conversion_that_is_being_trained_is_not_replaced(photos, tmp_path, stopped):
+    stopped(recipe_for(photos, "convert_ratio=2", "convert_init=random"), tmp_path)
+    with pytest.raises(InputError, match=r"belongs to a run with convert_ratio = 2, not 4"):
+        run_recipe(recipe_for(photos, "convert_ratio=4", "convert_init=random"), tmp_path, progress=False)
+    recipe = recipe_for(photos, "convert_ratio=2", "convert_init=random")
+    assert run_recipe(recipe, tmp_path, progress=False)["metrics"]["steps"] == 4
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".best.safetensors"])
+def test_networks_of_an_earlier_run_are_not_replaced(ending, photos, tmp_path):
+    path = tmp_path / f"fine_tune-seed1{ending}"
+    path.write_bytes(b"earlier")
+    with pytest.raises(InputError, match=rf"fine_tune-seed1{ending} exists; pass --force"):
+        run_recipe(recipe_for(photos), tmp_path, progress=False)
+    (tmp_path / f"x{ending}").write_bytes(b"earlier")
+    with pytest.raises(InputError, match=rf"x{ending} exists; pass --force"):
+        recipes_train.refuse_earlier(tmp_path / "x", tmp_path / "x.checkpoint", force=False)
+    recipes_train.refuse_earlier(tmp_path / "x", tmp_path / "x.checkpoint", force=True)
+    (tmp_path / "x.checkpoint").touch()  # then they are this run's own
+    recipes_train.refuse_earlier(tmp_path / "x", tmp_path / "x.checkpoint", force=False)

@@ -297,7 +297,12 @@ class _Session:
     def look(self, total: int, batches_per_epoch: int, checkpoint_seconds: float) -> None:
         """Evaluate and save where it is time to."""
         if self.watch.is_due(self.run.result.steps, total, batches_per_epoch):
+            first = not self.run.result.evaluations
             self.evaluate(batches_per_epoch)
+            if (
+                first
+            ):  # the best network so far is on disk; without a checkpoint it would be taken for another run's
+                self.save()
         if time.monotonic() - self.saved >= checkpoint_seconds:
             self.save()
 
