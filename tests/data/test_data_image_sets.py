@@ -84,3 +84,17 @@ def test_a_held_out_part_alone_is_no_training_set(tmp_path):
 def test_a_part_name_among_classes_is_a_class(tmp_path):
     training, _ = split(write(tmp_path, "bus", "car", "train"))
     assert training.classes == ["bus", "car", "train"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["10", "100", "20"], "has a class '10', the network 3"), (["0", "00", "1"], "has a class '0'")],
+)
+def test_numbers_beyond_the_networks_classes_are_no_names_in_order(names, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        with_class_indices(ImageFolder(write(tmp_path, *names)), 3, "here")
+    assert with_class_indices(ImageFolder(write(tmp_path / "b", "x", "y", "z")), 3, "here").classes == [
+        "x",
+        "y",
+        "z",
+    ]

@@ -109,7 +109,7 @@ def with_labels_of(source: ImageSource, classes: Sequence[str], place: str) -> I
 def with_class_indices(source: ImageSource, count: int, place: str) -> ImageSource:
     """Return a source whose labels fit a network of `count` classes whose names are not known.
 
-    Folders named by class numbers are taken at their word; otherwise there must be `count` of them, in sorted order.
+    Folders named by class numbers are taken at their word; names of another kind must be `count`, in sorted order.
 
     Raises:
         InputError: neither holds.
@@ -119,6 +119,12 @@ def with_class_indices(source: ImageSource, count: int, place: str) -> ImageSour
         renumbered = np.asarray(numbers, dtype=np.int64)[source.labels]
         names = [str(number) for number in range(count)]
         return Subset(source, range(len(source)), labels=renumbered, classes=names)
+    if all(number >= 0 for number in numbers):
+        beyond = next((name for name in source.classes if int(name) >= count), source.classes[0])
+        raise InputError(
+            f"{place} has a class {beyond!r}, the network {count} classes, and its file names none; name each folder "
+            f"by its class number (0 to {count - 1})"
+        )
     if len(source.classes) == count:
         return source
     raise InputError(
