@@ -308,6 +308,11 @@ def finish(
 def _model_and_sets(recipe: Recipe, data_root: str | None, progress: bool) -> tuple[nn.Module, Sets]:
     if recipe.data != "cifar10":
         images = open_image_sets(recipe)
+        if len(images.classes) < 2:  # any network would be right about all of them
+            raise InputError(
+                f"{recipe.data} has one class {images.classes[0]!r}; a classifier needs two; is {recipe.data} one "
+                "level too high?"
+            )
         model = build(recipe, images.classes)
         return model, image_sets(recipe, images, model)
     model = build(recipe)
