@@ -13,7 +13,7 @@ from torch import nn
 
 import ghostnet
 from ghostnet import cli
-from ghostnet.cli.images import class_names, preprocessing_for
+from ghostnet.cli.images import class_names, labelled_for, preprocessing_for
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
 
@@ -155,3 +155,19 @@ def test_networks_of_timm_say_how_they_want_their_images() -> None:
     timm = pytest.importorskip("timm")
     found = preprocessing_for(timm.create_model("tf_efficientnet_lite0", pretrained=False))
     assert (found.mean, found.interpolation, found.crop_fraction) == ((0.5,) * 3, "bicubic", 0.875)
+
+
+def test_class_names_that_are_numbers_are_names(tmp_path: Path) -> None:
+    network = nn.Identity()
+    network.ghostnet_info = {"classes": ["10", "20", "50"]}  # type: ignore[assignment]
+    for name in ("10", "100", "20"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    with pytest.raises(ghostnet.InputError, match=r"was not trained on '100'"):
+        labelled_for(network, str(tmp_path), 3)
+    (tmp_path / "100").rename(tmp_path / "50")
+    assert list(labelled_for(network, str(tmp_path), 3).labels) == [0, 1, 2]
+    network.ghostnet_info = {"classes": ["0", "1", "2"]}  # type: ignore[assignment]  # numbers all the same
+    for name, other in (("10", "00"), ("20", "01"), ("50", "02")):
+        (tmp_path / name).rename(tmp_path / other)
+    assert list(labelled_for(network, str(tmp_path), 3).labels) == [0, 1, 2]

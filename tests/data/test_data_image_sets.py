@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from ghostnet import InputError
-from ghostnet.data import Cifar10, ImageFolder, write_cifar10_folder
+from ghostnet.data import (
+    Cifar10,
+    ImageFolder,
+    open_held_out,
+    open_split,
+    with_class_indices,
+    write_cifar10_folder,
+)
 
 LABELS = np.arange(100) % 10
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
@@ -42,3 +49,52 @@ def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="is not empty; name another folder"):
         write_cifar10_folder(DATASET, tmp_path)
+
+
+def write(root, *names, count=4):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(root / name / f"{number}.png")
+    return root
+
+
+def split(root):
+    return open_split(root, held_out_fraction=0.25, seed=0)
+
+
+def test_names_of_parts_in_any_case(tmp_path):
+    write(tmp_path, "Training/a", "Training/b")
+    write(tmp_path, "Testing/a", "Testing/b", count=2)
+    training, held_out = split(tmp_path)
+    assert (training.classes, len(training), len(held_out)) == (["a", "b"], 8, 4)
+    assert len(open_held_out(tmp_path)) == 4
+
+
+def test_a_training_part_alone_is_split(tmp_path):
+    training, held_out = split(write(tmp_path, "Train/a", "Train/b"))
+    assert (training.classes, len(training), len(held_out)) == (["a", "b"], 6, 2)
+
+
+def test_a_held_out_part_alone_is_no_training_set(tmp_path):
+    with pytest.raises(InputError, match="has val but nothing to train on; add a folder train, or give"):
+        split(write(tmp_path, "val/a", "val/b"))
+
+
+def test_a_part_name_among_classes_is_a_class(tmp_path):
+    training, _ = split(write(tmp_path, "bus", "car", "train"))
+    assert training.classes == ["bus", "car", "train"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["10", "100", "20"], "has a class '10', the network 3"), (["0", "00", "1"], "has a class '0'")],
+)
+def test_numbers_beyond_the_networks_classes_are_no_names_in_order(names, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        with_class_indices(ImageFolder(write(tmp_path, *names)), 3, "here")
+    assert with_class_indices(ImageFolder(write(tmp_path / "b", "x", "y", "z")), 3, "here").classes == [
+        "x",
+        "y",
+        "z",
+    ]

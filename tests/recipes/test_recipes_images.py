@@ -149,3 +149,26 @@ def test_keys_for_cifar10_alone_are_refused(key, value, photos, tmp_path):
     recipe = fine_tune_recipe(str(photos), model="resnet20", weights=None, overrides=changes)
     with pytest.raises(InputError, match=rf"`{key}` \(={value}\) is for CIFAR-10 only"):
         run_recipe(recipe, tmp_path, progress=False)
+
+
+def test_a_single_class_is_refused(photos, tmp_path):
+    recipe = fine_tune_recipe(str(photos.parent), model="resnet20", weights=None, overrides=SMALL)
+    with pytest.raises(
+        InputError, match=r"images\d* has one class 'photos'; a classifier needs two; is .* too high"
+    ):
+        run_recipe(recipe, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("key", ["start", "weights"])
+def test_a_network_given_as_an_override_says_its_size_too(key, trained, photos):
+    _, _, out = trained
+    start = str(out / "fine_tune-seed0.safetensors")
+    recipe = fine_tune_recipe(str(photos), model=None, weights=None, overrides=[*SMALL, f"{key}={start}"])
+    assert recipe == fine_tune_recipe(str(photos), model=None, weights=start, overrides=SMALL)
+    assert (recipe.start, recipe.image_size, recipe.augmentation) == (start, 32, "padded_crop")
+
+
+def test_a_model_given_as_an_override_says_its_size_too(photos):
+    recipe = fine_tune_recipe(str(photos), model=None, weights=None, overrides=["model=resnet20"])
+    assert recipe == fine_tune_recipe(str(photos), model="resnet20", weights=None)
+    assert recipe.image_size == 32

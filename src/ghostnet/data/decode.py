@@ -8,6 +8,7 @@ of an animation the first frame counts. Left out: colour profiles.
 from __future__ import annotations
 
 import io
+import signal
 import warnings
 
 import numpy as np
@@ -100,3 +101,8 @@ def _to_rgb(image: object, name: str) -> object:
     raise UnreadableImageError(
         name, f"pixels of Pillow's mode {image.mode!r} have no known range; save it as 8 bits"
     )
+
+
+def leave_interrupts_to_parent(_worker: int) -> None:
+    """Let a process that decodes live through Ctrl-C, for the step that its parent still finishes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

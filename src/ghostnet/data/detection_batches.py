@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ghostnet.data.decode import leave_interrupts_to_parent
 from ghostnet.data.detection import DetectionSet
 from ghostnet.errors import InputError
 
@@ -94,6 +95,7 @@ class DetectionBatches:
                 self._samples,
                 batch_sampler=[row for row in rows if row],
                 num_workers=self._workers,
+                worker_init_fn=leave_interrupts_to_parent,
                 collate_fn=list,
                 generator=torch.Generator(),  # not the network's
             )

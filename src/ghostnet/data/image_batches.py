@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ghostnet.data.batches import Batch
-from ghostnet.data.decode import UnreadableImageError, decode_image
+from ghostnet.data.decode import UnreadableImageError, decode_image, leave_interrupts_to_parent
 from ghostnet.data.image_folder import ImageSource
 from ghostnet.data.preprocessing import (
     CropAugmentation,
@@ -148,6 +148,7 @@ class ImageBatches:
                 _Samples(self.source, transform, self.seed, random=augmentation is not None),
                 batch_sampler=self._plan,
                 num_workers=self._workers,
+                worker_init_fn=leave_interrupts_to_parent,
                 collate_fn=_collate,
                 generator=torch.Generator(),  # it draws seeds that nobody uses; not from the network's generator
                 pin_memory=torch.cuda.is_available(),

@@ -18,7 +18,7 @@ from ghostnet.errors import InputError, unknown_name
 from ghostnet.progress import Progress
 
 _TRAINING = ("train", "training")
-_HELD_OUT = ("val", "validation", "valid", "test")
+_HELD_OUT = ("val", "validation", "valid", "test", "testing")
 
 
 def open_images(path: str | os.PathLike[str]) -> ImageSource:
@@ -49,7 +49,8 @@ def open_split(
     """Open what a network is trained on and what is held out.
 
     Args:
-        path: a folder with `train` and `val` (or `test`), each a set, or one set that is split class by class.
+        path: a folder with `train` and `val` (or `test`), each a set, or one set that is split class by class, be it
+            in a folder `train` or not. The case of these names does not matter.
         held_out_fraction: share of the split; not used where the folders say it.
         seed: of the split.
 
@@ -57,18 +58,36 @@ def open_split(
         Training set and held-out set, labels of both in the training set's classes.
 
     Raises:
-        InputError: neither, a class that only the held-out part has, or a set that cannot be split.
+        InputError: neither, a class that only the held-out part has, nothing to train on, or a set that cannot be
+            split.
     """
     root = Path(path).expanduser()
     training, held_out = _part(root, _TRAINING), _part(root, _HELD_OUT)
-    if training is None or held_out is None:
-        return split_stratified(open_images(root), held_out_fraction, seed)
-    trained = open_images(training)
-    return trained, with_labels_of(open_images(held_out), trained.classes, str(held_out))
+    if training is not None and held_out is not None:
+        trained = open_images(training)
+        return trained, with_labels_of(open_images(held_out), trained.classes, str(held_out))
+    parts_alone = not shard_paths(root) and _only_parts(root)  # else the name is that of a class among others
+    if held_out is not None and parts_alone:
+        raise InputError(
+            f"{root} has {held_out.name} but nothing to train on; add a folder train, or give {held_out} to split it"
+        )
+    whole = training if training is not None and parts_alone else root
+    return split_stratified(open_images(whole), held_out_fraction, seed)
 
 
 def _part(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    folders = {folder.name.lower(): folder for folder in sorted(_folders(root), reverse=True)}
+    return next((folders[name] for name in names if name in folders), None)
+
+
+def _only_parts(root: Path) -> bool:
+    return all(folder.name.lower() in (*_TRAINING, *_HELD_OUT) for folder in _folders(root))
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def with_labels_of(source: ImageSource, classes: Sequence[str], place: str) -> ImageSource:
@@ -90,7 +109,7 @@ def with_labels_of(source: ImageSource, classes: Sequence[str], place: str) -> I
 def with_class_indices(source: ImageSource, count: int, place: str) -> ImageSource:
     """Return a source whose labels fit a network of `count` classes whose names are not known.
 
-    Folders named by class numbers are taken at their word; otherwise there must be `count` of them, in sorted order.
+    Folders named by class numbers are taken at their word; names of another kind must be `count`, in sorted order.
 
     Raises:
         InputError: neither holds.
@@ -100,6 +119,12 @@ def with_class_indices(source: ImageSource, count: int, place: str) -> ImageSour
         renumbered = np.asarray(numbers, dtype=np.int64)[source.labels]
         names = [str(number) for number in range(count)]
         return Subset(source, range(len(source)), labels=renumbered, classes=names)
+    if all(number >= 0 for number in numbers):
+        beyond = next((name for name in source.classes if int(name) >= count), source.classes[0])
+        raise InputError(
+            f"{place} has a class {beyond!r}, the network {count} classes, and its file names none; name each folder "
+            f"by its class number (0 to {count - 1})"
+        )
     if len(source.classes) == count:
         return source
     raise InputError(

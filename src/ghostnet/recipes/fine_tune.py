@@ -25,21 +25,22 @@ def fine_tune_recipe(
         data_path: folder or shards.
         model: name of the zoo; None takes what the saved network `weights` is, or GhostNet 1.0x.
         weights: a saved network, or for `model` a packaged tag or checkpoint; None starts from random weights.
-        overrides: `key=value`; they win.
+        overrides: `key=value`; they win, and name a network (`start`, `weights`, `model`) as well as the arguments do.
 
     Raises:
         InputError: weights that cannot be read, an unknown name, or a wrong override.
     """
     first = load_recipe("fine_tune", overrides)
     given = {override.partition("=")[0].strip() for override in overrides}
-    changes: dict[str, Any] = {"data": data_path}
-    if weights is not None and model is None and Path(weights).suffix == ".safetensors":
-        changes["start"] = weights
-    else:
-        changes |= {"model": model or first.model, "weights": weights or ""}
-    changes |= _as_trained(changes, first)
-    kept = {key: value for key, value in changes.items() if key not in given}
-    return first.model_copy(update=kept)
+    model = first.model if "model" in given else model
+    weights = first.weights or None if "weights" in given else weights
+    start = first.start
+    if not start and weights is not None and model is None and Path(weights).suffix == ".safetensors":
+        start = weights
+    network = {"start": start} if start else {"model": model or first.model, "weights": weights or ""}
+    found = {} if start.startswith("@") else _as_trained(network, first)  # that file may not be there yet
+    kept = {key: value for key, value in {"data": data_path, **found}.items() if key not in given}
+    return first.model_copy(update={"weights": "", **network, **kept})
 
 
 def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

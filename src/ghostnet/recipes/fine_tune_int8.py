@@ -14,6 +14,7 @@ from torch import nn
 
 from ghostnet import data, deploy
 from ghostnet.errors import InputError
+from ghostnet.recipes.identity import identity_of, weights_of
 from ghostnet.recipes.schema import Recipe, load_recipe
 from ghostnet.recipes.sets import cifar10_sets, image_sets, open_image_sets
 from ghostnet.train import fit
@@ -74,6 +75,7 @@ def fine_tune_int8(
         recipe.settings(),
         teacher=network.reference,
         checkpoint=checkpoint,
+        identity={**identity_of(recipe, sets.told), "network": weights_of(model)},
         progress=progress,
         description="fine-tuning for int8",
     )

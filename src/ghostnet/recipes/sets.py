@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ghostnet import data
 from ghostnet.errors import InputError
+from ghostnet.recipes.identity import images_of
 from ghostnet.recipes.schema import Recipe
 
 _CALIBRATION_BATCH = 256
@@ -30,6 +31,7 @@ class Sets:
         info: what the saved network says of its images: size, crop, mean and deviation.
         calibration: gives the training images that a conversion may look at, with labels, which most methods drop.
         skipped: gives the images that could not be read so far, with the reasons.
+        told: how the images are told from others; see `recipes.identity`.
     """
 
     training: data.Batches
@@ -38,6 +40,7 @@ class Sets:
     info: dict[str, Any]
     calibration: Callable[[], list[tuple[Tensor, Tensor]]]
     skipped: Callable[[], dict[str, str]]
+    told: str = "cifar10"
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -98,6 +101,7 @@ def image_sets(recipe: Recipe, images: ImageSets, model: nn.Module) -> Sets:
         wanted.to_dict(),
         calibration,
         lambda: {**training.skipped, **held_out.skipped},
+        images_of(images.training),
     )
 
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from ghostnet import data
 from ghostnet.errors import InputError
-from ghostnet.files import refuse_overwrite
 from ghostnet.recipes.schema import Recipe
-from ghostnet.recipes.train import PreparedRun, finish, prepare, run_recipe, stem_of
+from ghostnet.recipes.train import PreparedRun, finish, prepare, refuse_earlier, run_recipe, stem_of
 from ghostnet.train import (
     StackedBatches,
     StackedNetworks,
@@ -53,29 +52,34 @@ def run_together(
             `run_recipe`.
     """
     _check(recipes)
-    for recipe in recipes:
-        refuse_overwrite(stem_of(recipe, out_dir, ".json"), force=force)
-    first = recipes[0]
+    first, seeds = recipes[0], [recipe.seed for recipe in recipes]
     alone = len(recipes) == 1 or bool(why_not_together(first.settings())) or bool(first.evaluate_every)
+    checkpoint = Path(out_dir) / f"{first.name}-seeds{'-'.join(map(str, seeds))}.checkpoint"
+    for recipe in recipes:
+        own = stem_of(recipe, out_dir, ".checkpoint")
+        refuse_earlier(stem_of(recipe, out_dir), own if own.exists() else checkpoint, force=force)
     runs = []
     if not alone:
-        runs = [prepare(recipe, out_dir, data_root=data_root, progress=progress) for recipe in recipes]
+        common: dict[str, Any] = {"data_root": data_root, "progress": progress}
+        runs = [
+            prepare(recipe, out_dir, checkpoint=checkpoint if checkpoint.exists() else None, **common)
+            for recipe in recipes
+        ]
     if alone or why_not_stacked([run.model for run in runs]):
         return [
             run_recipe(recipe, out_dir, data_root=data_root, progress=progress, force=force)
             for recipe in recipes
         ]
-    seeds = [recipe.seed for recipe in recipes]
     stacked = StackedNetworks([run.model for run in runs])
     training = runs[0].sets.training
     assert isinstance(training, data.TensorBatches)  # CIFAR-10's are
-    checkpoint = Path(out_dir) / f"{first.name}-seeds{'-'.join(map(str, seeds))}.checkpoint"
     trained = fit(
         stacked,
         StackedBatches(training, seeds),
         runs[0].recipe.settings(),
         teacher=_teacher(runs),
         checkpoint=checkpoint,
+        identity=_identity(runs),
         progress=progress,
         description=f"{first.name}, {len(seeds)} seeds",
     )
@@ -99,6 +103,13 @@ def _check(recipes: Sequence[Recipe]) -> None:
         raise InputError(f"recipe {recipes[0].name} is not on CIFAR-10; its seeds are trained one by one")
     if join_processes()[1] > 1:
         raise InputError("networks are trained together in one process; run without torchrun")
+
+
+def _identity(runs: Sequence[PreparedRun]) -> dict[str, Any]:
+    """Return what all runs share, and lists of what each has of its own: their starts."""
+    each = [run.identity for run in runs]
+    shared = {key: value for key, value in each[0].items() if all(one[key] == value for one in each)}
+    return {key: shared[key] if key in shared else [one[key] for one in each] for key in each[0]}
 
 
 def _teacher(runs: Sequence[PreparedRun]) -> nn.Module | None:

@@ -19,6 +19,7 @@ from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.conversion import convert_network
 from ghostnet.recipes.head import give_fresh_head_, output_count
+from ghostnet.recipes.identity import conversion_identity, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets
@@ -29,6 +30,7 @@ from ghostnet.train import (
     evaluate,
     fit,
     join_processes,
+    other_run,
     tensorboard_log,
     union_over_processes,
     wait_for_first,
@@ -93,17 +95,28 @@ def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
 
 
 def _converted(
-    dense: nn.Module, recipe: Recipe, sets: Sets, saved: Path, progress: bool
+    dense: nn.Module, recipe: Recipe, sets: Sets, *, saved: Path, checkpoint: Path, progress: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Convert `dense`, or take up the conversion that an interrupted run left at `saved`."""
+    """Convert `dense`, or take up the conversion that an interrupted run left at `saved`.
+
+    Raises:
+        InputError: that conversion is another one, and there is a checkpoint of its training.
+    """
+    wanted = conversion_identity(identity_of(recipe, sets.told))
     if saved.exists():
         model = models.load(saved)
-        return model, getattr(model, "ghostnet_info", {})
+        info = dict(getattr(model, "ghostnet_info", None) or {})
+        made = info.pop("identity", None)
+        other = sorted(key for key in wanted if made is not None and made.get(key) != wanted[key])
+        if other and checkpoint.exists():
+            raise other_run(checkpoint, other[0], made.get(other[0]), wanted[other[0]])
+        if checkpoint.exists() or (made is not None and not other):
+            return model, info
     stages = {"dense": evaluate(dense, _alone(sets.held_out), progress=progress).to_dict()}
     model, report = convert_network(dense, recipe, sets, progress=progress)
     stages["as converted"] = evaluate(model, _alone(sets.held_out), progress=progress).to_dict()
     info = {"stages": stages, "conversion": report.to_dict()}
-    models.save(model, saved, info=info)
+    models.save(model, saved, info={**info, "identity": wanted})
     return model, info
 
 
@@ -137,7 +150,7 @@ def run_recipe(
         InputError: the result exists and `force` is false; data, a teacher or a start that cannot be loaded; a method
             that trains before it chooses, in several processes.
     """
-    refuse_overwrite(stem_of(recipe, out_dir, ".json"), force=force)
+    refuse_earlier(stem_of(recipe, out_dir), stem_of(recipe, out_dir, ".checkpoint"), force=force)
     run = prepare(recipe, out_dir, data_root=data_root, progress=progress)
     trained = fit(
         run.model,
@@ -146,6 +159,7 @@ def run_recipe(
         teacher=run.teacher,
         watch=_watch(run),
         checkpoint=run.path(".checkpoint"),
+        identity=run.identity,
         progress=run.progress,
         description=recipe.name,
     )
@@ -153,6 +167,22 @@ def run_recipe(
     if run.chief:
         run.path(".checkpoint").unlink(missing_ok=True)
     return result
+
+
+def refuse_earlier(stem: Path, checkpoint: Path, *, force: bool) -> None:
+    """Raise where a run would replace an earlier one's files, unless `force` is set or it goes on from its checkpoint.
+
+    Args:
+        stem: path of the run's files without ending.
+        checkpoint: of the run; networks beside it are its own.
+        force: they may be replaced.
+
+    Raises:
+        InputError: one is there.
+    """
+    endings = [".json"] if checkpoint.exists() else [".json", ".safetensors", ".best.safetensors"]
+    for ending in endings:
+        refuse_overwrite(f"{stem}{ending}", force=force)
 
 
 def stem_of(recipe: Recipe, out_dir: str | Path, ending: str = "") -> Path:
@@ -191,15 +221,29 @@ class PreparedRun:
         """What the saved network says of itself, its accuracy apart."""
         return {"recipe": self.recipe.name, "classes": list(self.sets.classes), **self.sets.info}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint of this run must share with it."""
+        return identity_of(self.recipe, self.sets.told)
+
     def path(self, ending: str) -> Path:
         """Return a file of the run."""
         return Path(f"{self.stem}{ending}")
 
 
 def prepare(
-    recipe: Recipe, out_dir: str | Path, *, data_root: str | None = None, progress: bool = True
+    recipe: Recipe,
+    out_dir: str | Path,
+    *,
+    data_root: str | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> PreparedRun:
-    """Load what a recipe names and convert its network; arguments and errors as for `run_recipe`."""
+    """Load what a recipe names and convert its network; arguments and errors as for `run_recipe`.
+
+    Args:
+        checkpoint: where training goes on from, if it is there; None is the run's own.
+    """
     source_commit()
     rank, processes = join_processes()
     chief = rank == 0
@@ -218,7 +262,11 @@ def prepare(
     if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher
         with wait_for_first():
-            model, info = _converted(model, recipe, sets, Path(f"{stem}{_CONVERTED}"), progress)
+            files = {
+                "saved": Path(f"{stem}{_CONVERTED}"),
+                "checkpoint": checkpoint or Path(f"{stem}.checkpoint"),
+            }
+            model, info = _converted(model, recipe, sets, **files, progress=progress)
     return PreparedRun(asked, recipe, model, sets, teacher, info, stem, chief, progress)
 
 
@@ -260,6 +308,11 @@ def finish(
 def _model_and_sets(recipe: Recipe, data_root: str | None, progress: bool) -> tuple[nn.Module, Sets]:
     if recipe.data != "cifar10":
         images = open_image_sets(recipe)
+        if len(images.classes) < 2:  # any network would be right about all of them
+            raise InputError(
+                f"{recipe.data} has one class {images.classes[0]!r}; a classifier needs two; is {recipe.data} one "
+                "level too high?"
+            )
         model = build(recipe, images.classes)
         return model, image_sets(recipe, images, model)
     model = build(recipe)

@@ -1,5 +1,6 @@
 """One training loop for every network: schedules, distillation, EMA, checkpoints, evaluation."""
 
+from ghostnet.train.checkpoint import other_run
 from ghostnet.train.evaluate import Evaluation, evaluate
 from ghostnet.train.loop import TrainResult, fit
 from ghostnet.train.objective import Objective, classification_loss
@@ -36,6 +37,7 @@ __all__ = [
     "join_processes",
     "leave_processes",
     "make_schedule",
+    "other_run",
     "predict",
     "share_of_processes",
     "tensorboard_log",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
         torch.save({"schema": _SCHEMA, **state}, temporary)
 
 
-def load_checkpoint(path: str | os.PathLike[str], settings: dict[str, Any]) -> dict[str, Any] | None:
+def load_checkpoint(
+    path: str | os.PathLike[str], settings: dict[str, Any], identity: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Read a checkpoint of a run with the same settings.
 
     Args:
         path: the checkpoint file.
         settings: what the run was started with; a checkpoint of another run is refused.
+        identity: what else it must share; keys that the checkpoint lacks, which may be older than they, are not
+            compared.
 
     Returns:
         The state, or None where there is no checkpoint.
@@ -49,9 +54,17 @@ def load_checkpoint(path: str | os.PathLike[str], settings: dict[str, Any]) -> d
     saved = state["settings"]
     changed = sorted(key for key in {*saved, *settings} if saved.get(key) != settings.get(key))
     if changed:
-        key = changed[0]
-        raise InputError(
-            f"{path} belongs to a run with {key} = {saved.get(key)!r}, not {settings.get(key)!r}; "
-            "delete it or name another folder"
-        )
+        raise other_run(path, changed[0], saved.get(changed[0]), settings.get(changed[0]))
+    known, wanted = state.get("identity") or {}, identity or {}
+    for key in sorted({*known} & {*wanted}):
+        if known[key] != wanted[key]:
+            raise other_run(path, key, known[key], wanted[key])
     return state
+
+
+def other_run(path: str | os.PathLike[str], key: str, saved: Any, wanted: Any) -> InputError:
+    """Return the error that a file left by an earlier run is of another one, and in what."""
+    return InputError(
+        f"{os.fspath(path)} belongs to a run with {key} = {saved!r}, not {wanted!r}; "
+        "delete it or name another folder"
+    )

@@ -14,11 +14,12 @@ from torch import nn
 
 from ghostnet import data, detect, models
 from ghostnet.errors import InputError
-from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.detection.schema import DetectionRecipe
 from ghostnet.recipes.detection.table8 import answered_rows
+from ghostnet.recipes.identity import boxes_of, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
+from ghostnet.recipes.train import refuse_earlier
 from ghostnet.train import TrainResult, Watch, fit, join_processes, tensorboard_log
 
 _COUNTED = 224  # pixels a side of the image that Table 8 counts backbones at
@@ -86,7 +87,7 @@ def run_detection(
     """
     stem = Path(out_dir) / f"{recipe.name}-seed{recipe.seed}"
     result_path, checkpoint = Path(f"{stem}.json"), Path(f"{stem}.checkpoint")
-    refuse_overwrite(result_path, force=force)
+    refuse_earlier(stem, checkpoint, force=force)
     source_commit()
     rank, _ = join_processes()
     chief = rank == 0
@@ -105,6 +106,7 @@ def run_detection(
         objective=detect.DetectionObjective(recipe.bf16),
         watch=_watch(recipe, looks, stem, kept, chief),
         checkpoint=checkpoint,
+        identity=identity_of(recipe, boxes_of(training)),
         progress=progress,
         description=recipe.name,
     )
