@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ghostnet
-from ghostnet import data, models
+from ghostnet import cli, data, models
 from ghostnet.train import evaluate
 
 FOLDER = Path(models.__file__).parent / "weights"
@@ -26,7 +26,7 @@ def accuracy_of(path):
 
 def test_there_is_a_trained_network():
     assert "resnet9_050.cifar10.safetensors" in [path.name for path in FILES]
-    assert models.model_info("resnet9_050").weights == ("cifar10",)
+    assert models.model_info("resnet9_050").weights == ("cifar10", "ghost")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -44,6 +44,20 @@ def test_packaged_weights_are_small_and_described(path):
         metrics["top1"], abs=0.1
     )  # half precision may move an image or two
     assert f"{metrics['macs']:,} MACs" in card(path)
+
+
+def test_a_converted_network_is_loaded_by_model_and_tag(capsys):
+    network = ghostnet.load("resnet9_050.ghost")
+    assert network.ghostnet_edits
+    assert ghostnet.profile(network, (3, 32, 32)).macs == 48_773_632
+    with pytest.raises(ghostnet.InputError, match=r"load it with ghostnet\.load\('resnet9_050\.ghost'\)"):
+        ghostnet.create_model("resnet9_050", weights="ghost")
+    with pytest.raises(ghostnet.InputError, match=r"resnet9_050\.ghast"):
+        ghostnet.load("resnet9_050.ghast")
+    assert cli.run(["profile", "resnet9_050.ghost", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["macs"] == 48_773_632
+    assert cli.run(["eval", "resnet9_050.ghost", "--weights", "cifar10"]) == 2
+    assert "holds its weights already" in capsys.readouterr().err
 
 
 def test_the_trained_network_keeps_its_accuracy_on_the_first_thousand_test_images():
