@@ -81,13 +81,12 @@ def labelled_for(model: nn.Module, path: str, count: int) -> ImageSource:
     from ghostnet import data
 
     source = data.open_held_out(path)
-    known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
-    if known and len(known) == count and set(source.classes) <= set(known):
-        return data.with_labels_of(source, [str(name) for name in known], path)
-    numbers_are_names = bool(known) and all(str(name).isdecimal() for name in known)
-    numbers_are_names = numbers_are_names and list(known) != [str(number) for number in range(count)]
+    known = [str(name) for name in (getattr(model, "ghostnet_info", None) or {}).get("classes") or ()]
+    if len(known) == count and set(source.classes) <= set(known):
+        return data.with_labels_of(source, known, path)
+    numbers_are_names = all(name.isdecimal() for name in known) and known != [str(i) for i in range(count)]
     if known and (numbers_are_names or not all(name.isdecimal() for name in source.classes)):
-        return data.with_labels_of(source, [str(name) for name in known], path)  # says which name is unknown
+        return data.with_labels_of(source, known, path)  # says which name is unknown
     return data.with_class_indices(source, count, path)
 
 
