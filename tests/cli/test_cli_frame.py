@@ -97,6 +97,8 @@ def test_the_verbs_are_those_of_the_design() -> None:
         (["train", "resnet9_050", "epoch=3"], "unknown key .* 'epoch'; did you mean 'epochs'"),
         (["train", "resnet9_050", "--resume", "--out", "nowhere"], "no checkpoint nowhere/resnet9_050-seed0"),
         (["train", "epochs=3", "--data", "nowhere", "--model", "resnet20"], "there is no folder nowhere"),
+        (["train", "ghostnet_100", "--data", "ph\U0001f600"], "there is no folder ph\U0001f600"),
+        (["detect", "train", "bccd_light", "--data", "ph\U0001f600"], "ph\U0001f600"),
         (["train", "resnet9_050", "--weights", "x.safetensors"], "--weights and --model are for fine-tuning"),
         (["train", "fine_tune"], "fine-tuning needs images; give --data DIR"),
         (["eval", "resnet20", "--data", "./nowhere"], "there is no folder or shard ./nowhere"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -119,3 +121,30 @@ def test_what_is_no_usable_image_is_told(content: bytes, reason: str) -> None:
 def test_the_error_survives_the_way_from_a_worker() -> None:
     error = pickle.loads(pickle.dumps(UnreadableImageError("a.jpg", "cut off")))
     assert (str(error), error.reason) == ("a.jpg cannot be read as an image: cut off", "cut off")
+
+
+def _deep_png(deep: np.ndarray, clear: int) -> bytes:
+    """Return a 16-bit grey PNG in which one grey is transparent; Pillow writes none."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    height, width = deep.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in deep.astype(">u2"))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0))
+    body = chunk(b"tRNS", struct.pack(">H", clear)) + chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
+
+
+def test_deep_grey_with_a_transparent_grey_is_not_white_all_over() -> None:
+    deep = np.linspace(0, 65535, 35 * 40).reshape(35, 40).round().astype(np.uint16)
+    wanted = np.round(deep / 257).astype(np.uint8)
+    wanted[0, 0] = 255
+    _close(decode_image(_deep_png(deep, int(deep[0, 0]))), np.stack([wanted] * 3, 2))
+
+
+def test_deep_portable_greymaps_are_scaled() -> None:
+    deep = np.linspace(0, 65535, 35 * 40).reshape(35, 40).round().astype(np.uint16)
+    content = b"P5\n40 35\n65535\n" + deep.astype(">u2").tobytes()
+    _close(decode_image(content), np.stack([np.round(deep / 257).astype(np.uint8)] * 3, 2))

@@ -14,6 +14,7 @@ from ghostnet.data import (
     ImageFolder,
     ShardFolder,
     Subset,
+    list_images,
     open_held_out,
     open_images,
     open_split,
@@ -205,3 +206,35 @@ def test_labels_by_a_networks_classes(tmp_path: Path) -> None:
 def test_the_index_names_no_place(folder: Path, tmp_path: Path) -> None:
     write_shards(ImageFolder(folder), tmp_path / "shards")
     assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "shards" / "shards.json").read_text()))
+
+
+def test_images_in_hidden_folders_are_no_images_and_rarer_endings_are(tmp_path: Path) -> None:
+    for name in (".ipynb_checkpoints/a-checkpoint.jpg", "b/.hidden/c.png", "b/d.JFIF", "e.jpe", "f.avif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["d.JFIF", "e.jpe", "f.avif"]
+    inside = tmp_path / ".cache"  # a root that is hidden itself is meant
+    (inside / "x").mkdir(parents=True)
+    (inside / "x" / "g.png").touch()
+    assert len(list_images(inside)) == 1
+
+
+def test_an_interrupted_set_of_shards_leaves_nothing_and_can_be_written_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = ImageFolder(folder), tmp_path / "shards"
+    reads = iter(range(8))
+
+    def read(index: int) -> bytes:
+        if next(reads) == 7:
+            raise KeyboardInterrupt
+        return source.paths[index].read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "read", read)
+        with pytest.raises(KeyboardInterrupt):
+            write_shards(source, out, images_per_shard=3)
+    assert list(out.iterdir()) == []
+    write_shards(source, out, images_per_shard=3)
+    assert len(ShardFolder(out)) == len(source)
+    assert all(path.suffix == ".tar" or path.name == "shards.json" for path in out.iterdir())

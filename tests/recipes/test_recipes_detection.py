@@ -76,6 +76,8 @@ def test_bad_recipes():
         load_detection_recipe("bccd_light", ["detector=yolo"])
     with pytest.raises(InputError, match=r"`gradient_clip` \(=-1.0\)"):
         load_detection_recipe("bccd_light", ["gradient_clip=-1"])
+    with pytest.raises(InputError, match=r"`gradient_clip` \(=inf\): Input should be a finite number"):
+        load_detection_recipe("bccd_light", ["gradient_clip=inf"])
     with pytest.raises(InputError, match=r"`max_size` \(=10\)"):
         load_detection_recipe("bccd_light", ["max_size=10"])
     with pytest.raises(InputError, match="freezes the batch norms of a backbone without weights"):

@@ -43,6 +43,12 @@ def test_file_of_ones_own(tmp_path):
         ('model = "resnet20"\nepochs = "many"', r"`epochs` \(='many'\)"),
         ('model = "resnet20"\nepochs = -1', r"`epochs` \(=-1.0\)"),
         ('model = "resnet20"\nbatch_size = 0', r"`batch_size` \(=0\)"),
+        ('model = "resnet20"\nepochs = 1e308', r"`epochs` \(=1e\+308\) must be at most 1,000,000,000"),
+        (
+            'model = "resnet20"\ngradient_clip = inf',
+            r"`gradient_clip` \(=inf\): Input should be a finite number",
+        ),
+        ('model = "resnet20"\nseed = 9223372036854775808', r"`seed` \(=9223372036854775808\)"),
         ("epochs = 1", "`model`"),
         ("model = ", "not valid TOML"),
     ],

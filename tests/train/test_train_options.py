@@ -136,6 +136,9 @@ def test_bad_options():
         TrainSettings(accumulation_steps=0)
     with pytest.raises(InputError, match=r"`evaluate_every` \(=-1\)"):
         Watch(every_epochs=-1)
+    for name in ("gradient_clip", "weight_decay", "feature_weight"):
+        with pytest.raises(InputError, match=rf"`{name}` \(=inf\) must be a finite number >= 0"):
+            TrainSettings(**{name: float("inf")})
 
 
 @pytest.mark.parametrize("nesterov", [True, False])

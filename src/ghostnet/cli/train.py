@@ -98,7 +98,9 @@ def _recipe(
             "--weights and --model are for fine-tuning; with a recipe write weights=… and model=…"
         )
     if data is not None:
-        overrides.append(f"data={json.dumps(data)}")  # quoted, so that a folder named 2024 is no number
+        overrides.append(
+            f"data={json.dumps(data, ensure_ascii=False)}"
+        )  # quoted: a folder named 2024 is no number
     return recipes.load_recipe(name, overrides)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import signal
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,20 +88,31 @@ def _to_rgb(image: object, name: str) -> object:
     assert isinstance(image, Image.Image)  # for the type checker; Pillow is imported late
     if image.mode == "RGB" and "transparency" not in image.info:
         return image  # Pillow would copy it
+    if image.mode in _DEEP_GREY or (
+        image.mode == "I" and image.format == "PPM"
+    ):  # which Pillow brings to 16 bits
+        return _from_deep_grey(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in _TRANSPARENT or "transparency" in image.info:  # a colour key in the latter
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer).convert("RGB")
-    if image.mode in _DEEP_GREY:
-        deep = np.asarray(image).astype(np.uint32)
-        grey = ((deep * 255 + 32767) // 65535).astype(np.uint8)  # Pillow's own conversion clips at 255
-        return Image.fromarray(grey).convert("RGB")
     if image.mode in _PLAIN:
         return image.convert("RGB")
     raise UnreadableImageError(
         name, f"pixels of Pillow's mode {image.mode!r} have no known range; save it as 8 bits"
     )
+
+
+def _from_deep_grey(image: Any) -> object:
+    from PIL import Image
+
+    deep = np.asarray(image).astype(np.uint32)
+    clear = image.info.get("transparency")  # the one grey that is transparent
+    if isinstance(clear, int):
+        deep[deep == clear] = 65535
+    grey = ((deep * 255 + 32767) // 65535).astype(np.uint8)  # Pillow's own conversion clips at 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def leave_interrupts_to_parent(_worker: int) -> None:

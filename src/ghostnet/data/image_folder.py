@@ -13,7 +13,10 @@ import numpy as np
 
 from ghostnet.errors import InputError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+    ".avif",  # an old Pillow cannot decode it; then its images are named and left out, not passed over in silence
+)
 
 
 class ImageSource(Protocol):
@@ -43,7 +46,7 @@ class ImageFolder:
     """Images below one folder a class; classes are the sorted folder names, images are sorted by path.
 
     Args:
-        root: the folder; hidden files and files without an image's ending are ignored.
+        root: the folder; hidden files and folders and files without an image's ending are ignored.
 
     Raises:
         InputError: no such folder, no class folders, or a class without images.
@@ -91,9 +94,13 @@ class ImageFolder:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted by path; hidden ones are left out."""
+    """Return the image files below a folder, sorted by path; hidden ones and those in hidden folders are left out."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
-    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+    return sorted(path for path in found if not _is_hidden(path.relative_to(folder)) and path.is_file())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 class Subset:

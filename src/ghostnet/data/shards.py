@@ -19,7 +19,7 @@ import numpy as np
 
 from ghostnet.data.image_folder import IMAGE_ENDINGS, ImageSource
 from ghostnet.errors import InputError
-from ghostnet.files import atomic_write
+from ghostnet.files import atomic_group
 from ghostnet.progress import Progress
 
 INDEX_NAME = "shards.json"
@@ -237,16 +237,19 @@ def write_shards(
     if shard_paths(out) or (out / INDEX_NAME).exists():
         raise InputError(f"{out} holds shards already; name another folder or remove them")
     order = np.random.default_rng([seed, 0x5AAD]).permutation(len(source))
-    entries, paths = [], []
-    with Progress("write shards", total=len(order), unit="images", enabled=progress) as bar:
+    entries, names = [], []
+    # all of them move into place at the end: half a set without its index looks like a whole one
+    with (
+        atomic_group(out / INDEX_NAME) as folder,
+        Progress("write shards", total=len(order), unit="images", enabled=progress) as bar,
+    ):
         for number, start in enumerate(range(0, len(order), images_per_shard)):
-            path = out / f"{number:06d}.tar"
-            entries.append(_write_shard(source, order[start : start + images_per_shard], path, bar))
-            paths.append(path)
-    index = {"schema": _SCHEMA, "classes": list(source.classes), "shards": entries}
-    with atomic_write(out / INDEX_NAME) as temporary:
-        temporary.write_text(json.dumps(index) + "\n", encoding="utf-8")
-    return paths
+            names.append(f"{number:06d}.tar")
+            chosen = order[start : start + images_per_shard]
+            entries.append(_write_shard(source, chosen, folder / names[-1], bar))
+        index = {"schema": _SCHEMA, "classes": list(source.classes), "shards": entries}
+        (folder / INDEX_NAME).write_text(json.dumps(index) + "\n", encoding="utf-8")
+    return [out / name for name in names]
 
 
 def _write_shard(source: ImageSource, indices: np.ndarray, path: Path, bar: Progress) -> dict[str, object]:
@@ -254,10 +257,7 @@ def _write_shard(source: ImageSource, indices: np.ndarray, path: Path, bar: Prog
     offsets: list[int] = []
     sizes: list[int] = []
     labels = [int(source.labels[index]) for index in indices]
-    with (
-        atomic_write(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for index, label in zip(indices, labels, strict=True):
             key = f"{int(index):09d}"
             content = source.read(int(index))

@@ -73,7 +73,9 @@ class Recipe(pydantic.BaseModel):
     The other fields are those of `train.TrainSettings`.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=False, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=False, protected_namespaces=(), allow_inf_nan=False
+    )
 
     name: str = ""
     exhibit: str = "runs"
@@ -101,7 +103,7 @@ class Recipe(pydantic.BaseModel):
     crop_border: Literal["reflect", "zeros"] = "reflect"
     mirror: bool = True
     cutout: int = pydantic.Field(0, ge=0)
-    seed: int = pydantic.Field(0, ge=0)
+    seed: int = pydantic.Field(0, ge=0, lt=2**63)
     image_size: int = pydantic.Field(0, ge=0)
     crop_fraction: float = pydantic.Field(0.875, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"

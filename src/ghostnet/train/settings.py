@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ghostnet.errors import InputError
 
+_MOST_EPOCHS = 1_000_000_000  # the steps of more could not be counted
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -64,13 +66,15 @@ class TrainSettings:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise InputError(f"`{name}` (={value}) must be a finite number above 0")
+        if self.epochs > _MOST_EPOCHS:
+            raise InputError(f"`epochs` (={self.epochs}) must be at most {_MOST_EPOCHS:,}")
         for name in ("momentum", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and below 1")
         if not 0 <= self.distillation_weight <= 1:
             raise InputError(f"`distillation_weight` (={self.distillation_weight}) must be between 0 and 1")
         for name in ("weight_decay", "feature_weight", "gradient_clip"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be a finite number >= 0")
         if self.accumulation_steps < 1:
             raise InputError(f"`accumulation_steps` (={self.accumulation_steps}) must be an integer >= 1")

@@ -48,7 +48,9 @@ class DetectionRecipe(pydantic.BaseModel):
     others are those of `train.TrainSettings`.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=False, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=False, protected_namespaces=(), allow_inf_nan=False
+    )
 
     name: str = ""
     exhibit: str = "detection"
@@ -67,7 +69,7 @@ class DetectionRecipe(pydantic.BaseModel):
     keep_in_memory: bool = False
     mirror: bool = True
     workers: int = pydantic.Field(0, ge=0)
-    seed: int = pydantic.Field(0, ge=0)
+    seed: int = pydantic.Field(0, ge=0, lt=2**63)
     untrained: bool = False
     evaluate_every: float = pydantic.Field(0.0, ge=0)
     tensorboard: bool = False
