@@ -60,6 +60,16 @@ def test_runs_section_groups_seeds_and_links_records() -> None:
     assert "random \\| init" in section
 
 
+def test_runs_of_other_lengths_are_rows_of_their_own() -> None:
+    results = []
+    for epochs in (12, 22):
+        run = {**_run(0, 80.0 + epochs), "recipe": {"name": "vgg16", "epochs": epochs}}
+        results.append((Path(f"dense/vgg16_{epochs}-seed0.json"), run))
+    section = runs_section(results)
+    assert "| vgg16, 12 epochs | – | – | 92.00 | 1 |" in section
+    assert "| vgg16, 22 epochs | – | – | 102.00 | 1 |" in section
+
+
 def test_runs_section_shows_every_stage_of_a_conversion() -> None:
     run = _run(0, 89.5)
     run["metrics"]["stages"] = {"dense": {"top1": 91.73}, "as converted": {"top1": 79.97}}

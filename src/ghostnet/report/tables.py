@@ -7,6 +7,7 @@ it is stale. A gap is shown: what was not run says "not run".
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,17 +126,19 @@ def single_runs(results: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[tuple
 def runs_cells(
     runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str | None
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return header and rows of `single_runs`, one row a recipe.
+    """Return header and rows of `single_runs`, one row a recipe and number of epochs.
 
     Args:
         runs: from `single_runs`.
         link_root: folder of the results as seen from the document; None gives paths instead of links.
     """
-    groups: dict[str, list[tuple[Path, Mapping[str, Any]]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
     for path, result in runs:
-        groups.setdefault(_recipe_name(path, result), []).append((path, result))
+        groups.setdefault((_recipe_name(path, result), _epochs(result)), []).append((path, result))
+    several = Counter(name for name, _ in groups)
     rows = []
-    for name, members in groups.items():
+    for (recipe, epochs), members in groups.items():
+        name = f"{recipe}, {epochs}" if several[recipe] > 1 else recipe
         accuracies = [float(result["metrics"]["top1"]) for _, result in members]
         spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
         links = " ".join(
@@ -175,6 +178,12 @@ def _recipe_name(path: Path, result: Mapping[str, Any]) -> str:
     recipe = result.get("recipe")
     name = recipe.get("name") if isinstance(recipe, Mapping) else recipe
     return str(name or path.stem.rpartition("-seed")[0] or path.stem)
+
+
+def _epochs(result: Mapping[str, Any]) -> str:
+    recipe = result.get("recipe")
+    epochs = recipe.get("epochs") if isinstance(recipe, Mapping) else None
+    return "" if epochs is None else f"{float(epochs):g} epochs"
 
 
 def replace_section(text: str, section: str) -> str:
