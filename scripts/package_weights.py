@@ -28,7 +28,8 @@ _CARD = """# {model}, weights `{tag}`
   evaluated in float32; {trained:.2f} % before rounding to half precision.
 - **Size**: {params:,} parameters, {macs:,} MACs, {megabytes:.2f} MB.
 - **Training**: recipe `{recipe}` (`{command}`), {epochs:g} epochs, {steps:,} steps, {seconds:,.0f} s on {cpu}
-  ({threads} thread(s)), seed {seed}, commit {commit}; record `{record}`. The 50,000 training images only; no test image was looked at.
+  ({threads} thread(s)), seed {seed}, commit {commit}; record `{record}`.
+  The 50,000 training images only; no test image was looked at.
 - **Source and licence**: trained by this repository's own code; Apache-2.0.
 - **Use**: `{use}`. A small network to learn with.
 """
