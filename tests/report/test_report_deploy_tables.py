@@ -110,7 +110,11 @@ def test_latencies_in_full_and_a_row_a_runtime() -> None:
             {"name": name, "runtime": runtime, "median_ms": ms, "ratio": ms / first}
             for name, ms in times.items()
         ]
-        result = {"exhibit": "deploy", "environment": {"cpu": "a processor"}, "metrics": {"rows": rows}}
+        result = {
+            "exhibit": "deploy",
+            "environment": {"cpu": "a processor"},
+            "metrics": {"rows": rows, "input_size": [3, 64, 48]},
+        }
         return Path(f"deploy/{runtime}.json"), result
 
     results = [
@@ -118,7 +122,9 @@ def test_latencies_in_full_and_a_row_a_runtime() -> None:
         record("ncnn", {"timm:a@plain": 2.0, "ghostnet_100": 3.0, "timm:b@plain": 3.0}),
     ]
     full = deploy_part(results)
-    assert "| ONNX Runtime | ghostnet_100 | 3.00 | 0.750 | [record](results/deploy/onnx.json) |" in full
+    assert (
+        "| ONNX Runtime | ghostnet_100 | 64x48 | 3.00 | 0.750 | [record](results/deploy/onnx.json) |" in full
+    )
     assert full.count("[record]") == 6
     short = latency_summary(results)
     assert "| runtime | network | ms | time / timm:a@plain | time / timm:b@plain | record |" in short
@@ -167,8 +173,8 @@ def test_ratios_of_several_processes_show_their_spread() -> None:
     ]
     path, result = record("deploy", {"name": "bench"}, {"rows": rows, "processes": 3})
     full = deploy_part([(path, result)])
-    assert "| timm:a@plain | 4.00 | 1.000 | [record]" in full
-    assert "| ghostnet_100 | 3.40 | 0.850 (0.840-0.870) | [record]" in full
+    assert "| timm:a@plain | – | 4.00 | 1.000 | [record]" in full
+    assert "| ghostnet_100 | – | 3.40 | 0.850 (0.840-0.870) | [record]" in full
     assert "gives, in brackets the lowest and highest of several processes:" in full
     short = latency_summary([(path, result)])
     # over b: the middle, lowest and highest of 0.87, 0.84 / 1.26 and 0.85 / 1.25, not 3.4 / 5.2
@@ -179,7 +185,7 @@ def test_ratios_of_several_processes_show_their_spread() -> None:
     assert "timm's b, in brackets the lowest and highest of several processes." in top
     eighth = [row | {"precision": "int8"} for row in rows]
     both = [(path, result), record("deploy", {"name": "int8"}, {"rows": eighth, "processes": 3})]
-    assert "| ONNX Runtime int8 | ghostnet_100 | 3.40 | 0.850 (0.840-0.870) | [record]" in deploy_part(both)
+    assert "| ONNX Runtime int8 | ghostnet_100 | – | 3.40 | 0.850 (0.840-0.870) | [record]" in deploy_part(both)
     assert "| ONNX Runtime int8 | ghostnet_100 | 3.40 |" in latency_summary(both)
     assert headline(both) == top
     # ratios in two settings have two references

@@ -103,7 +103,7 @@ def test_gradients_are_limited():
         moved.append(abs(model.weight.item()))
     assert moved[0] > 0.1
     assert moved[1] == pytest.approx(0.05, rel=1e-4)
-    with pytest.raises(InputError, match=r"`gradient_clip` \(=-1\) must be >= 0"):
+    with pytest.raises(InputError, match=r"`gradient_clip` \(=-1\) must be a finite number >= 0"):
         TrainSettings(gradient_clip=-1)
 
 
