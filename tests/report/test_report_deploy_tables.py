@@ -185,7 +185,9 @@ def test_ratios_of_several_processes_show_their_spread() -> None:
     assert "timm's b, in brackets the lowest and highest of several processes." in top
     eighth = [row | {"precision": "int8"} for row in rows]
     both = [(path, result), record("deploy", {"name": "int8"}, {"rows": eighth, "processes": 3})]
-    assert "| ONNX Runtime int8 | ghostnet_100 | – | 3.40 | 0.850 (0.840-0.870) | [record]" in deploy_part(both)
+    assert "| ONNX Runtime int8 | ghostnet_100 | – | 3.40 | 0.850 (0.840-0.870) | [record]" in deploy_part(
+        both
+    )
     assert "| ONNX Runtime int8 | ghostnet_100 | 3.40 |" in latency_summary(both)
     assert headline(both) == top
     # ratios in two settings have two references
