@@ -72,9 +72,8 @@ def train(
         raise InputError("no recipe given; `ghostnet detect train --list` shows them")
     changes = list(overrides or ())
     if data is not None:
-        changes.append(
-            f"data={json.dumps(data, ensure_ascii=False)}"
-        )  # quoted: a folder named 2024 is no number
+        # quoted: a folder named 2024 is no number
+        changes.append(f"data={json.dumps(data, ensure_ascii=False)}")
     chosen = detection.load_detection_recipe(recipe, changes)
     from ghostnet.train import join_processes, leave_processes
 

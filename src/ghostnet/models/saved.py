@@ -61,8 +61,8 @@ def save(
         if value.is_floating_point():
             if not torch.isfinite(value).all():
                 raise InputError(f"{name} holds NaN or infinity; a broken network is not saved")
-            narrow = value.half()  # what it cannot hold, a large variance say, stays as it is
-            value = narrow if half and torch.isfinite(narrow).all() else value
+            if half and torch.isfinite(value.half()).all():  # else it cannot hold it, a large variance say
+                value = value.half()
         tensors[name] = value.detach().cpu().contiguous().clone()
     record = {
         "schema": _SCHEMA,

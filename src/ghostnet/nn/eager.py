@@ -39,6 +39,6 @@ def eager_module(model: object, verb: str) -> nn.Module:
         raise InputError(
             f"{verb} needs layers with a shape, and {lazy} is lazy; run the model once on real input"
         )
-    if lazy is None and empty is not None:
+    if empty is not None:
         raise InputError(f"{verb} needs weights, and {empty} has none (device meta); load them first")
     return model

@@ -30,19 +30,17 @@ def trace(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
         >>> [node.op for node in trace(fx.Tracer(), nn.Sequential(nn.ReLU())).nodes]
         ['placeholder', 'call_module', 'output']
     """
-    parameters = list(inspect.signature(type(model).forward).parameters.values())[
-        2:
-    ]  # after self and the images
+    _self, _images, *others = inspect.signature(type(model).forward).parameters.values()
     defaults: dict[str, Any] = {
         parameter.name: parameter.default
-        for parameter in parameters
+        for parameter in others
         if parameter.default is not inspect.Parameter.empty
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fx cannot check at run time that some defaults were not replaced
         graph = tracer.trace(model, concrete_args=defaults or None)
-    _, *others = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in others:
+    _, *placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in placeholders:
         if str(node.target).rpartition("_")[0] in defaults:
             _erase_with_users(node)
         elif not node.users:

@@ -301,7 +301,7 @@ class _Session:
             self.evaluate(batches_per_epoch)
             if (
                 first
-            ):  # the best network so far is on disk; without a checkpoint it would be taken for another run's
+            ):  # its best network is on disk, and without a checkpoint would be taken for another run's
                 self.save()
         if time.monotonic() - self.saved >= checkpoint_seconds:
             self.save()
@@ -360,9 +360,7 @@ def _steps(session: _Session, step_fn: _Step, batches: Batches) -> None:
                     if result.steps >= total:
                         break
         except KeyboardInterrupt:
-            if (
-                not interrupts.within_step
-            ):  # else statistics of one step would be saved with weights of another
+            if not interrupts.within_step:  # else one step's statistics would be saved with another's weights
                 session.save()
             raise
 

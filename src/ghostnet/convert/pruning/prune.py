@@ -103,7 +103,7 @@ def _data(
     """Check that a method has the images and labels that it needs."""
     items: Any = calibration
     if isinstance(calibration, np.ndarray):
-        items = torch.from_numpy(calibration)
+        items = _as_tensors(calibration)
     elif calibration is not None and not isinstance(calibration, Tensor):
         items = [_as_tensors(item) for item in calibration]
     batches = calibration_batches(items)
@@ -130,7 +130,7 @@ def _as_tensors(item: Any) -> Any:
     """Return numpy arrays, alone or in a pair, as tensors, and anything else as it is."""
     if isinstance(item, (tuple, list)):
         return tuple(_as_tensors(part) for part in item)
-    return torch.from_numpy(item) if isinstance(item, np.ndarray) and item.dtype.kind in "fiub" else item
+    return torch.tensor(item) if isinstance(item, np.ndarray) and item.dtype.kind in "fiub" else item
 
 
 def _are_labels(labels: object, count: int) -> bool:
