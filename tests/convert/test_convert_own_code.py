@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -209,6 +210,14 @@ def test_a_ghost_network_inside_another_module_is_saved(tmp_path: Path) -> None:
         ghostnet.save(model, tmp_path / f"{number}.safetensors")
         loaded = ghostnet.load(tmp_path / f"{number}.safetensors", model=Classifier(dense()))
         assert torch.equal(loaded(IMAGES), model(IMAGES))
+
+
+def test_a_library_network_with_a_ghosted_stage_is_rebuilt(tmp_path: Path) -> None:
+    model = torchvision.models.resnet18(weights=None).eval()
+    model.layer1, _ = ghostnet.ghostify(model.layer1, init="random", layers="all")
+    ghostnet.save(model, tmp_path / "net.safetensors")
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(ghostnet.load(tmp_path / "net.safetensors")(images), model(images))
 
 
 def test_half_precision_leaves_out_what_it_cannot_hold(tmp_path: Path) -> None:

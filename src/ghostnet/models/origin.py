@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ghostnet.errors import InputError
 from ghostnet.models.registry import create_model
-from ghostnet.nn.edits import apply_edits_
+from ghostnet.nn.edits import apply_edits_, recorded_edits
 
 Origin = dict[str, Any]
 # what matters in training only; a builder's value for it is as good
@@ -75,10 +75,10 @@ def _change(model: nn.Module, origin: Origin) -> str | None:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), _Undrawn():
             fresh = rebuild(origin, "")
-            apply_edits_(fresh, getattr(model, "ghostnet_edits", []))
+            apply_edits_(fresh, recorded_edits(model))
     except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built
         with torch.random.fork_rng(devices=[]):
-            fresh = apply_edits_(rebuild(origin, ""), getattr(model, "ghostnet_edits", []))
+            fresh = apply_edits_(rebuild(origin, ""), recorded_edits(model))
     return difference(model, fresh)
 
 
@@ -198,7 +198,7 @@ def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
     """Find the builders that make this very class and, before its edits, these very shapes."""
     from torchvision import models
 
-    replaced = tuple(edit["path"] + "." for edit in getattr(model, "ghostnet_edits", []))
+    replaced = tuple(edit["path"] + "." for edit in recorded_edits(model))
     wanted = _shapes(model, replaced)
     classes = next(
         (s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000
