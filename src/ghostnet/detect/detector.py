@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ghostnet.detect.networks import faster_rcnn, retinanet
 from ghostnet.detect.settings import DetectorSettings
 from ghostnet.errors import InputError
+from ghostnet.nn.edits import recorded_edits
 
 Target = dict[str, Tensor]
 
@@ -93,6 +94,6 @@ def create_detector(
         "name": detector.settings.kind,
         "args": {"classes": names, "settings": detector.settings.to_dict()},
         "backbone": getattr(backbone, "ghostnet_origin", None),
-        "backbone_edits": getattr(backbone, "ghostnet_edits", []),
+        "backbone_edits": recorded_edits(backbone),
     }
     return detector.train()

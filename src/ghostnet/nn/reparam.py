@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError
+from ghostnet.nn.edits import record_edits_, recorded_edits
 
 
 class ConvNorm(nn.Module):
@@ -182,7 +183,7 @@ def fuse_reparameterised(model: nn.Module) -> nn.Module:
         convolution = module.fused()
         fused.get_submodule(parent)._modules[name] = convolution
         edits.append({"path": path, "kind": "conv2d", "config": _config(convolution)})
-    fused.ghostnet_edits = [*getattr(model, "ghostnet_edits", []), *edits]  # type: ignore[assignment]
+    record_edits_(fused, [*recorded_edits(model), *edits])
     return fused
 
 
