@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.deploy import compare, fake_quantized, optimize, randomise_statistics_
-from ghostnet.deploy.compare import difference, same_in_double
+from ghostnet.deploy.compare import difference, outputs, same_in_double
 from ghostnet.errors import InputError
 
 SIZE = (3, 6, 6)
@@ -50,12 +50,13 @@ def network() -> nn.Module:
 def test_every_tensor_of_an_output_is_compared(pack: Callable[[Tensor], Any]) -> None:
     one, other = Outputs(pack), Outputs(pack, scale=2.0)
     other.load_state_dict(one.state_dict())
-    assert difference(one, one, SIZE) == 0
-    assert difference(one, other, SIZE) == pytest.approx(1, rel=1e-3)
+    assert difference(outputs(one, SIZE), one, SIZE) == 0
+    assert difference(outputs(one, SIZE), other, SIZE) == pytest.approx(1, rel=1e-3)
 
 
 def test_another_number_of_outputs_is_a_difference() -> None:
-    assert difference(Outputs(lambda y: (y, y)), Outputs(lambda y: y), SIZE) == float("inf")
+    expected = outputs(Outputs(lambda y: (y, y)), SIZE)
+    assert difference(expected, Outputs(lambda y: y), SIZE) == float("inf")
 
 
 def test_rounding_of_float32_alone_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ def convert(
     refuse_idle(
         context,
         (method == "ghost", "--method ghost", ("ratio", "cheap_kernel_size", "init", "form", "layers")),
+        (method != "l1", "Ghost conversion and the methods that look at images", ("calibration",)),
         (calibration is not None, "--calibration", ("images", "normalisation")),
         (calibration == "cifar10", "--calibration cifar10", ("data_dir",)),
         (init == "random" or method != "ghost", "--init random and pruning methods", ("seed",)),

@@ -23,6 +23,7 @@ from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.tracing import trace
 
+NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
 FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
 FUNCTIONAL_ACTIVATIONS |= {F.hardswish: "hardswish", F.gelu: "gelu", torch.relu_: "relu"}
@@ -195,13 +196,12 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def normalises_only(module: nn.Module) -> bool:
     """Tell whether a module is a batch norm of maps and nothing more, as timm's with an activation inside is."""
-    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return type(module) in NORMS_OF_MAPS
 
 
 def _fits(norm: nn.Module, convolution: nn.Module) -> bool:
     """Tell whether a module normalises a convolution's maps first of all."""
-    of_maps = isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
-    return of_maps and norm.num_features == getattr(convolution, "out_channels", None)
+    return isinstance(norm, NORMS_OF_MAPS) and norm.num_features == getattr(convolution, "out_channels", None)
 
 
 def _is_norm_of(node: fx.Node, model: nn.Module, convolution: nn.Module) -> bool:

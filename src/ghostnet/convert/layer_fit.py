@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostnet.convert import fit
+from ghostnet.convert.graph import NORMS_OF_MAPS
 from ghostnet.convert.matching import match
 from ghostnet.convert.observe import Pairs
 from ghostnet.errors import InputError
@@ -67,7 +68,7 @@ class LayerFit:
         # float64 least squares with decisions in between: done on the CPU, wherever the network lies
         self.convolution = copy.deepcopy(convolution).cpu()
         self.pairs = None if pairs is None else [(inputs.cpu(), wanted.cpu()) for inputs, wanted in pairs]
-        self.norm = norm if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) else None
+        self.norm = norm if isinstance(norm, NORMS_OF_MAPS) else None
         self.cheap = cheap_convolution(ghost)
         self.size = self.cheap.kernel_size[0]
         self.sources = ghost_sources(ghost)

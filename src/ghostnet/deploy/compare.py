@@ -29,16 +29,31 @@ def relative_error(reference: torch.Tensor, other: torch.Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def difference(model: nn.Module, result: nn.Module, input_size: Sequence[int]) -> float:
-    """Return the largest relative error among the tensors of both networks' outputs, whatever holds them.
+def outputs(model: nn.Module, input_size: Sequence[int]) -> list[torch.Tensor]:
+    """Return the floating tensors of what a network answers to two random inputs, whatever holds them.
 
     Args:
-        model: the original, in eval mode.
+        model: in eval mode.
+        input_size: shape of one input without the batch.
+
+    Raises:
+        InputError: the network does not take such input.
+    """
+    try:
+        return _outputs(model, random_input(model, (2, *input_size)))
+    except Exception as error:  # the user's code may raise anything
+        raise does_not_run(input_size, error) from error
+
+
+def difference(expected: Sequence[torch.Tensor], result: nn.Module, input_size: Sequence[int]) -> float:
+    """Return the largest relative error among the tensors of a network's outputs.
+
+    Args:
+        expected: the original's `outputs` for that size.
         result: the other network.
         input_size: shape of one input without the batch.
     """
-    example = random_input(model, (2, *input_size))
-    expected, found = _outputs(model, example), _outputs(result, example)
+    found = _outputs(result, random_input(result, (2, *input_size)))
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
     return max(map(relative_error, expected, found), default=0.0)
@@ -47,22 +62,10 @@ def difference(model: nn.Module, result: nn.Module, input_size: Sequence[int]) -
 def same_in_double(model: nn.Module, result: nn.Module, input_size: Sequence[int]) -> bool:
     """Tell whether two networks agree in double precision: then only float32's rounding tells them apart."""
     try:
-        exact = copy_model(model).double(), copy_model(result).double()
-        return difference(*exact, input_size) <= RELATIVE_TOLERANCE
+        exact = outputs(copy_model(model).double(), input_size)
+        return difference(exact, copy_model(result).double(), input_size) <= RELATIVE_TOLERANCE
     except Exception:  # the code may insist on float32
         return False
-
-
-def require_runs(model: nn.Module, input_size: Sequence[int]) -> None:
-    """Raise unless a network takes such input.
-
-    Raises:
-        InputError: it does not.
-    """
-    try:
-        _outputs(model, random_input(model, (2, *input_size)))
-    except Exception as error:  # the user's code may raise anything
-        raise does_not_run(input_size, error) from error
 
 
 def does_not_run(input_size: Sequence[int], error: Exception) -> InputError:
