@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,20 +148,17 @@ def convert(
     if calibration is not None:
         wanted = _calibration_preprocessing(model, calibration, normalisation, input_size)
         batches = calibration_batches(model, calibration, images, wanted, data_dir=data_dir)
-        if method == "taylor" and not isinstance(batches[0], tuple):
-            raise InputError(
-                f"method 'taylor' needs labels: {calibration} must have a subfolder for each class of the network"
-            )
+        if method == "taylor":
+            _require_labels(batches, calibration)
     example = _example(input_size_of(model, input_size))
+    output = _Output(out, _info(network, model), force, as_json)
     if method != "ghost":
-        norms = normalisation_of(model, normalisation)
+        training = data_dir, normalisation_of(model, normalisation)
         share_left = 0.5 if macs is None else macs
-        pruned, report = _pruned(model, method, share_left, (batches, example, seed), (data_dir, norms))
-        _finish(pruned, report, out, _info(network, model), force=force, as_json=as_json)
+        output.write(*_pruned(model, method, share_left, (batches, example, seed), training))
         return
-    ratio = 2 if ratio is None else ratio
     ghost: dict[str, Any] = {
-        "ratio": ratio,
+        "ratio": 2 if ratio is None else ratio,
         "cheap_kernel_size": cheap_kernel_size,
         "layers": layers or None,
         "init": RandomInit(seed) if init == "random" else init,
@@ -168,51 +166,48 @@ def convert(
         "form": form,
     }
     if redundant is not None and batches is not None:
-        ghost["layers"] = redundant_layers(model, batches, redundant, (ratio, cheap_kernel_size))
+        ghost["layers"] = redundant_layers(model, batches, redundant, (ghost["ratio"], cheap_kernel_size))
     if plan is not None:
-        recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ratio, "init": init}
-        planned = convert_planned(model, plan, budget, example, ghost, plan_files, plan_result, recipe)
-        _finish_planned(planned, out, _info(network, model), force=force, as_json=as_json)
+        recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ghost["ratio"], "init": init}
+        output.write_planned(
+            convert_planned(model, plan, budget, example, ghost, plan_files, plan_result, recipe)
+        )
         return
     if macs is not None and batches is not None:
         ghost["ratio"] = measured_ratios(
-            model,
-            batches,
-            macs,
-            cheap_kernel_size=cheap_kernel_size,
-            layers=ghost["layers"],
-            costs=costs,
+            model, batches, macs, cheap_kernel_size=cheap_kernel_size, layers=ghost["layers"], costs=costs
         )
         ghost["layers"] = None  # the ratios name them
-    converted, report = ghostify(model, example_input=example, **ghost)
-    _finish(converted, report, out, _info(network, model), force=force, as_json=as_json)
+    output.write(*ghostify(model, example_input=example, **ghost))
 
 
-def _finish(
-    network: nn.Module,
-    report: ConversionReport,
-    out: Path,
-    info: dict[str, Any],
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Save the network and say what became of it."""
-    from ghostnet import models
+@dataclass(frozen=True)
+class _Output:
+    """Where the new network goes, what its file says of itself, and how the answer is printed."""
 
-    models.save(network, out, force=force, info=info)
-    note(f"wrote {out}")
-    answer({"out": str(out), **report.to_dict()}, as_json=as_json, text=lambda: str(report))
+    path: Path
+    info: dict[str, Any]
+    force: bool
+    as_json: bool
 
+    def write(self, network: nn.Module, report: ConversionReport) -> None:
+        """Save the network and say what became of it."""
+        self._save(network)
+        said = {"out": str(self.path), **report.to_dict()}
+        answer(said, as_json=self.as_json, text=lambda: str(report))
 
-def _finish_planned(planned: Planned, out: Path, info: dict[str, Any], *, force: bool, as_json: bool) -> None:
-    """Save the network that a plan led to, if any, and show the plan."""
-    from ghostnet import models
+    def write_planned(self, planned: Planned) -> None:
+        """Save the network that a plan led to, if any, and show the plan."""
+        if planned.network is not None:
+            self._save(planned.network)
+        said = {"out": planned.out(self.path), **planned.to_dict()}
+        answer(said, as_json=self.as_json, text=planned.text)
 
-    if planned.network is not None:
-        models.save(planned.network, out, force=force, info=info)
-        note(f"wrote {out}")
-    answer({"out": planned.out(out), **planned.to_dict()}, as_json=as_json, text=planned.text)
+    def _save(self, network: nn.Module) -> None:
+        from ghostnet import models
+
+        models.save(network, self.path, force=self.force, info=self.info)
+        note(f"wrote {self.path}")
 
 
 def _pruned(
@@ -239,6 +234,13 @@ def _pruned(
     return prune(
         model, method, macs=macs, calibration=batches, sparsify=sparsify, example_input=example, seed=seed
     )
+
+
+def _require_labels(batches: list[Any], calibration: str) -> None:
+    if not isinstance(batches[0], tuple):
+        raise InputError(
+            f"method 'taylor' needs labels: {calibration} must have a subfolder for each class of the network"
+        )
 
 
 def _calibration_preprocessing(

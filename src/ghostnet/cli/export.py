@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ghostnet.cli.idle import refuse_idle
-from ghostnet.cli.int8 import check_int8, fine_tuned, int8_images
+from ghostnet.cli.int8 import Int8Job, check_int8
 from ghostnet.cli.integer import integer
 from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
-from ghostnet.cli.output import answer, note
+from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
 
@@ -99,50 +99,22 @@ def export(
     names = None if passes is None else [name.strip() for name in passes.split(",") if name.strip()]
     texts = {"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})}
     wanted = _preprocessing(model, size[1])
+    written: dict[str, Any] = {
+        "input_size": size,
+        "optimized": not plain,
+        "force": force,
+        "metadata": texts,
+        "preprocessing": wanted.to_dict(),
+    }
     report: deploy.ExportReport | deploy.QuantizeReport
-    if calibration is not None:
-        images, labels = int8_images(model, calibration, calibration_images, wanted)
-        checkpoint = None
-        if fine_tune_epochs is not None:
-            model, checkpoint = fine_tuned(
-                model,
-                images,
-                wanted,
-                place=calibration,
-                epochs=fine_tune_epochs,
-                rounding=(target, names, weight_bits),
-                out=out,
-            )
-        report = deploy.quantize(
-            model,
-            target,
-            out,
-            images,
-            labels=labels,
-            limits=deploy.Limits(max_drop, min_agreement),
-            input_size=size,
-            passes=names if fine_tune_epochs is None else None,
-            optimized=not plain,
-            force=force,
-            metadata=texts,
-            preprocessing=wanted.to_dict(),
-            announce=note,
-        )
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+    if calibration is None:
+        report = deploy.export(model, target, out, passes=names, precision=precision, **written)
     else:
-        report = deploy.export(
-            model,
-            target,
-            out,
-            input_size=size,
-            passes=names,
-            optimized=not plain,
-            precision=precision,
-            force=force,
-            metadata=texts,
-            preprocessing=wanted.to_dict(),
+        limits = deploy.Limits(max_drop, min_agreement)
+        job = Int8Job(
+            target, out, calibration, calibration_images, names, limits, fine_tune_epochs, weight_bits
         )
+        report = job.write(model, wanted, written)
     answer(report.to_dict(), as_json=as_json, text=lambda: str(report))
 
 

@@ -1,12 +1,15 @@
-"""What `ghostnet export --precision int8` calibrates and fine-tunes on: images of one's own, or CIFAR-10's."""
+"""`ghostnet export --precision int8`: calibrated, and fine-tuned, on images of one's own or CIFAR-10's."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostnet.cli.calibration import CALIBRATION, check_calibration, folder_images
+from ghostnet.cli.output import note
 from ghostnet.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ghostnet.data import Preprocessing
-    from ghostnet.deploy import FakeQuantized
+    from ghostnet.deploy import FakeQuantized, Limits, QuantizeReport
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _USUAL_BITS = 8
@@ -62,56 +65,97 @@ def _check_fine_tuning(epochs: float, precision: str, target: str) -> None:
         )
 
 
-def fine_tuned(
-    model: nn.Module,
-    images: np.ndarray,
-    wanted: Preprocessing,
-    *,
-    place: str,
-    epochs: float,
-    rounding: tuple[str, list[str] | None, int],
-    out: Path,
-) -> tuple[FakeQuantized, Path | None]:
-    """Fine-tune a network for int8; return it with its checkpoint, if any, to be removed when the files are written.
+@dataclass(frozen=True)
+class Int8Job:
+    """What one int8 export was asked for.
 
-    Args:
-        model: the float network.
-        images: for the first ranges.
-        wanted: size and normalisation of images.
-        place: "cifar10" or a folder with a subfolder a class.
-        epochs: passes over its training images; 0 rounds to nearest and trains nothing.
-        rounding: target, rewrites and bits of a weight.
-        out: the exported file; the checkpoint lies beside it while it is made.
-
-    Raises:
-        InputError: images that cannot be trained on, or a network that cannot be traced.
+    Attributes:
+        target: the runtime.
+        out: the exported file; a checkpoint lies beside it while fine-tuning goes on.
+        place: of the images: "cifar10" or a folder, with a subfolder a class where fine-tuning or labels want them.
+        count: calibration images at most.
+        passes: rewrites by name, None for the runtime's own.
+        limits: what rounding may cost.
+        epochs: of fine-tuning; 0 rounds to nearest and trains nothing, None leaves all to the runtime's quantiser.
+        bits: of a weight, with `epochs`.
     """
-    from ghostnet import deploy, recipes
 
-    target, passes, bits = rounding
-    if not epochs:
-        size = images.shape[1:]
-        made = deploy.fake_quantized(
-            model, images, target=target, passes=passes, weight_bits=bits, input_size=size
+    target: str
+    out: Path
+    place: str
+    count: int
+    passes: list[str] | None
+    limits: Limits
+    epochs: float | None
+    bits: int
+
+    def write(self, model: nn.Module, wanted: Preprocessing, written: Mapping[str, Any]) -> QuantizeReport:
+        """Fine-tune if that is asked for, and write the files.
+
+        Args:
+            model: the float network.
+            wanted: size and normalisation of images.
+            written: further arguments of `deploy.quantize`.
+
+        Raises:
+            InputError: images that cannot be used, a network that cannot be traced, or limits that do not hold.
+        """
+        from ghostnet import deploy
+
+        images, labels = int8_images(model, self.place, self.count, wanted)
+        checkpoint = None
+        if self.epochs is not None:
+            model, checkpoint = self._fine_tuned(model, images, wanted, self.epochs)
+        report = deploy.quantize(
+            model,
+            self.target,
+            self.out,
+            images,
+            labels=labels,
+            limits=self.limits,
+            passes=self.passes if self.epochs is None else None,  # fine-tuning has made them already
+            announce=note,
+            **written,
         )
-        return made, None
-    # named after all that a resumed run must share with the first
-    digest = hashlib.sha256(repr((place, rounding, wanted)).encode() + images.tobytes())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    checkpoint = out.with_name(f"{out.name}.{digest.hexdigest()[:12]}.checkpoint")
-    network = recipes.fine_tune_int8(
-        model,
-        images,
-        data_path=place if place == "cifar10" else str(Path(place).expanduser()),
-        preprocessing=wanted,
-        target=target,
-        passes=passes,
-        weight_bits=bits,
-        overrides=[f"epochs={epochs}"],
-        checkpoint=checkpoint,
-    )
-    return network, checkpoint
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return report
+
+    def _fine_tuned(
+        self, model: nn.Module, images: np.ndarray, wanted: Preprocessing, epochs: float
+    ) -> tuple[FakeQuantized, Path | None]:
+        """Return a network with rounding in it and its checkpoint, if any, to be removed when the files are there."""
+        from ghostnet import deploy, recipes
+
+        if not epochs:
+            size = images.shape[1:]
+            made = deploy.fake_quantized(
+                model,
+                images,
+                target=self.target,
+                passes=self.passes,
+                weight_bits=self.bits,
+                input_size=size,
+            )
+            return made, None
+        # named after all that a resumed run must share with the first
+        told = (self.place, (self.target, self.passes, self.bits), wanted)
+        digest = hashlib.sha256(repr(told).encode() + images.tobytes())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        checkpoint = self.out.with_name(f"{self.out.name}.{digest.hexdigest()[:12]}.checkpoint")
+        network = recipes.fine_tune_int8(
+            model,
+            images,
+            data_path=self.place if self.place == "cifar10" else str(Path(self.place).expanduser()),
+            preprocessing=wanted,
+            target=self.target,
+            passes=self.passes,
+            weight_bits=self.bits,
+            overrides=[f"epochs={epochs}"],
+            checkpoint=checkpoint,
+        )
+        return network, checkpoint
 
 
 def int8_images(
