@@ -164,6 +164,31 @@ def test_peers_stand_in_the_order_of_table_7_with_a_column_a_runtime() -> None:
     assert peers_part(results[:1]) == ""
 
 
+def test_ghost_networks_stand_in_the_headline_beside_their_dense_ones_plain_exports() -> None:
+    common = {"runtime": "onnx", "threads": 1}
+    rows = [
+        {"name": "a@plain", "median_ms": 8.0, "ratio": 1.0, **common},
+        {"name": "a@optimized", "median_ms": 7.0, "ratio": 0.875, **common},
+        {"name": "ghost_a@plain", "median_ms": 5.0, "ratio": 0.625, **common},
+        {"name": "ghost_a@optimized", "median_ms": 4.0, "ratio": 0.5, "ratios": [0.5, 0.48, 0.5], **common},
+        {"name": "ghost_b", "median_ms": 4.0, "ratio": 0.5, **common},
+        {"name": "b", "median_ms": 8.0, "ratio": 1.0, **common, "runtime": "ncnn"},
+        {
+            "name": "ghost_b",
+            "median_ms": 4.0,
+            "ratio": 0.5,
+            **common,
+            "runtime": "ncnn",
+        },  # not to a plain export
+    ]
+    results = [record("deploy", {"name": "bench"}, {"rows": rows, "input_size": [3, 64, 64]})]
+    top = headline(results)
+    assert [line for line in top.splitlines() if "| ghost" in line] == [
+        "| ghost_a, 64x64 | ONNX Runtime | – | – | 4.00 | 0.50 (0.48-0.50) | [bench](results/deploy/bench.json) |"
+    ]
+    assert "Time ratio: to the dense network; at 64x64, to its plain export (" in top
+
+
 def test_ratios_of_several_processes_show_their_spread() -> None:
     common = {"runtime": "onnx", "precision": "fp32", "threads": 1}
     rows = [

@@ -186,6 +186,23 @@ def our_latencies(
     return list(found.values())
 
 
+def ghosted_latencies(results: Results) -> list[tuple[Path, str, str, Mapping[str, Any]]]:
+    """Return record, runtime, input and row of each Ghost network that was timed beside its dense one's plain export.
+
+    The Ghost network is our export, both are in float32, and the plain export is the record's first in that runtime,
+    so that the row's ratio is to it.
+    """
+    found = []
+    for path, result in results:
+        first: dict[str, str] = {}
+        for row in timed_rows(result) if result["exhibit"] == "deploy" else []:
+            name, form = str(row["name"]).partition("@")[::2]
+            dense = first.setdefault(_runtime(row), name if form == "plain" else "")
+            if name == f"ghost_{dense}" and form != "plain" and row.get("precision", "fp32") == "fp32":
+                found.append((path, _runtime(row), _side(result), row))
+    return found
+
+
 def _runtime(row: Mapping[str, Any]) -> str:
     """Return a row's runtime, with its precision where that is not float32."""
     name = RUNTIMES.get(str(row["runtime"]), str(row["runtime"]))
