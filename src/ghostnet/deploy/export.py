@@ -213,7 +213,7 @@ def _parity(
     Raises:
         RuntimeError: the shapes differ, or the error is above the tolerance.
     """
-    runner = open_files(target, path, threads=1, precision="fp32")
+    runner = open_files(target, path, threads=target.threads_in_use or 1, precision="fp32")
     batches, errors = [1, 3] if target.dynamic_batch else [1], []
     for batch in batches:
         expected = _run(model, input_size, batch=batch)

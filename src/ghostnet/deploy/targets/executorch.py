@@ -44,6 +44,15 @@ class ExecuTorch:
     dynamic_batch = False
     system: str | None = None
 
+    @property
+    def threads_in_use(self) -> int | None:
+        """The number of threads that all open files share; None while none is open."""
+        if not len(_opened):
+            return None
+        from executorch.extension.pybindings import portable_lib
+
+        return int(portable_lib._threadpool_get_thread_count())
+
     def write(
         self,
         model: nn.Module,
@@ -88,10 +97,10 @@ class ExecuTorch:
             from executorch.runtime import Runtime
 
             if portable_lib._threadpool_get_thread_count() != threads:
-                if len(_opened):  # they hold the threads that would go
+                if self.threads_in_use is not None:  # open files hold the threads that would go
                     raise InputError(
-                        "ExecuTorch has one number of threads in a process, and a file is open with another; "
-                        "use it with one number at a time"
+                        "ExecuTorch has one number of threads in a process, and a file is open with another "
+                        f"({self.threads_in_use}, not {threads}); use it with one number at a time"
                     )
                 portable_lib._unsafe_reset_threadpool(threads)
             try:

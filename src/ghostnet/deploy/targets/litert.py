@@ -39,6 +39,7 @@ class LiteRT:
     traces = False
     dynamic_batch = False
     system: str | None = None
+    threads_in_use: int | None = None
 
     def write(
         self,
