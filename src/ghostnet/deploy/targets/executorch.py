@@ -70,7 +70,9 @@ class ExecuTorch:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            program = torch.export.export(model, (example[:1],))
+            from ghostnet.deploy.targets.forms import expressible
+
+            program = torch.export.export(expressible(model), (example[:1],))
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             operators = _operators(lowered.exported_program().graph_module)
             finished = lowered.to_executorch()
