@@ -106,7 +106,9 @@ def test_the_answer_is_all_that_is_printed(path: Path) -> None:
     program = (
         "import sys, numpy, ghostnet; print('first');"
         "session = ghostnet.deploy.load(sys.argv[1]);"
-        "session.predict(numpy.zeros((1, 3, 9, 11), 'float32')); print('last')"
+        "images = numpy.zeros((1, 3, 9, 11), 'float32');"
+        "images.setflags(write=False);"  # such as a file that is mapped into memory
+        "session.predict(images); print('last')"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "first\nlast\n", "")

@@ -129,6 +129,8 @@ class ExecuTorchRunner:
         """Return a copy of the first output."""
         import torch
 
+        if not images.flags.writeable:
+            images = images.copy()  # torch warns of a tensor that could write into it
         with self._one_at_a_time:
             return np.array(self._method.execute([torch.from_numpy(images)])[0].numpy())
 
