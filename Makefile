@@ -21,7 +21,7 @@ test: lint
 test-litert:
 	$(PYTHON) -m venv $(VENV)-litert
 	$(VENV)-litert/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-litert.txt -e ".[export,litert,dev]"
-	OMP_NUM_THREADS=1 $(VENV)-litert/bin/python -m pytest -p no:anyio tests/deploy  # anyio 4.14 has a plugin that pytest 9.2 warns about
+	OMP_NUM_THREADS=1 $(VENV)-litert/bin/python -m pytest -p no:anyio tests/deploy tests/cli/test_cli_exported.py  # anyio 4.14 has a plugin that pytest 9.2 warns about
 
 # Core ML's and ExecuTorch's tools go with the versions of the rest, but are many packages.
 test-mobile: $(STAMP)

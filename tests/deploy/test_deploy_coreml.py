@@ -13,7 +13,7 @@ from torch import nn
 pytest.importorskip("coremltools")
 
 from ghostnet import cli
-from ghostnet.deploy import TARGETS, benchmark, export, load, tune
+from ghostnet.deploy import TARGETS, benchmark, export, load, optimize, tune
 from ghostnet.deploy.targets import HALF
 from ghostnet.deploy.targets.coreml_program import OPERATORS, Program
 from ghostnet.errors import InputError
@@ -161,16 +161,32 @@ def test_half_precision(tmp_path: Path) -> None:
     assert set(HALF) == {"coreml"}
 
 
+def test_half_precision_goes_without_the_rewrite_that_needs_float32(tmp_path: Path) -> None:
+    layer = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1)).eval()
+    size, path = (256, 16, 16), tmp_path / "net.mlpackage"
+    made = optimize(layer, passes=["winograd"], input_size=size)
+    for model, passes in ((layer, ["winograd"]), (made, None)):
+        with pytest.raises(
+            InputError, match="pass 'winograd' needs float32, which fp16 files do not have; leave"
+        ):
+            export(model, "coreml", path, input_size=size, passes=passes, precision="fp16")
+    assert not path.exists()
+    report = export(layer, "coreml", path, input_size=size, passes=["winograd"])
+    assert "matmul" in report.operators
+    assert report.relative_error is not None
+    assert report.relative_error < 1e-5
+
+
 class Enlarged(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
+        return nn.functional.interpolate(maps, scale_factor=2.0, mode="bilinear")
 
 
 @not_on_macos
 def test_an_operator_that_cannot_be_computed_here_is_said_to_be_unchecked(tmp_path: Path) -> None:
     report = export(Enlarged(), "coreml", tmp_path / "net.mlpackage", input_size=SIZE)
     assert report.relative_error is None
-    assert "parity not checked here (operator upsample_nearest_neighbor is not known)" in str(report)
+    assert "parity not checked here (operator upsample_bilinear is not known)" in str(report)
     assert "check it where Core ML runs" in str(report)
     record = json.loads((tmp_path / "net.mlpackage.json").read_text())
     assert (record["parity"]["relative_error"], record["parity"]["batches"]) == (None, [])
@@ -196,6 +212,7 @@ LAYERS: dict[str, nn.Module] = {
     "pad": nn.ZeroPad2d((1, 2, 3, 0)),
     "pad reflect": nn.ReflectionPad2d((1, 2, 3, 1)),
     "batch_norm": nn.BatchNorm2d(4),
+    "layer_norm": nn.LayerNorm((8, 10)),
     "linear": nn.Sequential(nn.Flatten(), nn.Linear(4 * 8 * 10, 3)),
     "concat": Code(lambda maps: torch.cat((maps, 2 * maps), 2)),
     "concat interleave": Code(lambda maps: torch.stack((maps.relu(), maps.sigmoid()), 2).flatten(1, 2)),
@@ -206,6 +223,10 @@ LAYERS: dict[str, nn.Module] = {
     "gather": Code(lambda maps: maps.index_select(1, torch.tensor([3, 0, 0, 1]))),
     "transpose": Code(lambda maps: maps.permute(0, 2, 3, 1) * 2),
     "squeeze": Code(lambda maps: (maps[:, :1] * 2).squeeze(1)),
+    "expand_dims": Code(lambda maps: (maps[:, :1] * 2).mean((2, 3))[:, None, :, None] * maps),
+    "matmul": Code(lambda maps: torch.matmul(maps.transpose(2, 3), maps)),
+    "upsample_nearest_neighbor": nn.UpsamplingNearest2d(scale_factor=(3, 2)),
+    "pixel_shuffle": nn.PixelShuffle(2),
     "relu6": nn.ReLU6(),
     "sigmoid": nn.Sigmoid(),
     "silu": nn.SiLU(),

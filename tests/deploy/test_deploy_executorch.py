@@ -12,7 +12,7 @@ from torch import nn
 
 pytest.importorskip("executorch")
 
-from ghostnet.deploy import export, load
+from ghostnet.deploy import benchmark, export, load
 from ghostnet.errors import InputError
 
 SIZE = (3, 9, 11)
@@ -81,11 +81,34 @@ def test_a_process_has_one_number_of_threads(path: Path) -> None:
     np.testing.assert_allclose(alone.predict(images), expected, atol=1e-6)
 
 
+def test_networks_are_exported_and_timed_beside_one_that_is_open_with_other_threads(tmp_path: Path) -> None:
+    gc.collect()
+    networks = {"a": network(), "b": network()}
+    settings = {"input_size": SIZE, "runtimes": ["executorch"], "min_seconds": 0.01, "cold_starts": 0}
+    result = benchmark(networks, threads=2, **settings)
+    assert ([(row.name, row.threads) for row in result.rows], result.skipped) == ([("a", 2), ("b", 2)], [])
+    gc.collect()
+    result = benchmark(networks, threads=[1, 2], **settings)
+    assert [(row.name, row.threads) for row in result.rows] == [("a", 1), ("b", 1)]
+    assert result.skipped == [
+        f"{name} with threads=2: ExecuTorch has one number of threads in a process, which is 1 here; "
+        "time it with 2 alone"
+        for name in networks
+    ]
+    gc.collect()
+    export(network(), "executorch", tmp_path / "net.pte", input_size=SIZE)
+    session = load(tmp_path / "net.pte", threads=2)
+    export(network(), "executorch", tmp_path / "other.pte", input_size=SIZE)
+    assert session.threads == 2
+
+
 def test_the_answer_is_all_that_is_printed(path: Path) -> None:
     program = (
         "import sys, numpy, ghostnet; print('first');"
         "session = ghostnet.deploy.load(sys.argv[1]);"
-        "session.predict(numpy.zeros((1, 3, 9, 11), 'float32')); print('last')"
+        "images = numpy.zeros((1, 3, 9, 11), 'float32');"
+        "images.setflags(write=False);"  # such as a file that is mapped into memory
+        "session.predict(images); print('last')"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "first\nlast\n", "")

@@ -196,7 +196,7 @@ def test_parity_on_twenty_random_networks(name, seed, tmp_path):
 
 
 @pytest.mark.parametrize("sessions", [1, 2], ids=["one session", "two sessions"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN_HERE)
 def test_threads_that_predict_at_once_get_their_own_answers(name: str, sessions: int, tmp_path: Path) -> None:
     skip_without(name)
     layers = [nn.Conv2d(16 if index else 3, 16, 3, padding=1) for index in range(8)]

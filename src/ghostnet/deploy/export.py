@@ -20,8 +20,16 @@ from torch import nn
 
 import ghostnet
 from ghostnet.deploy.compare import does_not_run, random_input, relative_error
-from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path, plain_value
+from ghostnet.deploy.manifest import (
+    Manifest,
+    describe_files,
+    float32_passes,
+    manifest_path,
+    plain_value,
+    without_float32_passes,
+)
 from ghostnet.deploy.optimize import optimize, passes_of
+from ghostnet.deploy.passes import default_passes
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
@@ -130,6 +138,8 @@ def export(
     if passes is not None and not optimized:
         raise InputError("passes are given but optimized is false; leave out one of them")
     require_to_write(chosen)
+    if precision != "fp32":
+        passes = narrow_passes(model, target, passes, precision=precision, optimized=optimized)
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
     eager = copy_model(eager_module(model, "export")).eval().cpu().float()
@@ -161,6 +171,24 @@ def export(
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
     found = parity["relative_error"], sizes, operators, names, parity["batches"], parity["by"]
     return ExportReport(os.fspath(path), target, size, *found)
+
+
+def narrow_passes(
+    model: nn.Module, target: str, passes: Sequence[str] | None, *, precision: str, optimized: bool
+) -> Sequence[str] | None:
+    """Return `passes`, or the target's own set without those that need float32, for files of another precision.
+
+    Raises:
+        InputError: such a pass is named, or made the network.
+    """
+    exact = float32_passes(passes) or float32_passes(passes_of(model))
+    if exact:
+        raise InputError(
+            f"pass {exact[0]!r} needs float32, which {precision} files do not have; leave it out"
+        )
+    if passes is not None or not optimized:
+        return passes
+    return without_float32_passes(default_passes(target))
 
 
 @contextlib.contextmanager
@@ -213,7 +241,7 @@ def _parity(
     Raises:
         RuntimeError: the shapes differ, or the error is above the tolerance.
     """
-    runner = open_files(target, path, threads=1, precision="fp32")
+    runner = open_files(target, path, threads=target.threads_in_use or 1, precision="fp32")
     batches, errors = [1, 3] if target.dynamic_batch else [1], []
     for batch in batches:
         expected = _run(model, input_size, batch=batch)

@@ -174,5 +174,12 @@ def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> 
         if precision not in target.precisions:
             skipped.append(f"{name}: {target.runtime} has no {precision} here")
             continue
-        found += [load(path, threads=count, precision=precision) for count in settings.threads]
+        for count in settings.threads:
+            if target.threads_in_use not in (None, count):
+                skipped.append(
+                    f"{name} with threads={count}: {target.runtime} has one number of threads in a process, which is "
+                    f"{target.threads_in_use} here; time it with {count} alone"
+                )
+                continue
+            found.append(load(path, threads=count, precision=precision))
     return found

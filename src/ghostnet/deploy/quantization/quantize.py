@@ -14,16 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ghostnet.deploy.export import ExportReport, _writable, export
-from ghostnet.deploy.manifest import (
-    describe_files,
-    float32_passes,
-    manifest_path,
-    read_manifest,
-    without_float32_passes,
-)
-from ghostnet.deploy.optimize import passes_of
-from ghostnet.deploy.passes import default_passes
+from ghostnet.deploy.export import ExportReport, _writable, export, narrow_passes
+from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifest
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
 from ghostnet.deploy.quantization.fake import FakeQuantized
@@ -153,7 +145,7 @@ def quantize(
         package = require_quantiser(target)
     chosen_target = target_named(target)
     require_to_write(chosen_target)
-    passes = _passes_for_int8(model, target, passes, optimized)
+    passes = narrow_passes(model, target, passes, precision="int8", optimized=optimized)
     sizes = tuple(input_size)
     images = calibration_array(calibration, sizes)
     known = labels_array(labels, len(images))
@@ -236,18 +228,6 @@ def _judged(score: Score, limits: Limits, trained: FakeQuantized) -> Chosen:
             "(max_drop, min_agreement) or stay in float"
         )
     return Chosen((), score, trained.layers, {}, trained.weight_bits)
-
-
-def _passes_for_int8(
-    model: nn.Module, target: str, passes: Sequence[str] | None, optimized: bool
-) -> Sequence[str] | None:
-    """Return `passes`, or the target's own set without those that need float32."""
-    exact = float32_passes(passes) or float32_passes(passes_of(model))
-    if exact:
-        raise InputError(f"pass {exact[0]!r} needs float32, which int8 files do not have; leave it out")
-    if passes is not None or not optimized:
-        return passes
-    return without_float32_passes(default_passes(target))
 
 
 def _check_trained(target: str, passes: Sequence[str] | None, optimized: bool) -> None:

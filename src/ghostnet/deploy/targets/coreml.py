@@ -49,6 +49,7 @@ class CoreML:
     traces = False
     dynamic_batch = False
     system: str | None = "Darwin"
+    threads_in_use: int | None = None
 
     def __init__(self, *, half: bool = False) -> None:
         self._half = half

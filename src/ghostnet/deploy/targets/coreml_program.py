@@ -132,6 +132,14 @@ def _batch_norm(inputs: Inputs) -> torch.Tensor:
     return F.batch_norm(inputs["x"], mean, variance, weight, bias, eps=float(inputs["epsilon"]))
 
 
+def _layer_norm(inputs: Inputs) -> torch.Tensor:
+    maps, axes = inputs["x"], sorted(axis % inputs["x"].dim() for axis in inputs["axes"])
+    if axes != list(range(maps.dim() - len(axes), maps.dim())):
+        raise NotRunHereError("normalisation of other than the last axes")
+    shape = [maps.shape[axis] for axis in axes]
+    return F.layer_norm(maps, shape, inputs.get("gamma"), inputs.get("beta"), float(inputs["epsilon"]))
+
+
 def _concatenation(inputs: Inputs) -> torch.Tensor:
     if not inputs["interleave"]:
         return torch.cat(inputs["values"], inputs["axis"])
@@ -161,6 +169,29 @@ def _slice(inputs: Inputs) -> torch.Tensor:
     return maps[tuple(places)]
 
 
+def _expanded(inputs: Inputs) -> torch.Tensor:
+    maps, axes = inputs["x"], inputs["axes"]
+    rank = maps.dim() + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        maps = maps.unsqueeze(axis)
+    return maps
+
+
+def _matrix_product(inputs: Inputs) -> torch.Tensor:
+    left, right = (
+        inputs[name].mT if inputs.get(f"transpose_{name}") else inputs[name] for name in ("x", "y")
+    )
+    return torch.matmul(left, right)
+
+
+def _enlarged(inputs: Inputs) -> torch.Tensor:
+    factors = [float(inputs[f"scale_factor_{side}"]) for side in ("height", "width")]
+    if not all(factor.is_integer() for factor in factors):
+        raise NotRunHereError("enlarging by a fraction")
+    down, across = (int(factor) for factor in factors)
+    return inputs["x"].repeat_interleave(down, 2).repeat_interleave(across, 3)
+
+
 def _reduced(function: Callable[..., torch.Tensor]) -> Callable[[Inputs], torch.Tensor]:
     return lambda inputs: function(inputs["x"], dim=inputs["axes"], keepdim=bool(inputs["keep_dims"]))
 
@@ -179,6 +210,7 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     "avg_pool": _average_pool,
     "pad": _pad,
     "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
     "linear": lambda inputs: F.linear(inputs["x"], inputs["weight"], inputs.get("bias")),
     "concat": _concatenation,
     "split": _split,
@@ -188,6 +220,10 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     ),
     "reshape": lambda inputs: inputs["x"].reshape(inputs["shape"]),
     "transpose": lambda inputs: inputs["x"].permute(inputs["perm"]),
+    "expand_dims": _expanded,
+    "matmul": _matrix_product,
+    "pixel_shuffle": lambda inputs: F.pixel_shuffle(inputs["x"], int(inputs["upscale_factor"])),
+    "upsample_nearest_neighbor": _enlarged,
     "squeeze": lambda inputs: inputs["x"].squeeze(tuple(inputs["axes"])),
     "cast": _single(lambda maps: maps),
     "identity": _single(lambda maps: maps),

@@ -44,6 +44,15 @@ class ExecuTorch:
     dynamic_batch = False
     system: str | None = None
 
+    @property
+    def threads_in_use(self) -> int | None:
+        """The number of threads that all open files share; None while none is open."""
+        if not len(_opened):
+            return None
+        from executorch.extension.pybindings import portable_lib
+
+        return int(portable_lib._threadpool_get_thread_count())
+
     def write(
         self,
         model: nn.Module,
@@ -61,7 +70,9 @@ class ExecuTorch:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            program = torch.export.export(model, (example[:1],))
+            from ghostnet.deploy.targets.forms import expressible
+
+            program = torch.export.export(expressible(model), (example[:1],))
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             operators = _operators(lowered.exported_program().graph_module)
             finished = lowered.to_executorch()
@@ -88,10 +99,10 @@ class ExecuTorch:
             from executorch.runtime import Runtime
 
             if portable_lib._threadpool_get_thread_count() != threads:
-                if len(_opened):  # they hold the threads that would go
+                if self.threads_in_use is not None:  # open files hold the threads that would go
                     raise InputError(
-                        "ExecuTorch has one number of threads in a process, and a file is open with another; "
-                        "use it with one number at a time"
+                        "ExecuTorch has one number of threads in a process, and a file is open with another "
+                        f"({self.threads_in_use}, not {threads}); use it with one number at a time"
                     )
                 portable_lib._unsafe_reset_threadpool(threads)
             try:
@@ -118,6 +129,8 @@ class ExecuTorchRunner:
         """Return a copy of the first output."""
         import torch
 
+        if not images.flags.writeable:
+            images = images.copy()  # torch warns of a tensor that could write into it
         with self._one_at_a_time:
             return np.array(self._method.execute([torch.from_numpy(images)])[0].numpy())
 

@@ -39,6 +39,7 @@ class LiteRT:
     traces = False
     dynamic_batch = False
     system: str | None = None
+    threads_in_use: int | None = None
 
     def write(
         self,
@@ -51,7 +52,7 @@ class LiteRT:
         with quiet_python(), quiet_native():
             import litert_torch
 
-            from ghostnet.deploy.targets.litert_forms import expressible
+            from ghostnet.deploy.targets.forms import expressible
 
             litert_torch.convert(expressible(model), (example[:1],)).export(str(path))
         return self.open(path, threads=1, precision="fp32").operators()

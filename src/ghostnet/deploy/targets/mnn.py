@@ -47,6 +47,7 @@ class Mnn:
     traces = False
     dynamic_batch = True
     system: str | None = None
+    threads_in_use: int | None = None
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]

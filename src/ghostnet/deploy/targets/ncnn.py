@@ -43,6 +43,7 @@ class Ncnn:
     traces = True
     dynamic_batch = False
     system: str | None = None
+    threads_in_use: int | None = None
 
     def write(
         self,

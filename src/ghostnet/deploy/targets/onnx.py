@@ -37,6 +37,7 @@ class Onnx:
     traces = False
     dynamic_batch = True
     system: str | None = None
+    threads_in_use: int | None = None
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]

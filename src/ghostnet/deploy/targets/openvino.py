@@ -43,6 +43,7 @@ class OpenVINO:
     traces = True
     dynamic_batch = True
     system: str | None = None
+    threads_in_use: int | None = None
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]

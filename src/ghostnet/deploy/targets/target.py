@@ -59,6 +59,8 @@ class Target(Protocol):
         traces: whether writing runs the network once and records what happens, so that a branch would be lost.
         dynamic_batch: whether its files take any number of images.
         system: the one operating system that it runs on, as `platform.system()` calls it; None where any will do.
+        threads_in_use: the number of threads of the files that are open, where all of a process share one; None where
+            each file has its own, or none is open.
     """
 
     name: str
@@ -74,6 +76,9 @@ class Target(Protocol):
     traces: bool
     dynamic_batch: bool
     system: str | None
+
+    @property
+    def threads_in_use(self) -> int | None: ...
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]

@@ -1,19 +1,20 @@
-"""Operations that litert-torch has no lowering for, in a form that it has and that gives the same values."""
+"""What litert-torch and ExecuTorch have no operation for, in a form that they have and that gives the same values."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
 class _GlobalMaxPool2d(nn.Module):
-    """`nn.AdaptiveMaxPool2d(1)` as a maximum over pixels."""
+    """`nn.AdaptiveMaxPool2d(1)` as pooling by a window of the maps' size, which XNNPACK has."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """`(N, C, H, W) -> (N, C, 1, 1)`."""
-        return maps.amax((2, 3), keepdim=True)
+        return F.max_pool2d(maps, (maps.shape[-2], maps.shape[-1]))
 
 
 def expressible(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Global maximum pooling, which litert-torch cannot lower, is exchanged for a maximum over pixels."""
+"""Global maximum pooling, which LiteRT's and ExecuTorch's tools cannot express, is exchanged for a window's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ghostnet.deploy import export, load
-from ghostnet.deploy.targets.litert_forms import expressible
+from ghostnet.deploy import TARGETS, export, load
+from ghostnet.deploy.targets.forms import expressible
+from ghostnet.deploy.targets.target import runs_here
 
 
 def network() -> nn.Module:
@@ -31,10 +32,17 @@ def test_the_exchange_is_exact_and_leaves_the_network_alone() -> None:
     assert expressible(other) is other
 
 
-def test_such_a_network_exports(tmp_path: Path) -> None:
-    for module in ("litert_torch", "ai_edge_litert"):
+@pytest.mark.parametrize("name", TARGETS)
+def test_such_a_network_exports(name: str, tmp_path: Path) -> None:
+    target = TARGETS[name]
+    for module in (*target.write_modules, target.open_module):
         pytest.importorskip(module)
-    model, images = network(), torch.randn(2, 3, 8, 8)
-    export(model, "litert", tmp_path / "net.tflite", input_size=(3, 8, 8))
-    found = load(tmp_path / "net.tflite").predict(images.numpy())
+    model, images = network(), torch.randn(2, 3, 8, 9)
+    path = tmp_path / f"net{target.suffixes[0]}"
+    report = export(model, name, path, input_size=(3, 8, 9))
+    assert report.relative_error is not None
+    assert report.relative_error < 1e-5
+    if not runs_here(target):
+        return
+    found = load(path).predict(images.numpy())
     assert np.allclose(found, model(images).detach().numpy(), atol=1e-5)
