@@ -187,3 +187,15 @@ def test_networks_for_grey_images_know_their_channels(
         assert cli.run([verb, grey, str(picture)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "takes images of 1 channels, and files are read as RGB" in line
+
+
+def test_images_too_small_for_the_network_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(tmp_path / "picture.png")
+    Image.new("RGB", (8, 8)).save(picture)
+    assert cli.run(["predict", "resnet9_050", picture, "--image-size", "4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the network does not run on images of 4x4 pixels" in line
+    assert cli.run(["features", "resnet9_050", picture, "--credit", "me"]) == 2
+    assert "--credit is for pictures of a record" in capsys.readouterr().err

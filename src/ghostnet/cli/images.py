@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ghostnet.cli.cifar10 import normalisation_of
 from ghostnet.cli.network import RGB, input_size_of
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,13 +127,22 @@ def evaluation_batches(
 
 
 def count_classes(model: nn.Module, side: int) -> int:
-    """Return how many numbers a network puts out for an image."""
+    """Return how many numbers a network puts out for an image.
+
+    Raises:
+        InputError: the network does not run on images of that size.
+    """
     import torch
 
     parameter = next(model.parameters(), None)
-    with torch.inference_mode():
-        device = parameter.device if parameter is not None else None
-        return int(model.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1])
+    device = parameter.device if parameter is not None else None
+    try:
+        with torch.inference_mode():
+            return int(model.eval()(torch.zeros(1, RGB, side, side, device=device)).shape[1])
+    except RuntimeError as error:
+        raise InputError(
+            f"the network does not run on images of {side}x{side} pixels: {first_line(error)}"
+        ) from error
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
