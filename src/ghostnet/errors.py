@@ -44,7 +44,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     if near:
         hint = "did you mean " + " or ".join(repr(match) for match in near) + "?"
     elif len(names) <= 12:
-        hint = "known: " + ", ".join(names)
+        hint = "known: " + (", ".join(names) or "none")
     else:
         hint = f"{len(names)} are known, the first ones: " + ", ".join(names[:8])
     return InputError(f"unknown {kind} {name!r}; {hint}")

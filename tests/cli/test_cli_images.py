@@ -171,3 +171,31 @@ def test_class_names_that_are_numbers_are_names(tmp_path: Path) -> None:
     for name, other in (("10", "00"), ("20", "01"), ("50", "02")):
         (tmp_path / name).rename(tmp_path / other)
     assert list(labelled_for(network, str(tmp_path), 3).labels) == [0, 1, 2]
+
+
+def test_networks_for_grey_images_know_their_channels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = str(tmp_path / "grey.safetensors")
+    ghostnet.save(ghostnet.create_model("ghostnet_050", in_chans=1, num_classes=4), grey)
+    assert _json(capsys, "profile", grey)["params"] == 1_311_272
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    assert cli.run(["export", grey, "-o", str(tmp_path / "grey.onnx"), "--plain"]) == 0
+    capsys.readouterr()
+    for verb in ("predict", "features"):
+        assert cli.run([verb, grey, str(picture)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "takes images of 1 channels, and files are read as RGB" in line
+
+
+def test_images_too_small_for_the_network_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(tmp_path / "picture.png")
+    Image.new("RGB", (8, 8)).save(picture)
+    assert cli.run(["predict", "resnet9_050", picture, "--image-size", "4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the network does not run on images of 4x4 pixels" in line
+    assert cli.run(["features", "resnet9_050", picture, "--credit", "me"]) == 2
+    assert "--credit is for pictures of a record" in capsys.readouterr().err

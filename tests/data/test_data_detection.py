@@ -157,6 +157,20 @@ def test_broken_sets(content, tmp_path):
     broken(lambda c: c["images"][0].pop("width"), "lacks 'width'")
     broken(lambda c: c["images"][0].update(height=0), "has width 320 and height 0")
     broken(lambda c: c.pop("categories"), "lacks the list 'categories'")
+    broken(lambda c: c["annotations"].append(None), "'annotations' is None, not an object")
+    broken(lambda c: c["images"].append("a.jpg"), "'images' is 'a.jpg', not an object")
+    broken(lambda c: c["images"][0].update(width="wide"), "has width 'wide' and height 240")
+    broken(lambda c: c["images"][0].update(width=None), "lacks 'width'")
+    broken(lambda c: c["images"][0].update(id="7"), "image id '7' must be an integer")
+    broken(lambda c: c["categories"][0].update(id=[1]), r"category id \[1\] must be an integer")
+    broken(lambda c: c["annotations"][3].update(category_id=[1]), "unknown category in annotation 4")
+    broken(lambda c: c["annotations"][3].update(image_id=[1]), r"annotation 4 names image \[1\]")
+    broken(lambda c: c["annotations"][3].update(bbox=[1, 2, 10**400, 4]), "is not finite")
+    broken(lambda c: c["annotations"][3].update(area="big"), "annotation 4 has the area 'big'")
+    broken(lambda c: c["annotations"][3].update(area=-1), "has the area -1; it must be a number >= 0")
+    broken(
+        lambda c: c["annotations"][3].update(iscrowd="0"), "annotation 4 has iscrowd '0'; it must be 0 or 1"
+    )
     broken(
         lambda c: c["images"][0].update(file_name="gone.jpg"),
         r"gone.jpg, which is missing \(1 of 10 images are\)",
@@ -174,6 +188,42 @@ def test_broken_sets(content, tmp_path):
         read_coco(half, _CELLS)
     with pytest.raises(InputError, match="unknown rule for bad boxes 'skip'"):
         read_coco(_CELLS / "cells.json", bad_boxes="skip")
+
+
+def test_what_an_annotation_may_leave_out(content, tmp_path):
+    whole = read_coco(_written(tmp_path, content), _CELLS)
+    for entry in content["annotations"]:
+        entry |= {"id": None, "area": None, "iscrowd": None}
+    content["images"][0]["width"] = "320"
+    bare = read_coco(_written(tmp_path, content), _CELLS)
+    for one, two in zip(whole.images, bare.images, strict=True):
+        assert (one.boxes == two.boxes).all()
+        assert one.areas == pytest.approx(two.areas)
+
+
+def test_voc_files_that_other_tools_write(as_voc):
+    path = as_voc / "Annotations/BloodImage_00007.xml"
+    text = path.read_text()
+    plain = read_voc(as_voc).images[0]
+    path.write_text(text.replace("<width>320</width>", "<width>320.0</width>"))
+    assert (read_voc(as_voc).images[0].boxes == plain.boxes).all()
+    path.write_text(text.replace("<difficult>0</difficult>", "<difficult>True</difficult>", 1))
+    assert read_voc(as_voc).images[0].ignored.sum() == plain.ignored.sum() + 1
+    (as_voc / "ImageSets/Main/marked.txt").write_text("\ufeffBloodImage_00007\n", encoding="utf-8")
+    assert len(read_voc(as_voc, "marked")) == 1
+    for change, message in (
+        (("<name>RBC</name>", "<name></name>"), "has an object without a name"),
+        (("<width>320</width>", "<width>0</width>"), "says that its image is 0x240 pixels"),
+        (("<width>320</width>", "<width>320.5</width>"), "lacks a number for the image's size"),
+        (("<annotation", '<?xml version="1.0" encoding="none"?><annotation'), "is not whole XML .*encoding"),
+    ):
+        assert change[0] in text
+        path.write_text(text.replace(*change, 1))
+        with pytest.raises(InputError, match=message):
+            read_voc(as_voc)
+    (as_voc / "ImageSets/Main/latin.txt").write_bytes(b"\xe9\n")
+    with pytest.raises(InputError, match=r"latin.txt is not UTF-8 text"):
+        read_voc(as_voc, "latin")
 
 
 def test_broken_voc(as_voc):

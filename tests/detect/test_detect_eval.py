@@ -78,12 +78,71 @@ def test_detections_come_back_in_the_files_pixels(cells, small_detector):
     assert evaluate_detector(detector, whole).images == 2
 
 
+def test_ground_truth_as_other_tools_write_it(cells):
+    truth = cells.to_coco()
+    results = _perfect(truth)
+    for change in ({"id": 0}, {"id": 7}, {"id": None, "area": None, "iscrowd": None}):
+        for entry in truth["annotations"]:
+            entry |= (
+                change  # pycocotools itself loses boxes of id 0, and all but one of an id that occurs twice
+            )
+        assert score_results(truth, results).stats["AP"] == pytest.approx(1)
+    del truth["annotations"][0]["id"]
+    assert score_results(truth, results).stats["AP"] == pytest.approx(1)
+    truth["categories"][0]["name"] = truth["categories"][1]["name"]
+    assert list(score_results(truth, results).classes) == ["RBC (1)", "RBC (2)", "WBC"]
+
+
+def test_ground_truth_that_makes_no_sense(cells):
+    for part, change, message in (
+        ("annotations", {"image_id": 999}, "names image 999, which the ground truth does not list"),
+        ("annotations", {"category_id": 9}, "unknown category in annotation 1 of the ground truth: 9"),
+        ("annotations", {"bbox": "abcd"}, "has the bbox 'abcd'"),
+        ("categories", {"name": None}, "category 1 lacks 'name'"),
+        ("images", {"id": None}, "image None lacks 'id'"),
+    ):
+        truth = cells.to_coco()
+        truth[part][0] |= change
+        with pytest.raises(InputError, match=message):
+            score_results(truth, [])
+
+
+def test_files_that_number_images_otherwise_are_told_by_their_names(cells, tmp_path):
+    truth = cells.to_coco()
+    results = _perfect(truth)
+    numbers = [image["id"] for image in truth["images"]]
+    turned = dict(zip(numbers, reversed(numbers), strict=True))
+    kinds = {1: 3, 2: 1, 3: 2}
+    found = {
+        "images": [
+            {**image, "id": turned[image["id"]], "file_name": f"/x/{image['file_name']}"}
+            for image in truth["images"]
+        ],
+        "categories": [{**entry, "id": kinds[entry["id"]]} for entry in truth["categories"]],
+        "annotations": [
+            {**r, "image_id": turned[r["image_id"]], "category_id": kinds[r["category_id"]]} for r in results
+        ],
+    }
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(found))
+    assert score_file(truth, path).stats == score_results(truth, results).stats
+    path.write_text(json.dumps(found["annotations"]))  # a bare list has the ground truth's numbers
+    assert score_file(truth, path).stats["AP"] < 0.5
+    found["images"][0]["file_name"] = "another.jpg"
+    path.write_text(json.dumps(found))
+    with pytest.raises(
+        InputError, match=r"result 0 is of another.jpg, and the ground truth has no file_name"
+    ):
+        score_file(truth, path)
+
+
 def test_bad_results(cells, tmp_path, small_detector):
     truth = cells.to_coco()
     good = _perfect(truth)[0]
     for change, message in (
         ({"image_id": 999}, "result 0 is of image 999, which the ground truth lacks"),
         ({"category_id": 9}, "result 0 is of category 9"),
+        ({"image_id": [1]}, r"result 0 has image_id \[1\], which is no number"),
         ({"bbox": [1, 2, 3]}, r"result 0 has bbox \[1, 2, 3\] and score .*x, y, width, height"),
         ({"bbox": [1, 2, 3, float("nan")]}, r"result 0 has bbox \[1, 2, 3, nan\].*all finite"),
         ({"score": None}, "result 0 has bbox .* and score None"),

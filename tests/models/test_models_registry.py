@@ -57,3 +57,8 @@ def test_bad_number_of_classes(classes):
 def test_bad_width(width):
     with pytest.raises(ghostnet.InputError, match=r"width_mult"):
         ghostnet.create_model("resnet20", width_mult=width)
+
+
+def test_the_input_size_follows_the_channels():
+    model = ghostnet.create_model("ghostnet_050", in_chans=1)
+    assert model.ghostnet_origin["input_size"] == [1, 224, 224]

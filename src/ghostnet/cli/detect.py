@@ -134,8 +134,9 @@ def evaluate(
     from ghostnet.data import DetectionBatches
 
     if results is not None:
-        truth: Any = data if data.endswith(".json") else _opened(data, split, bad_boxes).to_coco()
-        found = room.score_file(truth, results)
+        if out is not None:
+            raise InputError("--out writes what a detector finds; --results has that already, leave one out")
+        found = room.score_file(_truth(data, split, bad_boxes), results)
     else:
         source = _opened(data, split, bad_boxes)
         model = room.load_detector(str(detector))
@@ -148,6 +149,18 @@ def evaluate(
             write_json(out, boxes)
             note(f"wrote {out}")
     answer(found.to_dict(), as_json=as_json, text=lambda: _scores_text(found.to_dict()))
+
+
+def _truth(data: str, split: str, bad_boxes: str) -> Any:
+    """Return what a results file is measured against; of a JSON all boxes count and no image need be there."""
+    if not data.endswith(".json"):
+        return _opened(data, split, bad_boxes).to_coco()
+    if split or bad_boxes != "error":
+        raise InputError(
+            f"{data} is one file of annotations, whose boxes all count as they are with --results; leave out --split "
+            "and --bad-boxes"
+        )
+    return data
 
 
 def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:

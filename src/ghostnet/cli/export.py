@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.int8 import Int8Job, check_int8
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
+from ghostnet.cli.network import NETWORK_HELP, RGB, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -98,13 +98,13 @@ def export(
     size = input_size_of(model, input_size)
     names = None if passes is None else [name.strip() for name in passes.split(",") if name.strip()]
     texts = {"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})}
-    wanted = _preprocessing(model, size[1])
+    wanted = _preprocessing(model, size[1], from_files=calibration is not None)
     written: dict[str, Any] = {
         "input_size": size,
         "optimized": not plain,
         "force": force,
         "metadata": texts,
-        "preprocessing": wanted.to_dict(),
+        "preprocessing": wanted.to_dict() if size[0] == RGB else None,  # else nobody knows how it wants them
     }
     report: deploy.ExportReport | deploy.QuantizeReport
     if calibration is None:
@@ -118,8 +118,8 @@ def export(
     answer(report.to_dict(), as_json=as_json, text=lambda: str(report))
 
 
-def _preprocessing(model: nn.Module, image_size: int) -> Preprocessing:
+def _preprocessing(model: nn.Module, image_size: int, *, from_files: bool) -> Preprocessing:
     """Return how the network wants its images, as `predict` would prepare them."""
     from ghostnet.cli.images import preprocessing_for
 
-    return preprocessing_for(model, image_size=image_size)
+    return preprocessing_for(model, image_size=image_size, from_files=from_files)

@@ -90,6 +90,7 @@ def features(
         (not scores, "one layer's pairs, without --scores", ("top",)),
         (not scores or out is not None, "one layer, without --scores or with --out", ("layer",)),
         (out is not None, "pictures, with --out FOLDER", ("beside",)),
+        (None not in (out, result), "pictures of a record, with --out and --result", ("credit",)),
     )
     for name, number in (("--top", top), ("--limit", limit)):
         if number < 1:

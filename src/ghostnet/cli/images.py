@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghostnet.cli.cifar10 import normalisation_of
-from ghostnet.cli.network import input_size_of
-from ghostnet.errors import InputError
+from ghostnet.cli.network import RGB, input_size_of
+from ghostnet.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,19 +21,34 @@ DATA_HELP = "cifar10, a folder with a subfolder a class, or a folder of shards (
 
 
 def preprocessing_for(
-    model: nn.Module, *, normalisation: str | None = None, image_size: int | None = None
+    model: nn.Module,
+    *,
+    normalisation: str | None = None,
+    image_size: int | None = None,
+    from_files: bool = True,
 ) -> Preprocessing:
     """Return how a network wants its images.
 
     Options win over what the network's file says; for networks of timm their own configuration comes next, then what
     is usual at their size: the whole image with CIFAR-10's normalisation up to 64 pixels, ImageNet's above.
 
+    Args:
+        model: the network.
+        normalisation: name of one, or None.
+        image_size: side in pixels, or None.
+        from_files: whether image files are read with it, which gives RGB.
+
     Raises:
-        InputError: an unknown normalisation, or a size below 1.
+        InputError: an unknown normalisation, a size below 1, or a network that does not take RGB and `from_files`.
     """
     from ghostnet.data import Preprocessing
 
-    side = input_size_of(model, None)[1]
+    channels, side, _ = input_size_of(model, None)
+    if from_files and channels != RGB:
+        raise InputError(
+            f"the network takes images of {channels} channels, and files are read as RGB, which has {RGB}; "
+            "run it from Python on images of your own"
+        )
     small = side <= _SMALL
     mean, std = normalisation_of(model, normalisation, "cifar10" if small else "imagenet")
     usual = Preprocessing(side, 1.0 if small else 0.875, mean=mean, std=std)
@@ -112,13 +127,22 @@ def evaluation_batches(
 
 
 def count_classes(model: nn.Module, side: int) -> int:
-    """Return how many numbers a network puts out for an image."""
+    """Return how many numbers a network puts out for an image.
+
+    Raises:
+        InputError: the network does not run on images of that size.
+    """
     import torch
 
     parameter = next(model.parameters(), None)
-    with torch.inference_mode():
-        device = parameter.device if parameter is not None else None
-        return int(model.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1])
+    device = parameter.device if parameter is not None else None
+    try:
+        with torch.inference_mode():
+            return int(model.eval()(torch.zeros(1, RGB, side, side, device=device)).shape[1])
+    except RuntimeError as error:
+        raise InputError(
+            f"the network does not run on images of {side}x{side} pixels: {first_line(error)}"
+        ) from error
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:

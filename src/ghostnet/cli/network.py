@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGENET_SIZE = (3, 224, 224)
+RGB = 3  # channels of every image that is read from a file
 NETWORK_HELP = "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME or timm:NAME."
 RUNNABLE_HELP = (
     "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME, timm:NAME, or an exported file."
@@ -103,7 +104,8 @@ def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:
 
         known = models.model_info(origin["name"]).input_size
     channels, height, width = known or IMAGENET_SIZE
-    return int(channels), int(height), int(width)
+    args = origin.get("args", {}) if isinstance(origin, dict) else {}
+    return int(args.get("in_chans", channels)), int(height), int(width)
 
 
 def parse_size(given: str) -> tuple[int, int, int]:

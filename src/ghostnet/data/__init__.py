@@ -3,7 +3,7 @@
 from ghostnet.data.augment import Augmentation
 from ghostnet.data.batches import Batches, TensorBatches
 from ghostnet.data.cifar10 import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Cifar10, load_cifar10
-from ghostnet.data.coco import coco_splits, open_coco, read_coco, read_json
+from ghostnet.data.coco import check_instances, coco_splits, open_coco, read_coco, read_json
 from ghostnet.data.decode import UnreadableImageError, decode_image
 from ghostnet.data.detection import BadBoxError, BoxImage, DetectionSet
 from ghostnet.data.detection_batches import DetectionBatches
@@ -60,6 +60,7 @@ __all__ = [
     "Subset",
     "TensorBatches",
     "UnreadableImageError",
+    "check_instances",
     "coco_splits",
     "compare_loading_speed",
     "decode_image",

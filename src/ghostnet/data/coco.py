@@ -7,8 +7,9 @@ that the 2017 validation file lists; both are checked by count.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,69 +60,152 @@ def read_coco(
             bad box, or a listed image that is missing.
     """
     place = Path(annotations)
-    content = read_json(place)
-    if not isinstance(content, dict):
-        raise InputError(f"{place} must hold an object with images, annotations and categories")
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content.get(part), list):
-            raise InputError(f"{place} lacks the list {part!r}; it is not COCO's instances format")
+    content = check_instances(read_json(place), place.name)
     folder = Path(images) if images is not None else _images_beside(place)
     check = BoxCheck(place.name, bad_boxes)
-    categories = _by_id(content["categories"], "category", place)
-    records = _by_id(content["images"], "image", place)
+    records = {record["id"]: record for record in content["images"]}
+    categories = {category["id"]: str(category["name"]) for category in content["categories"]}
     ids = sorted(categories)
     found: dict[int, list[tuple[list[float], int, bool, float]]] = {number: [] for number in records}
     for annotation in content["annotations"]:
-        number = annotation.get("id")
-        where = f"{place.name}: annotation {number}"
-        category, image = annotation.get("category_id"), annotation.get("image_id")
-        if category not in categories:
-            raise unknown_name(f"category in annotation {number} of {place.name}:", category, map(str, ids))
-        if image not in records:
-            raise InputError(f"{where} names image {image}, which {place.name} does not list")
-        size = _size(records[image], place)
-        box = _box(annotation, where)
-        kept = check.checked(box, *size, where)
+        x, y, width, height = annotation["bbox"]
+        record = records[annotation["image_id"]]
+        where = f"{place.name}: annotation {annotation['id']}"
+        kept = check.checked([x, y, x + width, y + height], record["width"], record["height"], where)
         if kept is not None:
-            area = float(annotation.get("area", (box[2] - box[0]) * (box[3] - box[1])))
-            found[image].append((kept, ids.index(category), bool(annotation.get("iscrowd", 0)), area))
+            label = ids.index(annotation["category_id"])
+            found[record["id"]].append((kept, label, bool(annotation["iscrowd"]), annotation["area"]))
     check.report()
     read = [
         box_image(
-            number, folder / str(records[number]["file_name"]), _size(records[number], place), found[number]
+            number, folder / str(record["file_name"]), (record["width"], record["height"]), found[number]
         )
-        for number in sorted(records)
+        for number, record in sorted(records.items())
     ]
     check_files(read, place.name)
-    return DetectionSet(read, [str(categories[number]["name"]) for number in ids], ids, place.name)
+    return DetectionSet(read, [categories[number] for number in ids], ids, place.name)
 
 
-def _by_id(entries: list[dict[str, Any]], kind: str, place: Path) -> dict[int, dict[str, Any]]:
+def check_instances(content: object, source: str, *, files: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """Return the three lists of COCO's instances format, each entry checked, and what may be left out filled in.
+
+    Args:
+        content: what the JSON holds.
+        source: what errors call it.
+        files: whether each image must say its file's name and size.
+
+    Returns:
+        `images`, `categories` and `annotations`. An annotation has a finite or infinite `bbox` of four floats, an
+        `area` (the box's where none is given) and `iscrowd`, 0 or 1; its `id` is as it was, None where it has none.
+
+    Raises:
+        InputError: a list is missing, an entry lacks what it needs or has another type there, an id that occurs twice,
+            or an annotation of an unknown category or image.
+
+    Example:
+        >>> check_instances({"images": [], "annotations": [], "categories": []}, "empty.json")["images"]
+        []
+    """
+    if not isinstance(content, Mapping):
+        raise InputError(f"{source} must hold an object with images, annotations and categories")
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content.get(part), list):
+            raise InputError(f"{source} lacks the list {part!r}; it is not COCO's instances format")
+        for place, entry in enumerate(content[part]):
+            if not isinstance(entry, Mapping):
+                raise InputError(f"{source}: entry {place} of {part!r} is {entry!r:.80}, not an object")
+    categories = _by_id(content["categories"], "category", ("name",), source)
+    images = _by_id(content["images"], "image", ("file_name", "width", "height") if files else (), source)
+    if files:
+        images = {number: _sized(record, source) for number, record in images.items()}
+    annotations = [_annotation(entry, categories, images, source) for entry in content["annotations"]]
+    return {
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": list(categories.values()),
+    }
+
+
+def _by_id(
+    entries: list[Mapping[str, Any]], kind: str, needed: tuple[str, ...], source: str
+) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
-    needed = {"category": ("id", "name"), "image": ("id", "file_name", "width", "height")}[kind]
     for entry in entries:
-        for key in needed:
-            if key not in entry:
-                raise InputError(f"{place.name}: {kind} {entry.get('id')} lacks {key!r}")
-        if entry["id"] in found:
-            raise InputError(f"{place.name}: {kind} id {entry['id']} occurs twice; ids must be unique")
-        found[entry["id"]] = entry
+        number = entry.get("id")
+        for key in ("id", *needed):
+            if entry.get(key) is None:
+                raise InputError(f"{source}: {kind} {number} lacks {key!r}")
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise InputError(f"{source}: {kind} id {number!r:.80} must be an integer")
+        if number in found:
+            raise InputError(f"{source}: {kind} id {number} occurs twice; ids must be unique")
+        found[number] = dict(entry)
     return found
 
 
-def _size(record: Mapping[str, Any], place: Path) -> tuple[int, int]:
-    width, height = int(record["width"]), int(record["height"])
-    if width < 1 or height < 1:
-        raise InputError(f"{place.name}: image {record['id']} has width {width} and height {height}")
-    return width, height
+def _sized(record: dict[str, Any], source: str) -> dict[str, Any]:
+    given = (
+        int(v) if isinstance(v, str) and v.isdecimal() else v for v in (record["width"], record["height"])
+    )
+    width, height = map(_number, given)
+    if not all(side is not None and side >= 1 and side.is_integer() for side in (width, height)):
+        raise InputError(
+            f"{source}: image {record['id']} has width {record['width']!r} and height {record['height']!r}; "
+            "they must be integers >= 1"
+        )
+    return {**record, "width": int(width or 0), "height": int(height or 0)}
 
 
-def _box(annotation: Mapping[str, Any], where: str) -> list[float]:
-    given = annotation.get("bbox")
-    if not isinstance(given, list) or len(given) != 4 or not all(isinstance(v, int | float) for v in given):
-        raise InputError(f"{where} has the bbox {given!r}; it must be [x, y, width, height]")
-    x, y, width, height = (float(value) for value in given)
-    return [x, y, x + width, y + height]
+def _annotation(
+    entry: Mapping[str, Any], categories: Collection[int], images: Collection[int], source: str
+) -> dict[str, Any]:
+    number = entry.get("id")
+    where = f"{source}: annotation {number}"
+    category, image = entry.get("category_id"), entry.get("image_id")
+    if not isinstance(category, int) or category not in categories:
+        known = [str(one) for one in sorted(categories)]
+        raise unknown_name(f"category in annotation {number} of {source}:", category, known)
+    if not isinstance(image, int) or image not in images:
+        raise InputError(f"{where} names image {image}, which {source} does not list")
+    box = _box(entry, where)
+    area = _area(entry, box, where)
+    crowd = entry.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        raise InputError(f"{where} has iscrowd {crowd!r:.80}; it must be 0 or 1")
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": box,
+        "area": area,
+        "iscrowd": int(crowd),
+    }
+
+
+def _box(entry: Mapping[str, Any], where: str) -> list[float]:
+    given = entry.get("bbox")
+    box = [_number(value) for value in given] if isinstance(given, list) else []
+    numbers = [value for value in box if value is not None]
+    if len(box) != 4 or len(numbers) != 4:
+        raise InputError(f"{where} has the bbox {given!r:.80}; it must be [x, y, width, height]")
+    return numbers
+
+
+def _area(entry: Mapping[str, Any], box: list[float], where: str) -> float:
+    given = entry.get("area")
+    area = box[2] * box[3] if given is None else _number(given)
+    if area is None or (min(box[2:]) > 0 and not area >= 0):  # of a bad box the box is what is worth a word
+        raise InputError(f"{where} has the area {given!r:.80}; it must be a number >= 0")
+    return area
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _images_beside(place: Path) -> Path:

@@ -78,7 +78,11 @@ def _listed(place: Path, split: str) -> list[str]:
     path = place / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
         raise unknown_name(f"split of {place}:", split, [p.stem for p in path.parent.glob("*.txt")])
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text; save it as that, a name a line") from error
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path} lists no image")
     if len(set(names)) != len(names):
@@ -91,21 +95,35 @@ def _parse(path: Path) -> tuple[str, tuple[int, int], _Objects]:
     """Return the image's file name and size, and its objects."""
     try:
         root = ElementTree.parse(path).getroot()
-        size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
+        size = _side(root, "width"), _side(root, "height")
         objects: _Objects = []
         for element in root.iter("object"):
             corners = [
                 float(element.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
             ]
             name = element.findtext("name", "").strip()
-            objects.append((corners, name, element.findtext("difficult", "0").strip() == "1"))
-    except ElementTree.ParseError as error:
+            if not name:
+                raise InputError(f"{path} has an object without a name; name it, or take it out")
+            difficult = element.findtext("difficult", "0").strip().lower() in ("1", "true")
+            objects.append((corners, name, difficult))
+    except InputError:
+        raise
+    except (ElementTree.ParseError, LookupError) as error:  # the latter: an encoding that is not known
         raise InputError(f"{path} is not whole XML ({error}); copy it again") from error
     except ValueError as error:
         raise InputError(f"{path} lacks a number for the image's size or a box's corner ({error})") from error
+    if min(size) < 1:
+        raise InputError(f"{path} says that its image is {size[0]}x{size[1]} pixels; correct it")
     file_name = root.findtext("filename", "").strip()
     if not (
         path.parent.parent / "JPEGImages" / file_name
     ).is_file():  # some tools write other names than they save
         file_name = f"{path.stem}.jpg"
     return file_name, size, objects
+
+
+def _side(root: ElementTree.Element, name: str) -> int:
+    value = float(root.findtext(f"size/{name}", ""))  # some tools write 320.0
+    if not value.is_integer():
+        raise ValueError(f"{name} {value}")
+    return int(value)

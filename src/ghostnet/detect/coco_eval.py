@@ -11,11 +11,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ghostnet.data import read_json
+from ghostnet.data import check_instances, read_json
 from ghostnet.errors import InputError
 
 STATS = (
@@ -56,17 +57,23 @@ def score_results(
         seconds: goes into the result.
 
     Raises:
-        InputError: no image to evaluate on, or a result of an unknown image or category or without a number.
+        InputError: no image to evaluate on, ground truth that is not COCO's format, or a result of an unknown image or
+            category or without a number.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not truth["images"]:
+    if truth.get("images") == []:
         raise InputError("there is nothing to evaluate on: the set has no image")
+    truth = check_instances(truth, "the ground truth", files=False)
+    for number, annotation in enumerate(truth["annotations"], 1):
+        annotation["id"] = (
+            number  # pycocotools takes 0 for "matched to nothing", and boxes of one id for one box
+        )
     _check(truth, results)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints tables of its own
         ground = COCO()
-        ground.dataset = dict(truth)
+        ground.dataset = truth
         ground.createIndex()
         found = COCO()
         found.dataset = {**truth, "annotations": _as_annotations(results)}
@@ -75,7 +82,7 @@ def score_results(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    names = _row_names(truth["categories"])
     counts = dict.fromkeys(names, 0)
     for annotation in truth["annotations"]:
         counts[annotation["category_id"]] += not annotation.get("iscrowd", 0)
@@ -100,23 +107,71 @@ def score_file(
 
     Args:
         truth: COCO's instances, or the path of their JSON.
-        results: a JSON list of results, or an object whose `annotations` they are.
+        results: a JSON list of results, or an object whose `annotations` they are, such as `ghostnet detect predict
+            --coco` writes. Where the object lists `images` and `categories` too, and numbers them otherwise than the
+            ground truth, images are told by their file's name and categories by theirs.
 
     Raises:
-        InputError: JSON that is cut short or of another form, or as `score_results`.
+        InputError: JSON that is cut short or of another form, a file or a category that the ground truth lacks, or as
+            `score_results`.
     """
-    ground = truth if isinstance(truth, Mapping) else read_json(truth)
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(ground, Mapping) or not isinstance(ground.get(part), list):
-            raise InputError(f"the ground truth lacks the list {part!r}; it is not COCO's instances format")
+    ground = check_instances(
+        truth if isinstance(truth, Mapping) else read_json(truth), "the ground truth", files=False
+    )
     found = read_json(results)
     if isinstance(found, dict):
-        found = found.get("annotations")
+        found = _renumbered(found, ground)
     if not isinstance(found, list):
         raise InputError(
             f"{os.fspath(results)} must be a JSON list of results, each with image_id, bbox and score"
         )
     return score_results(ground, found)
+
+
+def _row_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Return what each class is called in the result; its number is added where two have one name."""
+    names = [str(category["name"]) for category in categories]
+    return {
+        category["id"]: name if names.count(name) == 1 else f"{name} ({category['id']})"
+        for category, name in zip(categories, names, strict=True)
+    }
+
+
+def _renumbered(found: Mapping[str, Any], truth: Mapping[str, Any]) -> Any:
+    """Return a file's results with the ground truth's numbers for the images and categories that the file lists."""
+    results = found.get("annotations")
+    if not isinstance(results, list):
+        return results
+    for part, key, field in (("images", "image_id", "file_name"), ("categories", "category_id", "name")):
+        theirs, ours = _names(found.get(part), field), _names(truth[part], field)
+        differing = {number for number, name in theirs.items() if ours.get(number) != name}
+        if not ours or not differing:
+            continue
+        numbers: dict[str, list[int]] = {}
+        for own, name in ours.items():
+            numbers.setdefault(name, []).append(own)
+        for place, result in enumerate(results):
+            number = result.get(key) if isinstance(result, Mapping) else None
+            if not isinstance(number, int) or number not in differing:
+                continue
+            name = theirs[number]
+            if len(numbers.get(name, ())) != 1:
+                count = "no" if name not in numbers else "more than one"
+                raise InputError(
+                    f"result {place} is of {name}, and the ground truth has {count} {field} like that"
+                )
+            results[place] = {**result, key: numbers[name][0]}
+    return results
+
+
+def _names(entries: object, field: str) -> dict[int, str]:
+    """Return the names of a list of images or categories by their numbers; of a path the last part counts."""
+    listed = entries if isinstance(entries, list) else []
+    return {
+        entry["id"]: Path(str(entry[field])).name if field == "file_name" else str(entry[field])
+        for entry in listed
+        if isinstance(entry, Mapping) and isinstance(entry.get("id"), int) and entry.get(field) is not None
+    }
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -135,6 +190,8 @@ def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> No
                 raise InputError(
                     f"result {number} lacks {key!r}; each needs image_id, category_id, bbox and score"
                 )
+            if key.endswith("_id") and not isinstance(result[key], int | float | str):
+                raise InputError(f"result {number} has {key} {result[key]!r:.80}, which is no number")
         if result["image_id"] not in images:
             raise InputError(
                 f"result {number} is of image {result['image_id']}, which the ground truth lacks"

@@ -107,8 +107,11 @@ def export_detector(
                 least_score=detector.settings.score_threshold + MOST_SCORE,
             )
             if not found[runtime].within(LEAST_IOU, MOST_SCORE):
+                noise = (
+                    "" if images else " (noise says nothing to some detectors: give images to check it on)"
+                )
                 raise RuntimeError(
-                    f"the file differs from PyTorch in {runtime}: {found[runtime]}; nothing is kept"
+                    f"the file differs from PyTorch in {runtime}: {found[runtime]}; nothing is kept{noise}"
                 )
         size_in_bytes = temporary.stat().st_size
     return DetectorExport(os.fspath(path), size_in_bytes, len(checked), found)

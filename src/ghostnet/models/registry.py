@@ -154,7 +154,7 @@ def create_model(
         "library": "ghostnet",
         "name": name,
         "args": {"num_classes": classes, **model_args},
-        "input_size": list(info.input_size),
+        "input_size": [model_args.get("in_chans", info.input_size[0]), *info.input_size[1:]],
     }
     if opened is not None:
         from ghostnet.models.weights import fill_
