@@ -24,6 +24,14 @@ from ghostnet.train import StackedBatches, StackedNetworks, TrainSettings, fit
 SETTINGS = TrainSettings(epochs=2, ema_decay=0.9, checkpoint_seconds=1e9)
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Python's own handler: a shell that starts the tests in the background has SIGINT ignored."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 def batches():
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
