@@ -186,7 +186,22 @@ def test_ghost_networks_stand_in_the_headline_beside_their_dense_ones_plain_expo
     assert [line for line in top.splitlines() if "| ghost" in line] == [
         "| ghost_a, 64x64 | ONNX Runtime | – | – | 4.00 | 0.50 (0.48-0.50) | [bench](results/deploy/bench.json) |"
     ]
-    assert "Time ratio: to the dense network; at 64x64, to its plain export (" in top
+    assert "Time ratio: to the dense network; where a size is named, to its plain export (" in top
+
+
+def test_the_packaged_converted_network_has_its_accuracy_in_the_headline() -> None:
+    common = {"runtime": "onnx", "threads": 1}
+    rows = [
+        {"name": "a@plain", "median_ms": 8.0, "ratio": 1.0, **common},
+        {"name": "a.ghost", "median_ms": 4.0, "ratio": 0.5, **common},
+    ]
+    trained = {"top1": 93.284, "macs": 47_360_704}
+    made = record("ghost", {"name": "ghost_a", "model": "a"}, trained)[1]
+    timed = record("deploy", {"name": "bench"}, {"rows": rows, "input_size": [3, 32, 32]})
+    top = headline([timed, (Path("ghost/ghost_a-seed0.json"), made)])
+    assert "| a.ghost, 32x32 | ONNX Runtime | 93.28 | 47.4 | 4.00 | 0.50 |" in top
+    shorter = headline([timed, (Path("ghost/ghost_a_3_epochs-seed0.json"), made)])
+    assert "| a.ghost, 32x32 | ONNX Runtime | – | – | 4.00 | 0.50 |" in shorter
 
 
 def test_ratios_of_several_processes_show_their_spread() -> None:

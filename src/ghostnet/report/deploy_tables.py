@@ -198,7 +198,11 @@ def ghosted_latencies(results: Results) -> list[tuple[Path, str, str, Mapping[st
         for row in timed_rows(result) if result["exhibit"] == "deploy" else []:
             name, form = str(row["name"]).partition("@")[::2]
             dense = first.setdefault(_runtime(row), name if form == "plain" else "")
-            if name == f"ghost_{dense}" and form != "plain" and row.get("precision", "fp32") == "fp32":
+            if (
+                name in (f"ghost_{dense}", f"{dense}.ghost")
+                and form != "plain"
+                and row.get("precision", "fp32") == "fp32"
+            ):
                 found.append((path, _runtime(row), _side(result), row))
     return found
 

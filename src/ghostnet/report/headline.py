@@ -46,13 +46,16 @@ def headline(results: Results, link_root: str = "results") -> str:
     for path, result in results:
         if result["exhibit"] == "demo":
             rows += _demo_rows(result, f"[demo]({link_root}/{path.as_posix()})")
+    trained = _trained_ghosts(results)
     for path, runtime, side, ghost in (ghosted := ghosted_latencies(results)):
         name = f"{str(ghost['name']).partition('@')[0]}, {side}"
         time = ratio_cell(float(ghost["ratio"]), ghost.get("ratios") or [], 2)
-        rows.append(_timed_row(name, runtime, ghost, time, f"{link_root}/{path.as_posix()}"))
+        row = _timed_row(name, runtime, ghost, time, f"{link_root}/{path.as_posix()}")
+        top1, macs = trained.get(name.partition(",")[0], row[2:4])
+        rows.append((*row[:2], top1, macs, *row[4:]))
     if ghosted:
         ratio += (
-            f"; at {ghosted[0][2]}, to its plain export ([ours of it](docs/deploy.md) may be faster, too)"
+            "; where a size is named, to its plain export ([ours of it](docs/deploy.md) may be faster, too)"
         )
     singles = [entry for entry in our_latencies(results) if entry[2].get("precision", "fp32") == "fp32"]
     for path, runtime, ours, beside in singles:  # docs/deploy.md has the other precisions
@@ -73,6 +76,18 @@ def headline(results: Results, link_root: str = "results") -> str:
 
 def _timed_row(name: str, runtime: str, row: Mapping[str, Any], times: str, record: str) -> tuple[str, ...]:
     return (name, runtime, "–", "–", f"{float(row['median_ms']):.2f}", times, f"[bench]({record})")
+
+
+def _trained_ghosts(results: Results) -> dict[str, tuple[str, str]]:
+    """Return top-1 and MACs of the converted networks of this package: the recipe ghost_NAME makes NAME.ghost."""
+    found = {}
+    for path, result in results:
+        recipe = result.get("recipe") or {}
+        name, model = recipe.get("name"), recipe.get("model")
+        if result["exhibit"] == "ghost" and name == f"ghost_{model}" and path.stem == f"{name}-seed0":
+            metrics = result["metrics"]
+            found[f"{model}.ghost"] = f"{float(metrics['top1']):.2f}", f"{metrics['macs'] / 1e6:.1f}"
+    return found
 
 
 def _machines(results: Results) -> str:
