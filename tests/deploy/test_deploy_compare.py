@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ghostnet.deploy import compare, fake_quantized, optimize, randomise_statistics_
 from ghostnet.deploy.compare import difference, outputs, same_in_double
 from ghostnet.errors import InputError
 
 SIZE = (3, 6, 6)
+EXAMPLE = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(1))
 
 
 class Outputs(nn.Module):
@@ -50,13 +51,13 @@ def network() -> nn.Module:
 def test_every_tensor_of_an_output_is_compared(pack: Callable[[Tensor], Any]) -> None:
     one, other = Outputs(pack), Outputs(pack, scale=2.0)
     other.load_state_dict(one.state_dict())
-    assert difference(outputs(one, SIZE), one, SIZE) == 0
-    assert difference(outputs(one, SIZE), other, SIZE) == pytest.approx(1, rel=1e-3)
+    assert difference(outputs(one, EXAMPLE), one, EXAMPLE) == 0
+    assert difference(outputs(one, EXAMPLE), other, EXAMPLE) == pytest.approx(1, rel=1e-3)
 
 
 def test_another_number_of_outputs_is_a_difference() -> None:
-    expected = outputs(Outputs(lambda y: (y, y)), SIZE)
-    assert difference(expected, Outputs(lambda y: y), SIZE) == float("inf")
+    expected = outputs(Outputs(lambda y: (y, y)), EXAMPLE)
+    assert difference(expected, Outputs(lambda y: y), EXAMPLE) == float("inf")
 
 
 def test_rounding_of_float32_alone_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +74,8 @@ def test_rounding_of_float32_alone_is_no_difference(monkeypatch: pytest.MonkeyPa
 def test_a_fault_is_one_in_double_precision_too() -> None:
     one, other = Outputs(lambda y: y), Outputs(lambda y: y, scale=1.001)
     other.load_state_dict(one.state_dict())
-    assert same_in_double(one, one, SIZE)
-    assert not same_in_double(one, other, SIZE)
+    assert same_in_double(one, one, EXAMPLE)
+    assert not same_in_double(one, other, EXAMPLE)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -99,6 +100,18 @@ def test_int8_training_refuses_rewrites_that_need_float32() -> None:
     images = np.zeros((16, *SIZE), np.float32)
     with pytest.raises(InputError, match=r"pass 'winograd' needs float32, which int8 files do not have"):
         fake_quantized(network(), images, input_size=SIZE, passes=["winograd"])
+
+
+def test_the_original_runs_once() -> None:
+    runs = []
+
+    class Counted(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            runs.append(type(images))
+            return images
+
+    optimize(nn.Sequential(Counted(), network()), input_size=SIZE, passes=["fold_batch_norm"])
+    assert runs == [Tensor, fx.Proxy]  # the second traces; of the result, the module is no part
 
 
 @pytest.mark.parametrize("error", [AssertionError("only 32"), IndexError("x"), KeyError("y")])

@@ -29,41 +29,38 @@ def relative_error(reference: torch.Tensor, other: torch.Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def outputs(model: nn.Module, input_size: Sequence[int]) -> list[torch.Tensor]:
-    """Return the floating tensors of what a network answers to two random inputs, whatever holds them.
+@torch.no_grad()
+def outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+    """Return the floating tensors of what a network answers, whatever holds them.
 
     Args:
         model: in eval mode.
-        input_size: shape of one input without the batch.
-
-    Raises:
-        InputError: the network does not take such input.
+        example: `(N, C, H, W)`.
     """
-    try:
-        return _outputs(model, random_input(model, (2, *input_size)))
-    except Exception as error:  # the user's code may raise anything
-        raise does_not_run(input_size, error) from error
+    leaves = pytree.tree_leaves(model(example.clone()))  # a network may write into its input
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
 
 
-def difference(expected: Sequence[torch.Tensor], result: nn.Module, input_size: Sequence[int]) -> float:
+def difference(expected: Sequence[torch.Tensor], result: nn.Module, example: torch.Tensor) -> float:
     """Return the largest relative error among the tensors of a network's outputs.
 
     Args:
-        expected: the original's `outputs` for that size.
+        expected: the original's `outputs` for `example`.
         result: the other network.
-        input_size: shape of one input without the batch.
+        example: `(N, C, H, W)`.
     """
-    found = _outputs(result, random_input(result, (2, *input_size)))
+    found = outputs(result, example)
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
     return max(map(relative_error, expected, found), default=0.0)
 
 
-def same_in_double(model: nn.Module, result: nn.Module, input_size: Sequence[int]) -> bool:
+def same_in_double(model: nn.Module, result: nn.Module, example: torch.Tensor) -> bool:
     """Tell whether two networks agree in double precision: then only float32's rounding tells them apart."""
     try:
-        exact = outputs(copy_model(model).double(), input_size)
-        return difference(exact, copy_model(result).double(), input_size) <= RELATIVE_TOLERANCE
+        exact = outputs(copy_model(model).double(), example.double())
+        return difference(exact, copy_model(result).double(), example.double()) <= RELATIVE_TOLERANCE
     except Exception:  # the code may insist on float32
         return False
 
@@ -71,10 +68,3 @@ def same_in_double(model: nn.Module, result: nn.Module, input_size: Sequence[int
 def does_not_run(input_size: Sequence[int], error: Exception) -> InputError:
     """Return the one line for whatever a user's forward raised."""
     return InputError(f"the model does not run with input_size {tuple(input_size)}: {first_line(error)}")
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
-    leaves = pytree.tree_leaves(model(example.clone()))  # a network may write into its input
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    return [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]

@@ -15,7 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
-from ghostnet.deploy.compare import RELATIVE_TOLERANCE, difference, outputs, random_input, same_in_double
+from ghostnet.deploy.compare import (
+    RELATIVE_TOLERANCE,
+    difference,
+    does_not_run,
+    outputs,
+    random_input,
+    same_in_double,
+)
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.deploy.manifest import float32_passes, without_float32_passes
 from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
@@ -80,19 +87,23 @@ def _checked(
     original: nn.Module, names: Sequence[str], input_size: Sequence[int], *, chosen: bool
 ) -> nn.Module:
     """Rewrite a network and compare; passes that nobody chose and whose rounding adds up too far are left out."""
-    expected = outputs(original, input_size)
+    try:
+        example = random_input(original, (2, *input_size))
+        expected = outputs(original, example)
+    except Exception as error:  # the user's code may raise anything
+        raise does_not_run(input_size, error) from error
     result = _rewritten(original, names, input_size)
-    error = difference(expected, result, input_size)
-    if error > RELATIVE_TOLERANCE and not chosen and float32_passes(passes_of(result)):
+    off = difference(expected, result, example)
+    if off > RELATIVE_TOLERANCE and not chosen and float32_passes(passes_of(result)):
         # their rounding is a little more than that of the layers themselves, and a very deep network adds it up
         result = _rewritten(original, without_float32_passes(names), input_size)
-        error = difference(expected, result, input_size)
+        off = difference(expected, result, example)
     # in a deep network float32's own rounding can be more than the limit; not where a rewrite adds to it
     exact_passes = not float32_passes(passes_of(result))
-    if error <= RELATIVE_TOLERANCE or (exact_passes and same_in_double(original, result, input_size)):
+    if off <= RELATIVE_TOLERANCE or (exact_passes and same_in_double(original, result, example)):
         return result
     raise RuntimeError(
-        f"the optimised network differs by {error:.1e} (limit {RELATIVE_TOLERANCE:.0e}); go without the rewrites "
+        f"the optimised network differs by {off:.1e} (limit {RELATIVE_TOLERANCE:.0e}); go without the rewrites "
         "(`optimized=False`, --plain) or name others (`passes`)"
     )
 
