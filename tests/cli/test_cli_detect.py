@@ -49,9 +49,17 @@ def test_a_detector_and_its_results_file_are_measured_alike(
     assert "Platelets" in capsys.readouterr().out
     assert cli.run(arguments) == 2
     assert "pass --force" in capsys.readouterr().err
-    for idle in (["--split", "test"], ["--bad-boxes", "drop"], ["--out", str(tmp_path / "more.json")]):
-        assert cli.run(["detect", "eval", "--results", str(found), "--data", data, *idle]) == 2
-        assert f"{idle[0]}" in capsys.readouterr().err
+    measured = ["detect", "eval", "--results", str(found), "--data", data]
+    for idle, use in (
+        (["--split", "test"], "sets whose images are read"),
+        (["--bad-boxes", "error"], "sets whose images are read"),
+        (["--out", str(tmp_path / "more.json")], "measuring a detector"),
+        (["--batch-size", "4"], "measuring a detector"),
+        (["--workers", "1"], "measuring a detector"),
+        (["--force"], "--out"),
+    ):
+        assert cli.run([*measured, *idle]) == 2
+        assert f"{idle[0]} is for {use}, and has no effect here" in capsys.readouterr().err
 
 
 def test_the_message_on_a_bad_box_names_what_the_verb_understands(

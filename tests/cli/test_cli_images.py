@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
 from torch import nn
 
 import ghostnet
-from ghostnet import cli
-from ghostnet.cli.images import class_names, labelled_for, preprocessing_for
+from ghostnet import InputError, cli
+from ghostnet.cli.images import class_names, count_classes, labelled_for, preprocessing_for
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
 
@@ -197,5 +198,9 @@ def test_images_too_small_for_the_network_are_one_line(
     assert cli.run(["predict", "resnet9_050", picture, "--image-size", "4"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "the network does not run on images of 4x4 pixels" in line
+    transformer = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    assert count_classes(transformer, 224) == 3
+    with pytest.raises(InputError, match=r"not run on images of 100x100 pixels: Input height \(100\)"):
+        count_classes(transformer, 100)  # an AssertionError of timm's
     assert cli.run(["features", "resnet9_050", picture, "--credit", "me"]) == 2
     assert "--credit is for pictures of a record" in capsys.readouterr().err

@@ -160,6 +160,7 @@ def test_broken_sets(content, tmp_path):
     broken(lambda c: c["annotations"].append(None), "'annotations' is None, not an object")
     broken(lambda c: c["images"].append("a.jpg"), "'images' is 'a.jpg', not an object")
     broken(lambda c: c["images"][0].update(width="wide"), "has width 'wide' and height 240")
+    broken(lambda c: c["images"][0].update(width="9" * 5000), "they must be integers >= 1")
     broken(lambda c: c["images"][0].update(width=None), "lacks 'width'")
     broken(lambda c: c["images"][0].update(id="7"), "image id '7' must be an integer")
     broken(lambda c: c["categories"][0].update(id=[1]), r"category id \[1\] must be an integer")

@@ -98,6 +98,12 @@ def test_ground_truth_that_makes_no_sense(cells):
         ("annotations", {"image_id": 999}, "names image 999, which the ground truth does not list"),
         ("annotations", {"category_id": 9}, "unknown category in annotation 1 of the ground truth: 9"),
         ("annotations", {"bbox": "abcd"}, "has the bbox 'abcd'"),
+        (
+            "annotations",
+            {"bbox": [1, 2, float("nan"), 4]},
+            r"has the bbox \[1.0, 2.0, nan, 4.0\]; it must be finite",
+        ),
+        ("annotations", {"bbox": [1, 2, float("inf"), 4]}, "it must be finite"),
         ("categories", {"name": None}, "category 1 lacks 'name'"),
         ("images", {"id": None}, "image None lacks 'id'"),
     ):
@@ -155,7 +161,9 @@ def test_bad_results(cells, tmp_path, small_detector):
     with pytest.raises(InputError, match="result 0 lacks 'score'"):
         score_results(truth, [{key: good[key] for key in ("image_id", "category_id", "bbox")}])
     with pytest.raises(InputError, match="the set has no image"):
-        score_results({**truth, "images": []}, [])
+        score_results({**truth, "images": [], "annotations": []}, [])
+    with pytest.raises(InputError, match="the ground truth must hold an object with images, annotations and"):
+        score_results([], [])
     path = tmp_path / "results.json"
     path.write_text(json.dumps([good])[:-20])
     with pytest.raises(InputError, match=r"results.json is not whole JSON .* at line 1, column"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.detect_bench import bench
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
 from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer, note
@@ -101,6 +102,7 @@ def _scores_text(found: dict[str, Any]) -> str:
 
 @detect.command(name="eval")
 def evaluate(
+    context: typer.Context,
     detector: Annotated[str | None, typer.Argument(help="Saved detector; none with --results.")] = None,
     data: Annotated[str, typer.Option(help=_DATA_HELP)] = "",
     split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "",
@@ -128,15 +130,20 @@ def evaluate(
         raise InputError("give either a saved detector or --results FILE")
     if not data:
         raise InputError("there is nothing to measure on; give --data, a folder or a JSON of annotations")
+    listed = results is not None and data.endswith(".json")  # all its boxes count, and no image need be there
+    refuse_idle(
+        context,
+        (results is None, "measuring a detector", ("out", "batch_size", "workers")),
+        (out is not None, "--out", ("force",)),
+        (not listed, "sets whose images are read", ("split", "bad_boxes")),
+    )
     if out is not None:
         refuse_overwrite(out, force=force)
     from ghostnet import detect as room
     from ghostnet.data import DetectionBatches
 
     if results is not None:
-        if out is not None:
-            raise InputError("--out writes what a detector finds; --results has that already, leave one out")
-        found = room.score_file(_truth(data, split, bad_boxes), results)
+        found = room.score_file(data if listed else _opened(data, split, bad_boxes).to_coco(), results)
     else:
         source = _opened(data, split, bad_boxes)
         model = room.load_detector(str(detector))
@@ -149,18 +156,6 @@ def evaluate(
             write_json(out, boxes)
             note(f"wrote {out}")
     answer(found.to_dict(), as_json=as_json, text=lambda: _scores_text(found.to_dict()))
-
-
-def _truth(data: str, split: str, bad_boxes: str) -> Any:
-    """Return what a results file is measured against; of a JSON all boxes count and no image need be there."""
-    if not data.endswith(".json"):
-        return _opened(data, split, bad_boxes).to_coco()
-    if split or bad_boxes != "error":
-        raise InputError(
-            f"{data} is one file of annotations, whose boxes all count as they are with --results; leave out --split "
-            "and --bad-boxes"
-        )
-    return data
 
 
 def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:

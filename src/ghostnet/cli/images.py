@@ -138,11 +138,12 @@ def count_classes(model: nn.Module, side: int) -> int:
     device = parameter.device if parameter is not None else None
     try:
         with torch.inference_mode():
-            return int(model.eval()(torch.zeros(1, RGB, side, side, device=device)).shape[1])
-    except RuntimeError as error:
+            logits = model.eval()(torch.zeros(1, RGB, side, side, device=device))
+    except Exception as error:  # timm's transformers assert their image's size
         raise InputError(
             f"the network does not run on images of {side}x{side} pixels: {first_line(error)}"
         ) from error
+    return int(logits.shape[1])
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:

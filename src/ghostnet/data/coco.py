@@ -95,8 +95,8 @@ def check_instances(content: object, source: str, *, files: bool = True) -> dict
         files: whether each image must say its file's name and size.
 
     Returns:
-        `images`, `categories` and `annotations`. An annotation has a finite or infinite `bbox` of four floats, an
-        `area` (the box's where none is given) and `iscrowd`, 0 or 1; its `id` is as it was, None where it has none.
+        `images`, `categories` and `annotations`. An annotation has a `bbox` of four floats (infinite or NaN
+        ones too), an `area` (the box's where none is given) and `iscrowd`, 0 or 1; its `id` is as it was, or None.
 
     Raises:
         InputError: a list is missing, an entry lacks what it needs or has another type there, an id that occurs twice,
@@ -144,16 +144,19 @@ def _by_id(
 
 
 def _sized(record: dict[str, Any], source: str) -> dict[str, Any]:
-    given = (
-        int(v) if isinstance(v, str) and v.isdecimal() else v for v in (record["width"], record["height"])
-    )
-    width, height = map(_number, given)
-    if not all(side is not None and side >= 1 and side.is_integer() for side in (width, height)):
+    width, height = _pixels(record["width"]), _pixels(record["height"])
+    if width is None or height is None:
         raise InputError(
-            f"{source}: image {record['id']} has width {record['width']!r} and height {record['height']!r}; "
+            f"{source}: image {record['id']} has width {record['width']!r:.80} and height {record['height']!r:.80}; "
             "they must be integers >= 1"
         )
-    return {**record, "width": int(width or 0), "height": int(height or 0)}
+    return {**record, "width": width, "height": height}
+
+
+def _pixels(value: object) -> int | None:
+    """Return a side in pixels: a whole number >= 1, or the text of one, as some tools write it."""
+    number = float(value) if isinstance(value, str) and value.isdecimal() else _number(value)
+    return int(number) if number is not None and number >= 1 and number.is_integer() else None
 
 
 def _annotation(

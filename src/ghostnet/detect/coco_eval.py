@@ -60,16 +60,53 @@ def score_results(
         InputError: no image to evaluate on, ground truth that is not COCO's format, or a result of an unknown image or
             category or without a number.
     """
+    return _scored(_ground_truth(truth), results, seconds)
+
+
+def score_file(
+    truth: Mapping[str, Any] | str | os.PathLike[str], results: str | os.PathLike[str]
+) -> CocoScores:
+    """Measure a saved results file.
+
+    Args:
+        truth: COCO's instances, or the path of their JSON.
+        results: a JSON list of results, or an object whose `annotations` they are, such as `ghostnet detect predict
+            --coco` writes. Where the object lists `images` and `categories` too, and numbers them otherwise than the
+            ground truth, images are told by their file's name and categories by theirs.
+
+    Raises:
+        InputError: JSON that is cut short or of another form, a file or a category that the ground truth lacks, or as
+            `score_results`.
+    """
+    ground = _ground_truth(truth if isinstance(truth, Mapping) else read_json(truth))
+    found = read_json(results)
+    if isinstance(found, dict):
+        found = _renumbered(found, ground)
+    if not isinstance(found, list):
+        raise InputError(
+            f"{os.fspath(results)} must be a JSON list of results, each with image_id, bbox and score"
+        )
+    return _scored(ground, found, seconds=0.0)
+
+
+def _ground_truth(content: object) -> dict[str, Any]:
+    """Return checked instances whose boxes are numbered: pycocotools takes 0 for "matched to nothing"."""
+    truth = check_instances(content, "the ground truth", files=False)
+    if not truth["images"]:
+        raise InputError("there is nothing to evaluate on: the set has no image")
+    for number, annotation in enumerate(truth["annotations"], 1):
+        if not all(map(math.isfinite, annotation["bbox"])):
+            raise InputError(
+                f"the ground truth: annotation {annotation['id']} has the bbox {annotation['bbox']}; it must be finite"
+            )
+        annotation["id"] = number
+    return truth
+
+
+def _scored(truth: dict[str, Any], results: Sequence[Mapping[str, Any]], seconds: float) -> CocoScores:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if truth.get("images") == []:
-        raise InputError("there is nothing to evaluate on: the set has no image")
-    truth = check_instances(truth, "the ground truth", files=False)
-    for number, annotation in enumerate(truth["annotations"], 1):
-        annotation["id"] = (
-            number  # pycocotools takes 0 for "matched to nothing", and boxes of one id for one box
-        )
     _check(truth, results)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints tables of its own
         ground = COCO()
@@ -98,34 +135,6 @@ def score_results(
     }
     stats = {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
     return CocoScores(stats, classes, len(truth["images"]), seconds)
-
-
-def score_file(
-    truth: Mapping[str, Any] | str | os.PathLike[str], results: str | os.PathLike[str]
-) -> CocoScores:
-    """Measure a saved results file.
-
-    Args:
-        truth: COCO's instances, or the path of their JSON.
-        results: a JSON list of results, or an object whose `annotations` they are, such as `ghostnet detect predict
-            --coco` writes. Where the object lists `images` and `categories` too, and numbers them otherwise than the
-            ground truth, images are told by their file's name and categories by theirs.
-
-    Raises:
-        InputError: JSON that is cut short or of another form, a file or a category that the ground truth lacks, or as
-            `score_results`.
-    """
-    ground = check_instances(
-        truth if isinstance(truth, Mapping) else read_json(truth), "the ground truth", files=False
-    )
-    found = read_json(results)
-    if isinstance(found, dict):
-        found = _renumbered(found, ground)
-    if not isinstance(found, list):
-        raise InputError(
-            f"{os.fspath(results)} must be a JSON list of results, each with image_id, bbox and score"
-        )
-    return score_results(ground, found)
 
 
 def _row_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
