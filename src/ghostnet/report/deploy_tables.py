@@ -97,8 +97,9 @@ def latency_part(results: Results, link_root: str = "results") -> str:
     if not rows:
         return ""
     title = (
-        "Latency (`ghostnet bench`), float32 unless said, one thread, batch 1, random weights, side by side in turns, "
-        f"{place.get('cpu', 'unknown processor')}; `@plain` is what each library's own export gives"
+        "Latency (`ghostnet bench`), float32 unless said, one thread, batch 1, random weights unless packaged, "
+        f"side by side in turns, {place.get('cpu', 'unknown processor')}; `@plain` is what each library's own "
+        "export gives"
         f"{f', {SPREAD_NOTE}' if spread else ''}:"
     )
     header = ("runtime", "network", "input", "median ms", "time / first", "record")
