@@ -12,7 +12,7 @@ from ghostnet import InputError
 from ghostnet.data import Augmentation, TensorBatches
 from ghostnet.models import create_model
 from ghostnet.train import TrainSettings, Watch, fit, tensorboard_log
-from ghostnet.train.loop import _recorded
+from ghostnet.train.run import recorded_settings
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
@@ -225,4 +225,4 @@ def test_a_compiled_step_learns_what_an_eager_one_learns(more):
 
 def test_a_run_goes_on_compiled_or_not():
     plain, compiled = TrainSettings(), TrainSettings(compile=True)
-    assert _recorded(plain, batches()) == _recorded(compiled, batches())
+    assert recorded_settings(plain, batches()) == recorded_settings(compiled, batches())

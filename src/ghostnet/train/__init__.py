@@ -2,7 +2,7 @@
 
 from ghostnet.train.checkpoint import other_run
 from ghostnet.train.evaluate import Evaluation, evaluate
-from ghostnet.train.loop import TrainResult, fit
+from ghostnet.train.loop import fit
 from ghostnet.train.objective import Objective, classification_loss
 from ghostnet.train.predict import Prediction, predict
 from ghostnet.train.processes import (
@@ -12,6 +12,7 @@ from ghostnet.train.processes import (
     union_over_processes,
     wait_for_first,
 )
+from ghostnet.train.run import TrainResult
 from ghostnet.train.schedule import make_schedule
 from ghostnet.train.settings import TrainSettings
 from ghostnet.train.stacked import (
