@@ -143,7 +143,7 @@ def test_the_knapsack_agrees_with_trying_everything():
 
 
 def test_an_interrupted_measurement_goes_on(tmp_path, monkeypatch):
-    module = __import__("importlib").import_module("ghostnet.convert.sensitivity")
+    module = __import__("importlib").import_module("ghostnet.convert.layer_cost")
     real, calls = module._cost, []
 
     def interrupted(*args):
@@ -172,7 +172,7 @@ def test_a_share_that_no_choice_reaches_is_refused_before_measuring(monkeypatch)
     module = __import__("importlib").import_module("ghostnet.convert.sensitivity")
     state = torch.random.get_rng_state()
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_Measurement", None)  # measuring would fail
+        patched.setattr(module, "Measurement", None)  # measuring would fail
         for share in (0.01, least - 0.001):
             with pytest.raises(InputError, match=f"leave {least:.3f} of the MACs; ask for that or more"):
                 sensitivity(network(), IMAGES, ratios=(2, 4), macs=share)

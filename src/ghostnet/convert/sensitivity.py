@@ -7,24 +7,19 @@ no labels are needed. Costs add up well enough to choose by. Left out: the conve
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.convert.allocate import allocate
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
 from ghostnet.convert.graph import ConvUnit, find_units
-from ghostnet.convert.layer_fit import FitOptions, LayerFit
-from ghostnet.convert.observe import Pairs, observe
+from ghostnet.convert.layer_cost import Measurement, ghost_macs
 from ghostnet.convert.select import (
     Layers,
     LayerSelection,
@@ -34,15 +29,10 @@ from ghostnet.convert.select import (
 )
 from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.files import atomic_write
 from ghostnet.measure import profile
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
-from ghostnet.nn.edits import replace_module_
 from ghostnet.progress import Progress
-
-_FIT_IMAGES = 512  # the first of the calibration images
-_COST_IMAGES = 1024  # the last of them; the same ones where there are few
 
 
 @dataclass(frozen=True)
@@ -201,11 +191,13 @@ def sensitivity(
     layer_macs = {layer.name: layer.macs for layer in counted.layers}
     if macs is not None:
         _check_reach(macs, dense, wanted, layer_macs, (counted.macs, tried, cheap_kernel_size))
-    measure = _Measurement(dense, batches, tried, cheap_kernel_size, file)
+    measure = Measurement(dense, batches, tried, cheap_kernel_size, file)
     measured: list[LayerSensitivity] = []
     with Progress("sensitivity", total=len(wanted), unit="layers", enabled=progress) as bar:
         for unit, allowed in wanted.items():
-            measured.append(measure.layer(unit, allowed, layer_macs[unit.name]))
+            macs_of_layer = layer_macs[unit.name]
+            costs = measure.layer(unit, allowed, macs_of_layer)
+            measured.append(LayerSensitivity(unit.name, macs_of_layer, *costs))
             bar.update(1, unit.name)
     return Sensitivity(tuple(measured), counted.macs, measure.unit_of_cost, measure.settings)
 
@@ -259,7 +251,7 @@ def _check_reach(
             ghosts = [
                 ghost_like(convolution, {"ratio": s, "cheap_kernel_size": cheap_kernel_size}) for s in allowed
             ]
-            saved += max(0, *(plain - _macs_of(ghost, convolution, plain) for ghost in ghosts))
+            saved += max(0, *(plain - ghost_macs(ghost, convolution, plain) for ghost in ghosts))
     if saved < total - int(macs * total):
         raise _out_of_reach(macs, saved, total, tried)
 
@@ -270,179 +262,3 @@ def _out_of_reach(macs: float, saved: int, total: int, ratios: Sequence[int]) ->
         f"`macs` (={macs}) cannot be reached: ratios up to {max(ratios)} in these layers leave {least:.3f} of the "
         "MACs; ask for that or more, or try larger ratios or more layers"
     )
-
-
-def _macs_of(ghost: nn.Module, convolution: nn.Conv2d, macs: int) -> int:
-    """Return the MACs of a Ghost convolution that stands in for a convolution of `macs`."""
-    weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
-    return round(macs * weights / convolution.weight.numel())
-
-
-class _Measurement:
-    """A network, the images that layers are fitted to, and those that it is asked about.
-
-    Args:
-        dense: the network in evaluation mode; layers of it are exchanged for a moment.
-        batches: calibration images.
-        tried: ratios.
-        cheap_kernel_size: d.
-        file: keeps the costs, or None.
-    """
-
-    def __init__(
-        self,
-        dense: nn.Module,
-        batches: list[Tensor],
-        tried: list[int],
-        cheap_kernel_size: int,
-        file: str | Path | None,
-    ) -> None:
-        first, last = _head(batches, _FIT_IMAGES), _tail(batches, _COST_IMAGES)
-        self.settings: dict[str, Any] = {
-            "ratios": tried,
-            "cheap_kernel_size": cheap_kernel_size,
-            "fit_images": sum(map(len, first)),
-            "cost_images": sum(map(len, last)),
-        }
-        self._dense = dense
-        answers = [_tensors(dense(batch)) for batch in last]
-        if not all(bool(tensor.isfinite().all()) for one in answers for tensor in one):
-            raise InputError(
-                "the network answers `calibration` with NaN or infinity; its weights may be damaged"
-            )
-        if not all(answers):
-            raise InputError(
-                "sensitivity compares answers, and the network gives none that is a tensor of floats"
-            )
-        self._asked = answers, last
-        self.unit_of_cost = "KL divergence" if _are_logits(answers) else "relative squared error"
-        self._source = observe(dense, dense, first)
-        self._notes = _Notes(file, lambda: _fingerprint(dense, batches, self.settings))
-
-    def layer(self, unit: ConvUnit, ratios: list[int], macs: int) -> LayerSensitivity:
-        """Measure one convolution in the ratios that it can have; called in execution order."""
-        convolution = self._dense.get_submodule(unit.name)
-        assert isinstance(convolution, nn.Conv2d)
-        costs, macs_at = {}, {}
-        moments: dict[Any, Any] = {}  # they serve all ratios
-        seen: Pairs | None = None
-        for ratio in ratios:
-            config = {"ratio": ratio, "cheap_kernel_size": self.settings["cheap_kernel_size"]}
-            ghost = ghost_like(convolution, config).eval()
-            macs_at[ratio] = _macs_of(ghost, convolution, macs)
-            known = self._notes.get(unit.name, ratio)
-            if known is None:
-                if seen is None and convolution.groups == 1:
-                    seen = self._source.pairs(unit)
-                norm = None if unit.norm is None else copy.deepcopy(self._dense.get_submodule(unit.norm))
-                LayerFit(convolution, ghost, norm, seen, FitOptions(), moments).run()
-                known = _cost(self._dense, {unit.name: ghost, unit.norm or "": norm}, self._asked)
-                self._notes.put(unit.name, ratio, known)
-            costs[ratio] = known
-        return LayerSensitivity(unit.name, macs, costs, macs_at)
-
-
-def _cost(
-    dense: nn.Module, new: dict[str, nn.Module | None], asked: tuple[list[list[Tensor]], list[Tensor]]
-) -> float:
-    """Put modules into the network, see how far its answers move, and take them out again."""
-    answers, batches = asked
-    old = {path: dense.get_submodule(path) for path, module in new.items() if module is not None}
-    try:
-        for path in old:
-            replace_module_(dense, path, new[path])  # type: ignore[arg-type]
-        moved = [_tensors(dense(batch)) for batch in batches]
-    finally:
-        for path, module in old.items():
-            replace_module_(dense, path, module)
-    if _are_logits(answers):
-        before = torch.cat([one[0] for one in answers]).double().log_softmax(1)
-        after = torch.cat([one[0] for one in moved]).double().log_softmax(1)
-        # this order of arguments keeps NaN, which no choice takes
-        return max(float(F.kl_div(after, before, reduction="batchmean", log_target=True)), 0.0)
-    error = power = 0.0
-    for one, other in zip(answers, moved, strict=True):
-        for wanted, found in zip(one, other, strict=True):
-            error += float((wanted.double() - found.double()).square().sum())
-            power += float(wanted.double().square().sum())
-    return error / max(power, 1e-30)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """Return the floating-point tensors of an output, whatever holds them."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return [tensor for part in output for tensor in _tensors(part)]
-    return []
-
-
-def _are_logits(answers: list[list[Tensor]]) -> bool:
-    return all(len(one) == 1 and one[0].dim() == 2 and one[0].shape[1] > 1 for one in answers)
-
-
-def _head(batches: list[Tensor], count: int) -> list[Tensor]:
-    """Return the first images, in the batches that they came in."""
-    kept: list[Tensor] = []
-    for batch in batches:
-        missing = count - sum(map(len, kept))
-        if missing > 0:
-            kept.append(batch[:missing])
-    return kept
-
-
-def _tail(batches: list[Tensor], count: int) -> list[Tensor]:
-    """Return the last images."""
-    return [batch.flip(0) for batch in _head([batch.flip(0) for batch in reversed(batches)], count)]
-
-
-def _fingerprint(model: nn.Module, batches: list[Tensor], settings: dict[str, Any]) -> str:
-    """Return a hash of the network, the images and the settings, which costs on disk must agree with."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    tensors = [*model.state_dict().values(), *batches]
-    for tensor in tensors:
-        digest.update(tensor.detach().double().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-class _Notes:
-    """Costs on disk, written as they are measured; without a path nothing is kept.
-
-    Args:
-        path: the file, or None.
-        fingerprint: of what the costs belong to; called where there is a path.
-    """
-
-    def __init__(self, path: str | Path | None, fingerprint: Callable[[], str]) -> None:
-        self._path = None if path is None else Path(path)
-        self._costs: dict[str, float] = {}
-        if self._path is None:
-            return
-        self._head = {"kind": "ghostnet sensitivity", "fingerprint": fingerprint()}
-        if not self._path.exists():
-            return
-        if self._path.is_dir():
-            raise InputError(f"{path} is a folder; name a file for the costs")
-        try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-            head = {key: found[key] for key in self._head}
-            self._costs = {str(key): float(value) for key, value in found["costs"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} holds no measured costs of layers; name another file") from error
-        if head != self._head:
-            raise InputError(
-                f"{path} belongs to another network, other images or settings; name another file"
-            )
-
-    def get(self, name: str, ratio: int) -> float | None:
-        """Return a cost that was measured before."""
-        return self._costs.get(f"{name}/{ratio}")
-
-    def put(self, name: str, ratio: int, cost: float) -> None:
-        """Keep a cost."""
-        self._costs[f"{name}/{ratio}"] = cost
-        if self._path is not None:
-            with atomic_write(self._path) as temporary:
-                temporary.write_text(json.dumps({**self._head, "costs": self._costs}, indent=1) + "\n")
