@@ -1,9 +1,12 @@
+"""The moments of patches and maps against the maps themselves, and the closed forms in them."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ghostnet.convert import fit
+from ghostnet.convert.moments import map_windows, patch_moments
 
 
 @pytest.mark.parametrize(
@@ -16,14 +19,14 @@ def test_moments_predict_ghost_maps_with_zero_borders(
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
     x, target = torch.randn(3, 3, 8, 8), torch.randn_like(conv(torch.zeros(3, 3, 8, 8)))
-    moments = fit.patch_moments([(x, target)], conv, size, centred=False, positions=target[:, 0].numel())
+    moments = patch_moments([(x, target)], conv, size, centred=False, positions=target[:, 0].numel())
     maps = F.unfold(conv(x).detach(), size, padding=size // 2).view(3, 4, size * size, -1)
     windows, against = moments.windows(conv.weight.detach().flatten(1).double())
     positions = target[:, 0].numel()
     torch.testing.assert_close(windows.float(), torch.einsum("bmtp,bmup->mtu", maps, maps) / positions)
     expected = torch.einsum("bmtp,bnp->mtn", maps, target.flatten(2)) / positions
     torch.testing.assert_close(against.float(), expected, atol=1e-5, rtol=1e-4)
-    on_maps = fit.map_windows([(x, target)], conv, conv.weight.detach().flatten(1), size, centred=False)
+    on_maps = map_windows([(x, target)], conv, conv.weight.detach().flatten(1), size, centred=False)
     torch.testing.assert_close(on_maps.windows, windows, atol=1e-5, rtol=1e-4)
 
 
@@ -32,7 +35,7 @@ def test_refit_keeps_filters_that_are_right_and_finds_those_that_are_not() -> No
     conv, other = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.Conv2d(2, 3, 3, padding=1, bias=False)
     x = torch.randn(8, 2, 6, 6)
     for wanted in (conv, other):
-        moments = fit.patch_moments([(x, wanted(x).detach())], conv, 3, centred=False, positions=288)
+        moments = patch_moments([(x, wanted(x).detach())], conv, 3, centred=False, positions=288)
         expected = wanted.weight.detach().flatten(1).double()
         torch.testing.assert_close(fit.refit(moments, 1e-8), expected, atol=1e-5, rtol=1e-5)
 

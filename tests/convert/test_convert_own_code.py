@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import ghostnet
 from ghostnet.convert import prune, sensitivity
-from ghostnet.convert.fit import white_map_windows, white_moments
 from ghostnet.convert.graph import find_units, trace_graphs
 from ghostnet.convert.layer_fit import FitOptions, LayerFit, ghost_sources
+from ghostnet.convert.moments import white_map_windows, white_moments
 from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError
 

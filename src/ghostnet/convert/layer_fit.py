@@ -1,7 +1,7 @@
 """The fit of one converted layer in closed form (paper section 3.1, linear form): `LayerFit`.
 
-Refit, matching, alternation, then the batch norm. Images come from `observe`, least squares from `fit`, the choice of
-pairs from `matching`.
+Refit, matching, alternation, then the batch norm. Images come from `observe`, their moments from `moments`, least
+squares from `fit`, the choice of pairs from `matching`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostnet.convert import fit
 from ghostnet.convert.graph import NORMS_OF_MAPS
 from ghostnet.convert.matching import match
+from ghostnet.convert.moments import (
+    MapMoments,
+    Moments,
+    map_windows,
+    patch_moments,
+    white_map_windows,
+    white_moments,
+)
 from ghostnet.convert.observe import Pairs
+from ghostnet.convert.patches import patch_columns
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
@@ -78,7 +87,7 @@ class LayerFit:
         """Fit, write, and return the relative error."""
         if self.convolution.groups > 1:
             return self._grouped()
-        if fit.patch_columns(self.convolution, self.size) > self.options.max_gram:
+        if patch_columns(self.convolution, self.size) > self.options.max_gram:
             return self._on_maps()
         moments = self._moments(self.size)
         ridge = moments.scaled_ridge(self.options.ridge)
@@ -98,22 +107,20 @@ class LayerFit:
             primary = fit.best_primary(moments, primary, cheap, groups, ridge)
         return self._write(moments, primary, cheap, groups, moments.windows(primary))
 
-    def _moments(self, size: int) -> fit.Moments:
+    def _moments(self, size: int) -> Moments:
         if size not in self.known:
             self.known[size] = self._read_moments(size)
-        found: fit.Moments = self.known[size]
+        found: Moments = self.known[size]
         return found
 
-    def _read_moments(self, size: int) -> fit.Moments:
+    def _read_moments(self, size: int) -> Moments:
         if self.pairs is None:
-            return fit.white_moments(self.convolution, size)
+            return white_moments(self.convolution, size)
         positions = sum(target[:, 0].numel() for _, target in self.pairs)
-        return fit.patch_moments(
-            self.pairs, self.convolution, size, centred=self.centred, positions=positions
-        )
+        return patch_moments(self.pairs, self.convolution, size, centred=self.centred, positions=positions)
 
     def _after_one_round(
-        self, moments: fit.Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor
+        self, moments: Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor
     ) -> Tensor:
         """Lower the costs of the most promising pairs to what they are after one round of alternation.
 
@@ -146,7 +153,7 @@ class LayerFit:
         lowered[heads, ghosts] = torch.minimum(costs[heads, ghosts], joint - own[heads])
         return lowered
 
-    def _own(self, moments: fit.Moments, filters: Tensor) -> Tensor:
+    def _own(self, moments: Moments, filters: Tensor) -> Tensor:
         """Squared error of each target as a primary map."""
         centre = moments.centre
         power = ((filters @ moments.gram[centre, centre]) * filters).sum(1)
@@ -171,11 +178,11 @@ class LayerFit:
             filters = fit.refit(moments, moments.scaled_ridge(self.options.ridge))
         if "maps" not in self.known:
             self.known["maps"] = (
-                fit.white_map_windows(self.convolution, self.size)
+                white_map_windows(self.convolution, self.size)
                 if self.pairs is None
-                else fit.map_windows(self.pairs, self.convolution, filters, self.size, centred=self.centred)
+                else map_windows(self.pairs, self.convolution, filters, self.size, centred=self.centred)
             )
-        maps: fit.MapMoments = self.known["maps"]
+        maps: MapMoments = self.known["maps"]
         weights = self._weights(maps.target_power)
         errors = fit.fit_errors(maps.target_power, maps.windows, maps.against)
         centre = self.size**2 // 2
@@ -232,7 +239,7 @@ class LayerFit:
 
     def _write(
         self,
-        moments: fit.Moments | fit.MapMoments,
+        moments: Moments | MapMoments,
         primary: Tensor,
         cheap: Tensor,
         groups: fit.Groups,
@@ -273,7 +280,7 @@ class LayerFit:
         norm.running_var.copy_(power)
 
     def _set_bias(
-        self, moments: fit.Moments | fit.MapMoments, cheap: Tensor, groups: fit.Groups, mean: Tensor
+        self, moments: Moments | MapMoments, cheap: Tensor, groups: fit.Groups, mean: Tensor
     ) -> None:
         """Give both convolutions the offsets that centre their maps on the targets."""
         offset = moments.target_mean - mean

@@ -1,0 +1,282 @@
+"""Second moments of what a converted convolution reads, in which its fit is least squares (paper section 3.1).
+
+A ghost map is `k * (x * f)`: linear in the primary filter `f` for a fixed cheap filter `k`, and the other way round.
+`Moments` holds, for each pair of taps of `k`, the second moments of the input patches there, zero borders included, so
+that images are read once; `MapMoments` those of the maps themselves. Left out: the solutions (fit.py), where data come
+from (sequential.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostnet.convert.patches import (
+    convolution_output,
+    patch_size,
+    patches_at,
+    rows_of_taps,
+    stride_of,
+    undilated,
+    valid_taps,
+)
+
+_MULTIPLY_BUDGET = 1.2e11  # rows x columns^2 of one layer's Gram matrix: a few seconds on one core
+_DOUBLE_BUDGET = 2e10  # below it the product is formed in float64
+_CHUNK = 2**24  # elements of one unfolded piece
+
+
+@dataclass
+class Moments:
+    """Second moments of one layer, divided by the number of positions (centred when an offset is free).
+
+    Args:
+        gram: `(T, T, D, D)`, patches (D = C k k) seen by tap t against those seen by tap u.
+        cross: `(T, D, n)`, patches seen by tap t against the n targets.
+        mean: `(T, D)` mean patch seen by each tap; `target_mean`, `target_power`: `(n,)`.
+        dense: `(n, D)` the dense filters.
+        inside: `(T,)` the share of positions whose tap stays inside the map.
+        positions: how many output positions were read.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    mean: Tensor
+    target_mean: Tensor
+    target_power: Tensor
+    dense: Tensor
+    inside: Tensor
+    positions: int
+
+    @property
+    def centre(self) -> int:
+        """Index of the middle tap, which sees the map itself."""
+        return self.gram.shape[0] // 2
+
+    def scaled_ridge(self, ridge: float) -> float:
+        """Raise the ridge where there are fewer than 100 positions for each unknown of a filter."""
+        return ridge * max(1.0, 100.0 * self.gram.shape[-1] / max(1, self.positions))
+
+    def map_means(self, filters: Tensor) -> Tensor:
+        """Mean of each map as each tap sees it: `(m, D) -> (m, T)`."""
+        return filters @ self.mean.T
+
+    def windows(self, filters: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments of the windows of maps: `(m, D) -> (m, T, T)` Grams, `(m, T, n)` against targets."""
+        taps = self.gram.shape[0]
+        grams = filters.new_zeros(len(filters), taps, taps)
+        for one in range(taps):
+            for two in range(one, taps):
+                value = ((filters @ self.gram[one, two]) * filters).sum(1)
+                grams[:, one, two] = grams[:, two, one] = value
+        return grams, torch.einsum("md,tdn->mtn", filters, self.cross)
+
+
+@dataclass
+class MapMoments:
+    """Moments of the d x d windows of given maps, for layers whose patch Gram is too large.
+
+    Args:
+        windows: `(m, T, T)`; against: `(m, T, n)`; mean: `(m, T)` of the windows.
+        target_mean, target_power: `(n,)`; inside: `(T,)` as in `Moments`.
+    """
+
+    windows: Tensor
+    against: Tensor
+    mean: Tensor
+    target_mean: Tensor
+    target_power: Tensor
+    inside: Tensor
+
+    def map_means(self, filters: Tensor) -> Tensor:
+        """Mean of each map as each tap sees it; `filters` must be those of the maps."""
+        return self.mean[: len(filters)]
+
+    def only(self, maps: Tensor) -> MapMoments:
+        """The same for a choice of the maps."""
+        return replace(self, windows=self.windows[maps], against=self.against[maps], mean=self.mean[maps])
+
+
+def patch_moments(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    convolution: nn.Conv2d,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+    positions: int,
+) -> Moments:
+    """Accumulate the moments of a layer from inputs and wanted outputs.
+
+    Args:
+        pairs: batches of `(N, C, H, W)` inputs and `(N, n, H', W')` targets.
+        convolution: the dense convolution (groups 1).
+        cheap_kernel_size: d of the cheap operation, odd.
+        centred: an offset for each channel is free (batch norm or bias).
+        positions: how many output positions all pairs have together; more than the budget are thinned out.
+    """
+    size, margin = patch_size(convolution, cheap_kernel_size)
+    weight = convolution.weight.detach()
+    columns = weight.shape[1] * size[0] * size[1]
+    rows = min(positions, int(_MULTIPLY_BUDGET / columns**2), 2**17)
+    dtype = torch.float64 if rows * columns**2 < _DOUBLE_BUDGET else torch.float32
+    share = rows / max(1, positions)
+    generator = torch.Generator().manual_seed(0)
+    sums: dict[tuple[bool, ...], list[Tensor]] = {}
+    total, target_sum, target_square = 0, torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
+    for inputs, target in pairs:
+        step = max(1, int(_CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
+        for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
+            valid = valid_taps(wanted.shape[-2:], cheap_kernel_size)
+            chosen = _thin(len(valid), share, generator)
+            residual = (wanted - convolution_output(convolution, part)).flatten(2)[:, :, chosen]
+            read = patches_at(F.pad(part, margin), size, stride_of(convolution), chosen, wanted.shape[-1])
+            kept = wanted.flatten(2)[:, :, chosen].transpose(0, 1).flatten(1).double()
+            total += kept.shape[1]
+            target_sum += kept.sum(1)
+            target_square += kept.square().sum(1)
+            _add_by_border(sums, valid[chosen], read.to(dtype), residual.to(dtype))
+    return _assemble(
+        sums, convolution, cheap_kernel_size, centred=centred, total=(total, target_sum, target_square)
+    )
+
+
+def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
+    """Return the moments for white inputs: what is left to assume when there are no images."""
+    size, _ = patch_size(convolution, cheap_kernel_size)
+    weight = convolution.weight.detach().double()
+    columns = weight.shape[1] * size[0] * size[1]
+    key = (True,) * cheap_kernel_size**2
+    sums = {key: [torch.eye(columns).double(), torch.zeros(columns).double()]}
+    sums[key] += [torch.zeros(columns, len(weight)).double(), torch.tensor(1.0).double()]
+    power = weight.flatten(1).square().sum(1)
+    total = (1, torch.zeros(len(weight)).double(), power)
+    moments = _assemble(sums, convolution, cheap_kernel_size, centred=False, total=total)
+    return replace(moments, positions=10**9)  # exact moments: no ridge for want of images
+
+
+def map_windows(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    convolution: nn.Conv2d,
+    filters: Tensor,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+) -> MapMoments:
+    """Accumulate the moments of the windows of the maps that `filters` `(n, D)` make."""
+    maps, taps = len(filters), cheap_kernel_size**2
+    weight = filters.view_as(convolution.weight).to(convolution.weight.dtype)
+    grams, cross = torch.zeros(maps, taps, taps).double(), torch.zeros(maps, taps, maps).double()
+    mean, inside = torch.zeros(maps, taps).double(), torch.zeros(taps).double()
+    target_mean, power, count = torch.zeros(maps).double(), torch.zeros(maps).double(), 0
+    for inputs, target in pairs:
+        step = max(1, _CHUNK // (maps * taps * target[0, 0].numel()))
+        for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
+            output = convolution_output(convolution, part, weight)
+            flat = wanted.transpose(0, 1).flatten(1)
+            seen = F.unfold(output, cheap_kernel_size, padding=cheap_kernel_size // 2)
+            seen = seen.view(len(output), maps, taps, -1).permute(1, 2, 0, 3).flatten(2)
+            grams += seen @ seen.transpose(1, 2)
+            cross += (seen.flatten(0, 1) @ flat.T).view(maps, taps, maps)
+            mean += seen.sum(2)
+            target_mean += flat.sum(1)
+            power += flat.square().sum(1)
+            count += flat.shape[1]
+            inside += valid_taps(wanted.shape[-2:], cheap_kernel_size).double().mean(0) * flat.shape[1]
+    totals = [value / count for value in (grams, cross, mean, target_mean, power, inside)]
+    grams, cross, mean, target_mean, power, inside = totals
+    if centred:
+        grams = grams - mean[:, :, None] * mean[:, None, :]
+        cross = cross - mean[:, :, None] * target_mean
+        power = (power - target_mean.square()).clamp_min(0.0)
+    return MapMoments(grams, cross, mean, target_mean, power, inside)
+
+
+def white_map_windows(convolution: nn.Conv2d, cheap_kernel_size: int) -> MapMoments:
+    """Return the moments of the windows of a convolution's own maps for white inputs: its filters' correlations."""
+    weight = undilated(convolution.weight.detach().float(), convolution.dilation)  # quicker by far
+    taps, rows, columns = cheap_kernel_size**2, *stride_of(convolution)
+    reach = cheap_kernel_size // 2
+
+    def correlations(filters: Tensor, others: Tensor, most: int) -> Tensor:
+        """Sums of products of filters shifted against others by up to `most` strides: `(others, filters, K, K)`."""
+        padded = F.pad(others, [most * columns] * 2 + [most * rows] * 2)
+        return F.conv2d(padded, filters, stride=(rows, columns)).double()
+
+    # a map seen by tap t is the map of its filter shifted by t: E[(f * x)(p + t) (g * x)(p)]
+    against = correlations(weight, weight, reach).flatten(2).permute(1, 2, 0)
+    own = torch.stack([correlations(one[None], one[None], 2 * reach)[0, 0] for one in weight])
+    tap = torch.arange(cheap_kernel_size)
+    row, column = tap.repeat_interleave(cheap_kernel_size), tap.repeat(cheap_kernel_size)
+    apart = [(axis[:, None] - axis[None]) + 2 * reach for axis in (row, column)]
+    power = weight.double().flatten(1).square().sum(1)
+    zeros = power.new_zeros(len(power))
+    return MapMoments(
+        own[:, apart[0], apart[1]],
+        against,
+        power.new_zeros(len(power), taps),
+        zeros,
+        power,
+        power.new_ones(taps),
+    )
+
+
+def _thin(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Choose a share of `count` positions at random (at least one)."""
+    if share >= 1:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[: max(1, round(count * share))]
+
+
+def _add_by_border(sums: dict, valid: Tensor, patches: Tensor, residual: Tensor) -> None:
+    """Add Gram, sum and cross moments of the patches, separately for each kind of border position."""
+    kinds, member = torch.unique(valid, dim=0, return_inverse=True)
+    for index, kind in enumerate(kinds.tolist()):
+        chosen = (member == index).nonzero()[:, 0]
+        rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
+        left = residual[:, :, chosen].transpose(1, 2).flatten(0, 1)
+        new = [rows.T @ rows, rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
+        held = sums.setdefault(tuple(kind), [torch.zeros_like(value) for value in new])
+        for old, value in zip(held, new, strict=True):
+            old += value
+
+
+def _assemble(
+    sums: dict,
+    convolution: nn.Conv2d,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+    total: tuple[int, Tensor, Tensor],
+) -> Moments:
+    """Turn sums by kind of border into the moments for each pair of taps."""
+    rows = rows_of_taps(convolution, cheap_kernel_size)
+    taps, columns = rows.shape
+    dense = convolution.weight.detach().flatten(1).double()
+    gram = torch.zeros(taps, taps, columns, columns, dtype=torch.float64)
+    mean = torch.zeros(taps, columns, dtype=torch.float64)
+    cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
+    inside = torch.zeros(taps, dtype=torch.float64)
+    for kind, (second, first, against, share) in sums.items():
+        for one in (tap for tap in range(taps) if kind[tap]):
+            inside[one] += share / total[0]
+            mean[one] += first[rows[one]]
+            cross[one] += against[rows[one]]
+            for two in (tap for tap in range(one, taps) if kind[tap]):
+                gram[one, two] += second[rows[one]][:, rows[two]]
+    count, target_sum, target_square = total
+    for one in range(taps):
+        for two in range(one):
+            gram[one, two] = gram[two, one].T
+    gram, mean, cross = gram.div_(count), mean / count, cross / count
+    target_mean, power = target_sum / count, target_square / count
+    for tap in range(taps):
+        cross[tap] += gram[tap, taps // 2] @ dense.T
+    if centred:
+        cross -= mean[:, :, None] * target_mean
+        gram -= mean[:, None, :, None] * mean[None, :, None, :]
+        power = power - target_mean.square()
+    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside, count)

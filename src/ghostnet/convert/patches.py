@@ -1,0 +1,84 @@
+"""The input patches under one window of a convolution's outputs: their size, their padding, which taps they hold."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:
+    """Return how many inputs one d x d window of outputs sees: the size of the Gram matrix."""
+    height, width = patch_size(convolution, cheap_kernel_size)[0]
+    return convolution.in_channels * height * width
+
+
+def convolution_output(convolution: nn.Conv2d, inputs: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Apply the convolution (or another `weight` of its shape) with zero padding and without its bias."""
+    padded = F.pad(inputs, _padding(convolution))
+    weight = convolution.weight if weight is None else weight
+    return F.conv2d(padded, weight, None, convolution.stride, 0, convolution.dilation, convolution.groups)
+
+
+def patch_size(convolution: nn.Conv2d, cheap_kernel_size: int) -> tuple[tuple[int, int], list[int]]:
+    """Height and width of the patch under one window of outputs, and its padding as F.pad wants it."""
+    size = [
+        (kernel - 1) * dilation + 1 + (cheap_kernel_size - 1) * stride
+        for kernel, dilation, stride in zip(
+            convolution.kernel_size, convolution.dilation, convolution.stride, strict=True
+        )
+    ]
+    reach = cheap_kernel_size // 2
+    left, right, top, bottom = _padding(convolution)
+    rows, columns = convolution.stride[0] * reach, convolution.stride[1] * reach
+    return (size[0], size[1]), [left + columns, right + columns, top + rows, bottom + rows]
+
+
+def rows_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> Tensor:
+    """Which entries of the large patch the convolution reads when it stands at each tap: `(T, C k k)`."""
+    (height, width), _ = patch_size(convolution, cheap_kernel_size)
+    index = torch.arange(convolution.in_channels * height * width).view(-1, height, width)
+    reach = [(k - 1) * d + 1 for k, d in zip(convolution.kernel_size, convolution.dilation, strict=True)]
+    rows = []
+    for top in range(cheap_kernel_size):
+        for left in range(cheap_kernel_size):
+            y, x = top * convolution.stride[0], left * convolution.stride[1]
+            part = index[:, y : y + reach[0], x : x + reach[1]]
+            rows.append(part[:, :: convolution.dilation[0], :: convolution.dilation[1]].flatten())
+    return torch.stack(rows)
+
+
+def patches_at(
+    padded: Tensor, size: tuple[int, int], stride: tuple[int, int], chosen: Tensor, width: int
+) -> Tensor:
+    """Patches at the chosen output positions only, in unfold's order: `(N, C h w, L)`."""
+    top, left = chosen // width * stride[0], chosen % width * stride[1]
+    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])[None]
+    inside = (rows * padded.shape[-1] + columns).flatten()
+    index = inside[:, None] + (top * padded.shape[-1] + left)
+    return padded.flatten(2)[:, :, index.flatten()].view(len(padded), -1, len(chosen))
+
+
+def valid_taps(size: torch.Size, cheap_kernel_size: int) -> Tensor:
+    """For each output position, which taps of the cheap filter stay inside the map: `(H W, T)` booleans."""
+    reach = cheap_kernel_size // 2
+    inside = F.pad(torch.ones(1, 1, *size), [reach] * 4)
+    return F.unfold(inside, cheap_kernel_size)[0].T > 0.5
+
+
+def undilated(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    """Write a dilated filter out, with its holes as zeros."""
+    size = [(kernel - 1) * step + 1 for kernel, step in zip(weight.shape[2:], dilation, strict=True)]
+    whole = weight.new_zeros(*weight.shape[:2], *size)
+    whole[:, :, :: dilation[0], :: dilation[1]] = weight
+    return whole
+
+
+def _padding(convolution: nn.Conv2d) -> list[int]:
+    """Padding as F.pad wants it: left, right, top, bottom."""
+    reversed_padding: list[int] = convolution._reversed_padding_repeated_twice
+    return list(reversed_padding)
+
+
+def stride_of(convolution: nn.Conv2d) -> tuple[int, int]:
+    return convolution.stride[0], convolution.stride[1]
