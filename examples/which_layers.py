@@ -30,7 +30,9 @@ def measure(dense: nn.Module, calibration: Tensor, batches: data.TensorBatches) 
     before = ghostnet.evaluate(dense, batches)
     rows = []
     for layer in features.redundancy(dense, calibration).ranked():
-        ghost, report = ghostnet.ghostify(dense, layers=[layer.name], calibration=calibration)
+        ghost, report = ghostnet.ghostify(
+            dense, layers=[layer.name], calibration=calibration, refit_plain=False
+        )
         if layer.name not in report.converted:
             continue
         after = ghostnet.evaluate(ghost, batches)

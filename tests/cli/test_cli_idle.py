@@ -29,6 +29,8 @@ _CASES = {
     "features resnet9_050 {image} --scores --layer a": "--layer is for one layer, without --scores or with --out",
     "features resnet9_050 {image} --beside resnet9_050": "--beside is for pictures, with --out FOLDER",
     "train --data {folder} --data-dir d": '--data-dir is for recipes with data = "cifar10"',
+    "convert resnet9_050 -o out.safetensors --keep-plain": "--keep-plain is for --calibration",
+    "convert a.pth -o b.pth --calibration {folder} --init random --keep-plain": "--keep-plain is for --init dense",
     "reproduce table1 --jobs 2 --list": "--jobs is for table3, table4, table5 and short",
     "reproduce table5 --dense f --list": "--dense is for short",
     "reproduce table5 --force --list": "--force is for exhibits without training",

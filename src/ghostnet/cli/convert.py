@@ -68,6 +68,14 @@ def convert(
         str | None,
         typer.Option(help="Unlabelled images that make the fit better: a folder of your own, or cifar10."),
     ] = None,
+    keep_plain: Annotated[
+        bool,
+        typer.Option(
+            "--keep-plain",
+            help="Leave convolutions that stay plain as they are; with --calibration they are refitted to what the "
+            "Ghost convolutions before them give.",
+        ),
+    ] = False,
     images: Annotated[
         int, typer.Option(parser=integer, metavar="INTEGER", help="How many calibration images at most.")
     ] = 2048,
@@ -120,9 +128,14 @@ def convert(
         raise unknown_name("init", init, ["dense", "random"])
     refuse_idle(
         context,
-        (method == "ghost", "--method ghost", ("ratio", "cheap_kernel_size", "init", "form", "layers")),
+        (
+            method == "ghost",
+            "--method ghost",
+            ("ratio", "cheap_kernel_size", "init", "form", "layers", "keep_plain"),
+        ),
         (method != "l1", "Ghost conversion and the methods that look at images", ("calibration",)),
-        (calibration is not None, "--calibration", ("images", "normalisation")),
+        (calibration is not None, "--calibration", ("images", "normalisation", "keep_plain")),
+        (init == "dense", "--init dense", ("keep_plain",)),
         (calibration == "cifar10", "--calibration cifar10", ("data_dir",)),
         (init == "random" or method != "ghost", "--init random and pruning methods", ("seed",)),
     )
@@ -164,6 +177,7 @@ def convert(
         "init": RandomInit(seed) if init == "random" else init,
         "calibration": batches,
         "form": form,
+        "refit_plain": not keep_plain,
     }
     if redundant is not None and batches is not None:
         ghost["layers"] = redundant_layers(model, batches, redundant, (ghost["ratio"], cheap_kernel_size))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
 from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.order import absorb_channel_orders_
+from ghostnet.convert.plain_fit import can_be_refitted
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.convert.select import (
@@ -53,6 +54,7 @@ def ghostify(
     calibration: Tensor | Iterable[Any] | None = None,
     example_input: Tensor | None = None,
     form: str = "linear",
+    refit_plain: bool = True,
 ) -> tuple[nn.Module, ConversionReport]:
     """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
 
@@ -73,6 +75,9 @@ def ghostify(
         example_input: `(N, C, H, W)`, for the MACs and for networks that `torch.fx` cannot trace.
         form: "linear" (the layer's own norm and activation stay behind it) or "ghostnet" (both inside, as in
             the paper; needs `init="random"`).
+        refit_plain: with "dense" and images, also refit the convolutions that stay plain behind the first converted
+            one, and the batch norms behind them, to the inputs that they get now. Frozen ones (`requires_grad` is
+            False) and those whose weights others read stay as they are.
 
     Returns:
         The new network, in the mode and on the device of the old one, and a `ConversionReport`.
@@ -104,10 +109,16 @@ def ghostify(
         model, chosen, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
     )
     errors: dict[str, float] = {}
+    refitted = (
+        _refittable(ghost_model, units, chosen) if refit_plain and batches and init == "dense" else set()
+    )
     if chosen:
-        errors = _initialise_(model, ghost_model, chosen, init, batches)
+        fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
+        errors = _initialise_(model, ghost_model, fitted, refitted, init, batches)
     settings = {"ratio": said, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
     notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
+    for name in refitted:
+        notes[name] = f"{notes[name]}; refitted"
     if isinstance(said, dict):
         for name, own in said.items():
             notes[name] = "; ".join(filter(None, [f"s = {own}", notes[name]]))
@@ -164,19 +175,26 @@ def _check_input(
             ) from error
 
 
+def _refittable(model: nn.Module, units: list[ConvUnit], chosen: list[ConvUnit]) -> set[str]:
+    """Return the names of the plain convolutions behind the first converted one whose weights may be changed."""
+    behind = units[units.index(chosen[0]) :] if chosen else []
+    return {unit.name for unit in behind if unit not in chosen and can_be_refitted(unit, model)}
+
+
 def _initialise_(
     model: nn.Module,
     ghost_model: nn.Module,
     units: list[ConvUnit],
+    plain: set[str],
     init: str | RandomInit,
     batches: list[Tensor] | None,
 ) -> dict[str, float]:
-    """Give the new layers their weights; return the relative reconstruction error of each, if it is known."""
+    """Give the new layers, and those of `plain`, their weights; return each new one's error, if it is known."""
     placed = None if batches is None else on_device_of(model, batches)
     if init == "dense":
         from ghostnet.convert.sequential import initialise_from_dense_
 
-        errors = initialise_from_dense_(model, ghost_model, units, placed)
+        errors = initialise_from_dense_(model, ghost_model, units, placed, plain=plain)
         absorb_channel_orders_(ghost_model)
         refresh_edits_(ghost_model)
         return dict(errors)

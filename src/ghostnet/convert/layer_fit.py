@@ -259,25 +259,10 @@ class LayerFit:
         mean[heads], mean[ghosts] = means[:, centre], (cheap * means[self.sources]).sum(1)
         error = (moments.target_power - 2 * hit + power).clamp_min(0.0) * groups.weights
         if self.centred and self.norm is not None:
-            self._set_norm(self.norm, mean, power.clamp_min(0.0), moments.target_mean)
+            set_norm_(self.norm, mean, power.clamp_min(0.0), moments.target_mean)
         elif self.centred:
             self._set_bias(moments, cheap, groups, mean)
         return float((error.sum() / (moments.target_power * groups.weights).sum().clamp_min(1e-30)).sqrt())
-
-    def _set_norm(self, norm: _BatchNorm, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:
-        """Give the norm the fitted maps' statistics; keep its scale, move its offset by the targets' mean."""
-        if norm.running_mean is None or norm.running_var is None:
-            return
-        if norm.weight is None or norm.bias is None:
-            norm.running_mean.copy_(norm.running_mean.double().cpu() + mean - target_mean)
-            return
-        before = (norm.running_var.double().cpu() + norm.eps).sqrt()
-        scale = norm.weight.double().cpu() / before
-        moved = target_mean - norm.running_mean.double().cpu()
-        norm.bias.copy_(norm.bias.double().cpu() + scale * moved)
-        norm.weight.copy_(scale * (power + norm.eps).sqrt())
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(power)
 
     def _set_bias(
         self, moments: Moments | MapMoments, cheap: Tensor, groups: fit.Groups, mean: Tensor
@@ -291,6 +276,22 @@ class LayerFit:
             carried = (cheap * moments.inside).sum(1) * primary[self.sources]
             offset = offset[groups.ghosts] - carried
             self.cheap.bias[: len(offset)] = offset.to(self.cheap.bias.dtype)
+
+
+def set_norm_(norm: _BatchNorm, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:
+    """Give the norm the fitted maps' statistics; keep its scale, move its offset by the targets' mean."""
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    if norm.weight is None or norm.bias is None:
+        norm.running_mean.copy_(norm.running_mean.double().cpu() + mean - target_mean)
+        return
+    before = (norm.running_var.double().cpu() + norm.eps).sqrt()
+    scale = norm.weight.double().cpu() / before
+    moved = target_mean - norm.running_mean.double().cpu()
+    norm.bias.copy_(norm.bias.double().cpu() + scale * moved)
+    norm.weight.copy_(scale * (power + norm.eps).sqrt())
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(power)
 
 
 def cheap_convolution(ghost: GhostConv2d) -> nn.Conv2d:

@@ -1,13 +1,13 @@
 """Initialise a converted network from the dense one, layer by layer: `initialise_from_dense_`.
 
 In execution order each layer is fitted (`layer_fit`) on the inputs that the already converted network gives, towards
-what the dense network makes of its own (`observe`). No labels, no gradients. Left out: choosing layers, replacing
-modules.
+what the dense network makes of its own (`observe`); so are, with images, layers that stay plain behind the first
+converted one (`plain_fit`). No labels, no gradients. Left out: choosing layers, replacing modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ghostnet.convert.graph import ConvUnit
 from ghostnet.convert.layer_fit import FitOptions, LayerFit
 from ghostnet.convert.observe import Observer, observe
+from ghostnet.convert.plain_fit import refit_plain_
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
@@ -26,6 +27,7 @@ def initialise_from_dense_(
     units: Sequence[ConvUnit],
     calibration_batches: Sequence[Tensor] | None,
     *,
+    plain: Collection[str] = (),
     rounds: int = 6,
     ridge: float = 1e-6,
     max_gram: int = 1700,
@@ -35,18 +37,20 @@ def initialise_from_dense_(
     Args:
         dense_model: the trained network.
         ghost_model: a copy in which each unit's convolution is a linear `GhostConv2d`; changed in place.
-        units: the converted layers in execution order.
+        units: the converted layers in execution order, among them those of `plain`.
         calibration_batches: unlabelled `(N, C, H, W)` inputs, or None for a fit that assumes white inputs.
+        plain: names of units that are still plain convolutions and are refitted, where there are images.
         rounds: of alternation between primary and cheap filters.
         ridge: relative to the mean power of the inputs, raised where images are few; draws the filters
             to the dense ones.
         max_gram: largest Gram matrix (columns); larger layers are fitted on their output maps only.
 
     Returns:
-        For each unit the relative error of its outputs (0 is exact), weighted as batch norm weights them.
+        For each converted unit the relative error of its outputs (0 is exact), weighted as batch norm weights them.
 
     Raises:
-        InputError: `rounds` or `ridge` is negative, or there are no calibration images.
+        InputError: `rounds` or `ridge` is negative, there are no calibration images, or a unit is no convolution of
+            its kind.
     """
     if rounds < 0 or ridge < 0:
         raise InputError(f"`rounds` (={rounds}) and `ridge` (={ridge}) must not be negative; use 6 and 1e-6.")
@@ -62,7 +66,13 @@ def initialise_from_dense_(
         source = (
             None if calibration_batches is None else observe(dense_model, ghost_model, calibration_batches)
         )
-        return {unit.name: _initialise(unit, dense_model, ghost_model, source, options) for unit in units}
+        errors: dict[str, float] = {}
+        for unit in units:
+            if unit.name not in plain:
+                errors[unit.name] = _initialise(unit, dense_model, ghost_model, source, options)
+            elif source is not None:
+                _refit(unit, dense_model, ghost_model, source, options)
+        return errors
     finally:
         for module, training in modes:
             module.training = training
@@ -85,6 +95,19 @@ def _initialise(
     norm = None if unit.norm is None else ghost_model.get_submodule(unit.norm)
     pairs = None if source is None or convolution.groups > 1 else source.pairs(unit)
     return LayerFit(convolution, ghost, norm, pairs, options).run()
+
+
+def _refit(
+    unit: ConvUnit, dense_model: nn.Module, ghost_model: nn.Module, source: Observer, options: FitOptions
+) -> None:
+    """Refit one unit that stays a plain convolution."""
+    convolution, dense = ghost_model.get_submodule(unit.name), dense_model.get_submodule(unit.name)
+    if not isinstance(convolution, nn.Conv2d) or not isinstance(dense, nn.Conv2d):
+        raise InputError(f"`{unit.name}` is no plain convolution; `plain` names those that were not replaced")
+    pairs = source.pairs(unit)
+    if pairs:
+        norm = None if unit.norm is None else ghost_model.get_submodule(unit.norm)
+        refit_plain_(dense, convolution, norm, pairs, options)
 
 
 def _copy(convolution: nn.Conv2d, primary: nn.Conv2d) -> None:

@@ -32,6 +32,7 @@ class GhostSettings:
         init: as for `ghostify`.
         calibration: images for the fit of the new layers.
         form: as for `ghostify`.
+        refit_plain: as for `ghostify`.
     """
 
     ratio: int = 2
@@ -40,6 +41,7 @@ class GhostSettings:
     init: str | RandomInit = "dense"
     calibration: Sequence[Any] | None = None
     form: str = "linear"
+    refit_plain: bool = True
 
 
 def convert_by_plan(
@@ -87,6 +89,7 @@ def convert_by_plan(
                 calibration=how.calibration,
                 example_input=example_input,
                 form=how.form,
+                refit_plain=how.refit_plain,
             )
         return built[key][0]
 
