@@ -36,6 +36,15 @@ def train(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="For fine-tuning: a name of the zoo.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="For fine-tuning: a trained network to learn from, saved or packaged.")
+    ] = None,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled", help="For fine-tuning: --data has no labels; learn what the --teacher answers."
+        ),
+    ] = False,
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Say so when there is no checkpoint; one is taken up anyway.")
@@ -50,6 +59,7 @@ def train(
     Example:
       ghostnet train resnet9_050 epochs=2 seed=1 --out runs/short
       ghostnet train --data photos --weights trained.safetensors epochs=5
+      ghostnet train --data photos --weights ghost.safetensors --teacher dense.safetensors --unlabelled
       torchrun --nproc-per-node 8 -m ghostnet train ghostnet_100 --data imagenet
     """
     from ghostnet import recipes
@@ -58,7 +68,8 @@ def train(
         names = recipes.list_recipes()
         answer(names, as_json=as_json, text=lambda: "\n".join(names))
         return
-    chosen = _recipe(recipe, list(overrides or ()), data, weights, model)
+    tuned = {"model": model, "weights": weights, "teacher": teacher, "unlabelled": unlabelled}
+    chosen = _recipe(recipe, list(overrides or ()), data, tuned)
     refuse_idle(context, (chosen.data == "cifar10", 'recipes with data = "cifar10"', ("data_dir",)))
     stem = out / f"{chosen.name}-seed{chosen.seed}"
     if resume and not Path(f"{stem}.checkpoint").is_file():
@@ -74,13 +85,11 @@ def train(
     if rank:
         return  # one answer is enough
     note(f"wrote {stem}.safetensors and {stem}.json")
-    answer(result, as_json=as_json, text=lambda: _line(result["metrics"]))
+    answer(result, as_json=as_json, text=lambda: _line(result["metrics"], chosen.labels))
 
 
-def _recipe(
-    name: str | None, overrides: list[str], data: str | None, weights: str | None, model: str | None
-) -> Recipe:
-    """Return the named recipe on the given data, or that of fine-tuning."""
+def _recipe(name: str | None, overrides: list[str], data: str | None, tuned: dict[str, Any]) -> Recipe:
+    """Return the named recipe on the given data, or that of fine-tuning, whose options `tuned` are."""
     from ghostnet import recipes
 
     if name is not None and "=" in name and data is not None:
@@ -92,10 +101,11 @@ def _recipe(
     if name is None or name == "fine_tune":
         if data is None:
             raise InputError("fine-tuning needs images; give --data DIR, a folder with a subfolder a class")
-        return recipes.fine_tune_recipe(data, model=model, weights=weights, overrides=overrides)
-    if weights is not None or model is not None:
+        return recipes.fine_tune_recipe(data, overrides=overrides, **tuned)
+    if any(tuned.values()):
         raise InputError(
-            "--weights and --model are for fine-tuning; with a recipe write weights=… and model=…"
+            "--weights, --model, --teacher and --unlabelled are for fine-tuning; with a recipe write weights=…, "
+            "model=…, teacher=… and labels=teacher"
         )
     if data is not None:
         overrides.append(
@@ -104,10 +114,12 @@ def _recipe(
     return recipes.load_recipe(name, overrides)
 
 
-def _line(metrics: dict[str, Any]) -> str:
+def _line(metrics: dict[str, Any], labels: str) -> str:
     line = (
         f"held-out top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, {metrics['count']:,} images"
     )
+    if labels == "teacher":
+        line = f"agrees with its teacher on {metrics['top1']:.2f} % of {metrics['count']:,} held-out images"
     if metrics["skipped"]:
         line += f", {len(metrics['skipped'])} images could not be read"
     return line

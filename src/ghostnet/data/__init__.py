@@ -14,7 +14,9 @@ from ghostnet.data.image_folder import (
     ImageFolder,
     ImageSource,
     Subset,
+    UnlabelledImages,
     list_images,
+    split_at_random,
     split_stratified,
 )
 from ghostnet.data.image_sets import (
@@ -59,6 +61,7 @@ __all__ = [
     "ShardFolder",
     "Subset",
     "TensorBatches",
+    "UnlabelledImages",
     "UnreadableImageError",
     "check_instances",
     "coco_splits",
@@ -75,6 +78,7 @@ __all__ = [
     "read_coco",
     "read_json",
     "read_voc",
+    "split_at_random",
     "split_stratified",
     "training_transform",
     "with_class_indices",

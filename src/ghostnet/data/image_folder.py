@@ -61,7 +61,8 @@ class ImageFolder:
         folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not folders:
             raise InputError(
-                f"{self.root} has no subfolders; put the images of each class into a folder of its name"
+                f"{self.root} has no subfolders; put the images of each class into a folder of its name, or learn "
+                "from a trained network without labels: --teacher FILE --unlabelled"
             )
         self.classes = [folder.name for folder in folders]
         self.paths: list[Path] = []
@@ -75,6 +76,43 @@ class ImageFolder:
             self.paths += found
             labels += [label] * len(found)
         self.labels = np.asarray(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Return the image's path."""
+        return str(self.paths[index])
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of the image's file."""
+        return self.paths[index].read_bytes()
+
+    def order(self, random: np.random.Generator) -> np.ndarray:
+        """Return a random order of all images."""
+        return random.permutation(len(self))
+
+
+class UnlabelledImages:
+    """All images below a folder, sorted by path, whatever its subfolders are; every label is 0 and no class has a name.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise InputError(f"there is no folder {self.root} of images")
+        self.paths = list_images(self.root)
+        if not self.paths:
+            raise InputError(f"{self.root} holds no images (files ending in {', '.join(IMAGE_ENDINGS)})")
+        self.classes: list[str] = []
+        self.labels = np.zeros(len(self.paths), dtype=np.int64)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -175,3 +213,27 @@ def split_stratified(source: ImageSource, fraction: float, seed: int) -> tuple[S
     chosen = np.sort(np.concatenate(held))
     rest = np.setdiff1d(np.arange(len(source)), chosen)
     return Subset(source, rest), Subset(source, chosen)
+
+
+def split_at_random(source: ImageSource, fraction: float, seed: int) -> tuple[Subset, Subset]:
+    """Split a set in two at random, whatever its labels, at least one image in each part.
+
+    Args:
+        source: the whole set.
+        fraction: share of the second part, in (0, 1).
+        seed: decides which images; the same seed gives the same split.
+
+    Returns:
+        The part to train on and the part held out.
+
+    Raises:
+        InputError: a fraction outside (0, 1), or fewer than two images.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"the held-out share (={fraction}) must be above 0 and below 1")
+    count = len(source)
+    if count < 2:
+        raise InputError(f"a split into training and held-out images needs two, and there is {count}")
+    held = min(max(1, round(fraction * count)), count - 1)
+    chosen = np.sort(np.random.default_rng([seed, 0x5917]).permutation(count)[:held])
+    return Subset(source, np.setdiff1d(np.arange(count), chosen)), Subset(source, chosen)

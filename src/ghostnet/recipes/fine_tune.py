@@ -13,7 +13,13 @@ _SMALL = 64  # pixels; at this size and below images are cropped by a few pixels
 
 
 def fine_tune_recipe(
-    data_path: str, *, model: str | None, weights: str | None, overrides: Sequence[str] = ()
+    data_path: str,
+    *,
+    model: str | None,
+    weights: str | None,
+    teacher: str | None = None,
+    unlabelled: bool = False,
+    overrides: Sequence[str] = (),
 ) -> Recipe:
     """Return the packaged recipe `fine_tune` for these images and this network.
 
@@ -25,6 +31,8 @@ def fine_tune_recipe(
         data_path: folder or shards.
         model: name of the zoo; None takes what the saved network `weights` is, or GhostNet 1.0x.
         weights: a saved network, or for `model` a packaged tag or checkpoint; None starts from random weights.
+        teacher: a trained network to learn from as well, saved or a packaged name; None has none.
+        unlabelled: the images have no labels: the teacher's answers alone are learnt.
         overrides: `key=value`; they win, and name a network (`start`, `weights`, `model`) as well as the arguments do.
 
     Raises:
@@ -39,7 +47,12 @@ def fine_tune_recipe(
         start = weights
     network = {"start": start} if start else {"model": model or first.model, "weights": weights or ""}
     found = {} if start.startswith("@") else _as_trained(network, first)  # that file may not be there yet
-    kept = {key: value for key, value in {"data": data_path, **found}.items() if key not in given}
+    wanted: dict[str, Any] = {"data": data_path, **found}
+    if teacher is not None:
+        wanted["teacher"] = teacher
+    if unlabelled:
+        wanted |= {"labels": "teacher", "distillation_weight": 1.0}
+    kept = {key: value for key, value in wanted.items() if key not in given}
     return first.model_copy(update={"weights": "", **network, **kept})
 
 

@@ -54,6 +54,8 @@ def identity_of(recipe: pydantic.BaseModel, images: str) -> dict[str, Any]:
         images: from `images_of` or `boxes_of`; "cifar10" for CIFAR-10.
     """
     values = {key: value for key, value in recipe.model_dump().items() if key not in _WITHOUT_EFFECT}
+    if values.get("labels") == "folders":
+        del values["labels"]  # checkpoints older than this key go on
     for key in _FILES:
         path = Path(str(values.get(key) or ""))
         if path.is_file():

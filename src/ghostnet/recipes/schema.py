@@ -54,6 +54,8 @@ class Recipe(pydantic.BaseModel):
         calibration_images: training images that the conversion may look at; Ghost conversion leaves their labels out.
         data: "cifar10", or the path of a folder with a subfolder a class, or of shards; `train` and `val` in it are
             taken where they are there, otherwise images are held out class by class.
+        labels: "folders" names classes by subfolders; "teacher" takes all images below `data` without labels and learns
+            the teacher's answers; top-1 is then the share of held-out images on which both agree.
         held_out_fraction: share of each class that is held out where there is no `val`.
         mean, std: per-channel normalisation of pixel values in [0, 1]; the weights decide it.
         batch_size: images a step, over all processes.
@@ -95,6 +97,7 @@ class Recipe(pydantic.BaseModel):
     cheap_kernel_size: int = pydantic.Field(3, ge=1)
     calibration_images: int = pydantic.Field(2048, ge=1, le=50_000)
     data: str = pydantic.Field("cifar10", min_length=1)
+    labels: Literal["folders", "teacher"] = "folders"
     held_out_fraction: float = pydantic.Field(0.2, gt=0, lt=1)
     mean: tuple[float, float, float] = CIFAR10_MEAN
     std: tuple[float, float, float] = CIFAR10_STD

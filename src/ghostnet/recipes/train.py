@@ -23,6 +23,7 @@ from ghostnet.recipes.identity import conversion_identity, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets
+from ghostnet.recipes.unlabelled import answered_sets
 from ghostnet.train import (
     Evaluation,
     TrainResult,
@@ -222,6 +223,11 @@ class PreparedRun:
         return {"recipe": self.recipe.name, "classes": list(self.sets.classes), **self.sets.info}
 
     @property
+    def score(self) -> str:
+        """What the share of right answers is called in the saved network; without labels right is what agrees."""
+        return "top1" if self.recipe.labels == "folders" else "agreement"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint of this run must share with it."""
         return identity_of(self.recipe, self.sets.told)
@@ -257,7 +263,7 @@ def prepare(
     asked, stem = recipe, stem_of(recipe, out_dir)
     recipe = with_references(recipe, out_dir)
     teacher = _teacher(recipe)
-    model, sets = _model_and_sets(recipe, data_root, progress)
+    model, sets = _model_and_sets(recipe, teacher, data_root, progress)
     info: dict[str, Any] = {}
     if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher
@@ -299,13 +305,20 @@ def finish(
         asked.exhibit, metrics=metrics, seconds=trained.seconds, seed=asked.seed, recipe=asked.model_dump()
     )
     if run.chief:
-        models.save(run.model.cpu(), run.path(".safetensors"), info={**run.kept, "top1": accuracy.top1})
+        models.save(run.model.cpu(), run.path(".safetensors"), info={**run.kept, run.score: accuracy.top1})
         write_json(run.path(".json"), result)
         run.path(_CONVERTED).unlink(missing_ok=True)
     return result
 
 
-def _model_and_sets(recipe: Recipe, data_root: str | None, progress: bool) -> tuple[nn.Module, Sets]:
+def _model_and_sets(
+    recipe: Recipe, teacher: nn.Module | None, data_root: str | None, progress: bool
+) -> tuple[nn.Module, Sets]:
+    if recipe.labels == "teacher":
+        model = build(recipe)
+        teacher = model if recipe.teacher == "dense" else teacher
+        images = answered_sets(recipe, model, teacher, progress=progress)
+        return model, image_sets(recipe, images, model)
     if recipe.data != "cifar10":
         images = open_image_sets(recipe)
         if len(images.classes) < 2:  # any network would be right about all of them
@@ -328,7 +341,7 @@ def _watch(run: PreparedRun) -> Watch:
         return Watch(log=log)
 
     def keep(model: nn.Module, found: Evaluation) -> None:
-        models.save(model, run.path(".best.safetensors"), info={**run.kept, "top1": found.top1})
+        models.save(model, run.path(".best.safetensors"), info={**run.kept, run.score: found.top1})
 
     return Watch(run.sets.held_out, recipe.evaluate_every, keep, log)
 
