@@ -123,8 +123,11 @@ def test_labels_come_from_class_folders(
     assert report["macs_after"] < report["macs_before"]
 
 
-def test_training_images_are_taken_spread_and_in_batches(network: Path, photos: Path, tmp_path: Path) -> None:
-    for part, name in (("train", "red"), ("val", "blue")):
+@pytest.mark.parametrize("parts", [("train", "val"), ("Training", "Testing")])
+def test_training_images_are_taken_spread_and_in_batches(
+    parts: tuple[str, str], network: Path, photos: Path, tmp_path: Path
+) -> None:
+    for part, name in zip(parts, ("red", "blue"), strict=True):
         (tmp_path / part / name).mkdir(parents=True)
         for path in (photos / name).iterdir():
             (tmp_path / part / name / path.name).write_bytes(path.read_bytes())
