@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import math
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,6 +99,29 @@ def test_own_network(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     again = ghostnet.load(tmp_path / "ghost.safetensors", model=example.OwnNetwork(3))
     assert again(torch.zeros(1, 3, 12, 12)).shape == (1, 3)
     assert (tmp_path / "ghost.onnx").is_file()
+
+
+def test_own_network_is_measured_on_images_that_it_was_not_trained_on(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = _example("own_network")
+    for part, numbers in (("train", range(18)), ("val", (18, 19))):
+        for name in COLOURS:
+            (tmp_path / "parts" / part / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(images / name / f"{number}.png", tmp_path / "parts" / part / name)
+    seen: list[list[str]] = []
+    evaluate = ghostnet.evaluate
+
+    def watched(model: nn.Module, batches: data.ImageBatches) -> Any:
+        seen.append([batches.source.name(index) for index in range(len(batches.source))])
+        return evaluate(model, batches)
+
+    monkeypatch.setattr(ghostnet, "evaluate", watched)
+    example.run(str(tmp_path / "parts"), 1, 12, tmp_path / "one")
+    assert {Path(name).name for name in seen[0]} == {"18.png", "19.png"}
+    example.run(str(images), 1, 12, tmp_path / "two")
+    assert len(seen[-1]) == 12, "a fifth of each class"
 
 
 def test_filters_against_sgd(
