@@ -106,7 +106,12 @@ def ghostify(
     errors: dict[str, float] = {}
     if chosen:
         errors = _initialise_(model, ghost_model, chosen, init, batches)
-    settings = {"ratio": said, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
+    settings: dict[str, Any] = {
+        "ratio": said,
+        "cheap_kernel_size": cheap_kernel_size,
+        "init": init_name,
+        "form": form,
+    }
     if init_name == "dense" and batches is None:
         settings["calibration"] = None
     notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
