@@ -2,14 +2,16 @@
 
     python examples/own_network.py my_images/ --epochs 2 --out runs/own
 
-`my_images` holds a folder of images a class. The network here is small and trained from nothing first, so that the
-script shows the whole way; take your own class and weights instead. What it learns in a few epochs is not much.
+`my_images` holds a folder of images a class, or two such sets in `train` and `val`; without these a fifth of each class
+is held out. The network here is small and trained from nothing first, so that the script shows the whole way; take your
+own class and weights instead. What it learns in a few epochs is not much.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -46,7 +48,7 @@ class OwnNetwork(nn.Module):
 def run(folder: str, epochs: float, size: int, out: Path) -> dict[str, float]:
     """Train, score, convert and fine-tune; return the accuracies and the share of MACs that is left."""
     wanted = data.Preprocessing(size, 1.0)
-    images, held_out = data.open_images(folder), data.open_held_out(folder)
+    images, held_out = data.open_split(folder, held_out_fraction=0.2, seed=0)
     augment = data.CropAugmentation("padded_crop", padding=2)
     batches = data.ImageBatches(images, 16, preprocessing=wanted, augmentation=augment)
     test = data.ImageBatches(held_out, 64, preprocessing=wanted)
@@ -54,7 +56,7 @@ def run(folder: str, epochs: float, size: int, out: Path) -> dict[str, float]:
 
     dense = OwnNetwork(len(images.classes))
     train.fit(dense, batches, settings, progress=False)
-    calibration = next(iter(test.epoch(0)))[0]
+    calibration = torch.cat([pixels for pixels, _ in islice(batches, 4)])
     scores = features.redundancy(dense, calibration)
     for layer in scores.ranked():
         print(f"{layer.name:12} {layer.ghost_error:.3f} of the variance lost, {layer.macs:,} MACs")

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import math
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,9 +86,16 @@ def test_photographs(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         example.fill_in_order_(nn.Conv2d(3, 4, 1), [torch.zeros(2)])
 
 
-def test_own_network(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_network(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     example = _example("own_network")
+    seen = _watch_evaluation(monkeypatch)
     example.main([str(images), "--epochs", "4", "--size", "12", "--out", str(tmp_path)])
+    assert [len(names) for names in seen] == [12] * 3, "the fifth of each class that is held out"
     lines = capsys.readouterr().out.splitlines()
     assert sum("of the variance lost" in line for line in lines) == 5
     found = {line.rsplit(maxsplit=1)[0].strip(): float(line.rsplit(maxsplit=1)[1]) for line in lines[5:]}
@@ -98,6 +106,34 @@ def test_own_network(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     again = ghostnet.load(tmp_path / "ghost.safetensors", model=example.OwnNetwork(3))
     assert again(torch.zeros(1, 3, 12, 12)).shape == (1, 3)
     assert (tmp_path / "ghost.onnx").is_file()
+
+
+def test_own_network_takes_images_in_train_and_val(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = _example("own_network")
+    for part, numbers in (("train", range(18)), ("val", (18, 19))):
+        for name in COLOURS:
+            (tmp_path / "parts" / part / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(images / name / f"{number}.png", tmp_path / "parts" / part / name)
+    seen = _watch_evaluation(monkeypatch)
+    monkeypatch.setattr(ghostnet.deploy, "export", lambda *_args, **_more: None)
+    example.run(str(tmp_path / "parts"), 1, 12, tmp_path / "out")
+    assert [sorted({Path(name).name for name in names}) for names in seen] == [["18.png", "19.png"]] * 3
+
+
+def _watch_evaluation(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return a list that gets the names of the images of each evaluation."""
+    seen: list[list[str]] = []
+    evaluate = ghostnet.evaluate
+
+    def watched(model: nn.Module, batches: data.ImageBatches) -> Any:
+        seen.append([batches.source.name(index) for index in range(len(batches.source))])
+        return evaluate(model, batches)
+
+    monkeypatch.setattr(ghostnet, "evaluate", watched)
+    return seen
 
 
 def test_filters_against_sgd(

@@ -98,6 +98,22 @@ def test_a_converted_network_wants_its_images_as_the_dense_one_does(
     assert preprocessing_for(ghostnet.load(out)) == preprocessing_for(ghostnet.load(dense))
 
 
+def test_what_the_user_says_of_the_images_is_kept_for_the_next_verb(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, out = tmp_path / "dense.safetensors", tmp_path / "ghost.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20", num_classes=2), dense)
+    start = ("convert", str(dense), "-o", str(out), *_SHORT, "--calibration", str(photos))
+    _json(capsys, *start, "--normalisation", "half", "--input-size", "3,40,40")
+    wanted = preprocessing_for(ghostnet.load(out))
+    assert (wanted.size, wanted.mean, wanted.std) == (40, (0.5,) * 3, (0.5,) * 3)
+    exported = _json(capsys, "export", str(out), "-o", str(tmp_path / "ghost.onnx"))
+    assert exported["path"]
+    manifest = json.loads((tmp_path / "ghost.onnx.json").read_text())
+    assert manifest["input"]["shape"][1:] == [3, 40, 40]
+    assert manifest["preprocessing"]["mean"] == [0.5] * 3
+
+
 def test_each_layer_gets_a_ratio_by_the_images_of_a_folder(
     network: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,8 +139,11 @@ def test_labels_come_from_class_folders(
     assert report["macs_after"] < report["macs_before"]
 
 
-def test_training_images_are_taken_spread_and_in_batches(network: Path, photos: Path, tmp_path: Path) -> None:
-    for part, name in (("train", "red"), ("val", "blue")):
+@pytest.mark.parametrize("parts", [("train", "val"), ("Training", "Testing")])
+def test_training_images_are_taken_spread_and_in_batches(
+    parts: tuple[str, str], network: Path, photos: Path, tmp_path: Path
+) -> None:
+    for part, name in zip(parts, ("red", "blue"), strict=True):
         (tmp_path / part / name).mkdir(parents=True)
         for path in (photos / name).iterdir():
             (tmp_path / part / name / path.name).write_bytes(path.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+import ghostnet
 from ghostnet.cli.network import input_size_of, parse_size
 from ghostnet.errors import InputError
 
@@ -38,3 +39,13 @@ def test_sizes_that_are_none(given: str) -> None:
 def test_input_size_of_a_network_from_elsewhere_is_imagenets() -> None:
     assert input_size_of(nn.Identity(), None) == (3, 224, 224)
     assert input_size_of(nn.Identity(), "1x28x28") == (1, 28, 28)
+
+
+def test_input_size_is_the_one_that_the_file_says_then_timms() -> None:
+    trained = ghostnet.create_model("resnet20")
+    trained.ghostnet_info = {"image_size": 48}  # type: ignore[assignment]  # as `train image_size=48` leaves it
+    assert input_size_of(trained, None) == (3, 48, 48)
+    assert input_size_of(trained, "3,40,32") == (3, 40, 32)
+    theirs = nn.Identity()
+    theirs.pretrained_cfg = {"input_size": (3, 240, 240)}  # type: ignore[assignment]
+    assert input_size_of(theirs, None) == (3, 240, 240)

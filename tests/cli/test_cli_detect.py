@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["detect", "train", "--list", "--json"]) == 0
     assert "retinanet_ghostnet_110" in json.loads(capsys.readouterr().out)
+
+
+def test_what_the_help_shows_is_not_refused_for_want_of_weights() -> None:
+    from ghostnet.cli.reference import command_reference
+    from ghostnet.recipes.detection import load_detection_recipe
+
+    guide = Path(__file__).parents[2] / "docs" / "detection.md"
+    shown = command_reference() + guide.read_text(encoding="utf-8")
+    found = re.findall(r"^ *(?:torchrun .* -m )?ghostnet detect train (\w.*)$", shown, re.M)
+    assert len(found) >= 4
+    for line in found:
+        name, *rest = shlex.split(line)
+        recipe = load_detection_recipe(name, [word for word in rest if "=" in word])
+        frozen = recipe.detector_settings({}).freeze_batch_norm
+        assert recipe.start or recipe.weights or not frozen, line
 
 
 def test_a_detector_and_its_results_file_are_measured_alike(

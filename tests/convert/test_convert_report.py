@@ -38,6 +38,16 @@ def test_table_names_layers_reasons_and_totals():
     assert f"MACs x {report.macs_after / report.macs_before:.3f}" in text
 
 
+def test_a_fit_without_images_is_said_to_cost_accuracy():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)).eval()
+    said = "fitted without images, which can cost most of the accuracy: give `calibration`, or fine-tune"
+    _, without = ghostify(model, init="dense")
+    assert said in str(without)
+    _, fitted = ghostify(model, init="dense", calibration=torch.rand(2, 3, 12, 12))
+    _, drawn = ghostify(model, init="random")
+    assert said not in str(fitted) + str(drawn)
+
+
 def test_to_dict_is_json():
     _, _, report = convert()
     again = json.loads(json.dumps(report.to_dict()))

@@ -13,6 +13,7 @@ from ghostnet.data import (
     with_class_indices,
     write_cifar10_folder,
 )
+from ghostnet.data.image_sets import training_folder
 
 LABELS = np.arange(100) % 10
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
@@ -84,6 +85,22 @@ def test_a_held_out_part_alone_is_no_training_set(tmp_path):
 def test_a_part_name_among_classes_is_a_class(tmp_path):
     training, _ = split(write(tmp_path, "bus", "car", "train"))
     assert training.classes == ["bus", "car", "train"]
+    assert training_folder(tmp_path) == tmp_path
+    assert open_held_out(write(tmp_path / "coins", "fake", "valid")).classes == ["fake", "valid"]
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Training", "Testing"), ("train",)])
+def test_the_part_to_train_on(names, tmp_path):
+    write(tmp_path, *(f"{name}/a" for name in names), ".cache")
+    assert training_folder(tmp_path) == tmp_path / names[0]
+    assert training_folder(tmp_path / names[0]) == tmp_path / names[0]
+
+
+def test_parts_without_class_folders_and_beside_other_folders(tmp_path):
+    write(tmp_path / "flat", "train", "val", "masks")
+    assert training_folder(tmp_path / "flat") == tmp_path / "flat" / "train"
+    write(tmp_path / "more", "val/a", "val/b", "unlabelled")
+    assert open_held_out(tmp_path / "more").classes == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def folder_images(
 
     Args:
         model: tells its classes.
-        place: the folder, or its subfolder `train` where it has one: what is evaluated on is not calibrated on.
+        place: the folder, or its part to train on where it has one: what is evaluated on is not calibrated on.
         count: how many images at most, spread over all.
         wanted: size and normalisation.
 
@@ -47,9 +47,9 @@ def folder_images(
     import torch
 
     from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform
+    from ghostnet.data.image_sets import training_folder
 
-    folder = Path(place).expanduser()
-    folder = folder / "train" if (folder / "train").is_dir() else folder
+    folder = training_folder(place)
     available, read, label_of = _listed(model, folder, wanted)
     transform = evaluation_transform(wanted)
     pixels, labels = [], []

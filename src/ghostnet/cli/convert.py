@@ -164,7 +164,7 @@ def convert(
         if method == "taylor":
             _require_labels(batches, calibration)
     example = _example(input_size_of(model, input_size))
-    output = _Output(out, _info(network, model), force, as_json)
+    output = _Output(out, _info(network, model, normalisation, input_size), force, as_json)
     if method != "ghost":
         training = data_dir, normalisation_of(model, normalisation)
         share_left = 0.5 if macs is None else macs
@@ -277,12 +277,23 @@ def _calibration_preprocessing(
     return preprocessing_for(model, normalisation=normalisation, image_size=side)
 
 
-def _info(network: str, model: nn.Module) -> dict[str, Any]:
-    """Return what the new file says of itself: where it comes from, its classes, and how it wants its images."""
+def _info(
+    network: str, model: nn.Module, normalisation: str | None, input_size: str | None
+) -> dict[str, Any]:
+    """Return what the new file says of itself: where it comes from, its classes, and how it wants its images.
+
+    What the user says of the images is kept as well, or the next verb would prepare them in another way.
+    """
     from ghostnet.deploy.export import IMAGE_FACTS
 
     known = getattr(model, "ghostnet_info", None) or {}
     kept = {key: known[key] for key in ("classes", *IMAGE_FACTS) if key in known}
+    if normalisation is not None:
+        mean, std = normalisation_of(model, normalisation)
+        kept |= {"mean": list(mean), "std": list(std)}
+    if input_size is not None:
+        _, height, width = input_size_of(model, input_size)
+        kept |= {"image_size": height} if height == width else {}
     return {"converted_from": Path(network).name, **kept}
 
 

@@ -35,7 +35,7 @@ def _root() -> None:
 
     \b
     Example:
-      ghostnet detect train bccd_light --data BCCD
+      ghostnet detect train bccd_light --data BCCD start=trained.safetensors
       ghostnet detect predict runs/bccd_light-seed0.safetensors photos/ --out drawn
     """
 
@@ -61,7 +61,7 @@ def train(
     \b
     Example:
       ghostnet detect train bccd_light --data BCCD start=trained.safetensors
-      torchrun --nproc-per-node 8 -m ghostnet detect train retinanet_ghostnet_110 --data COCO
+      torchrun --nproc-per-node 8 -m ghostnet detect train retinanet_ghostnet_110 --data COCO weights=ghostnet_110.pth
     """
     from ghostnet.recipes import detection
 

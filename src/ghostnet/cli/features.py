@@ -12,7 +12,7 @@ from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import WEIGHTS_HELP, open_network
+from ghostnet.cli.network import NETWORK_HELP, WEIGHTS_HELP, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
@@ -29,7 +29,7 @@ _TOP = 10
 def features(
     context: typer.Context,
     network: Annotated[
-        str, typer.Argument(help="Name of the zoo, a saved network, or a ResNet-50 v2's arrays (.npz).")
+        str, typer.Argument(help=f"{NETWORK_HELP.rstrip('.')}, or a ResNet-50 v2's arrays (.npz).")
     ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What the network looks at.")

@@ -86,7 +86,7 @@ def is_exported(name_or_file: str) -> bool:
 
 
 def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:
-    """Return the given input size, or the one that the network was made for.
+    """Return the given input size, or the one that the network was made for: what its file says, if it was trained.
 
     Args:
         model: from `open_network`.
@@ -98,14 +98,20 @@ def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:
     if given is not None:
         return parse_size(given)
     origin = getattr(model, "ghostnet_origin", None)
-    known = origin.get("input_size") if isinstance(origin, dict) else None
-    if known is None and isinstance(origin, dict) and origin.get("library") == "ghostnet":
+    origin = origin if isinstance(origin, dict) else {}
+    known = origin.get("input_size")
+    if known is None and origin.get("library") == "ghostnet":
         from ghostnet import models
 
         known = models.model_info(origin["name"]).input_size
+    if known is None:
+        theirs = getattr(model, "pretrained_cfg", None)  # timm's
+        known = theirs.get("input_size") if isinstance(theirs, dict) else None
     channels, height, width = known or IMAGENET_SIZE
-    args = origin.get("args", {}) if isinstance(origin, dict) else {}
-    return int(args.get("in_chans", channels)), int(height), int(width)
+    trained_at = (getattr(model, "ghostnet_info", None) or {}).get("image_size")
+    if isinstance(trained_at, int):
+        height = width = trained_at
+    return int(origin.get("args", {}).get("in_chans", channels)), int(height), int(width)
 
 
 def parse_size(given: str) -> tuple[int, int, int]:

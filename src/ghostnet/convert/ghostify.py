@@ -7,7 +7,7 @@ dense weights or at random), absorbs channel orders, and reports. Left out: any 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,16 +115,30 @@ def ghostify(
     if chosen:
         fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
         errors = _initialise_(model, ghost_model, fitted, refitted, init, batches)
-    settings = {"ratio": said, "cheap_kernel_size": cheap_kernel_size, "init": init_name, "form": form}
-    notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
-    for name in refitted:
-        notes[name] = f"{notes[name]}; refitted"
-    if isinstance(said, dict):
-        for name, own in said.items():
-            notes[name] = "; ".join(filter(None, [f"s = {own}", notes[name]]))
+    settings: dict[str, Any] = {
+        "ratio": said,
+        "cheap_kernel_size": cheap_kernel_size,
+        "init": init_name,
+        "form": form,
+    }
+    if init_name == "dense":
+        settings["calibrated"] = batches is not None
+    notes = _notes(kept, remarks, refitted, said)
     input_size = None if example is None else tuple(example.shape[1:])
     rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
     return ghost_model, rows.report(notes, errors, settings, started)
+
+
+def _notes(
+    kept: Mapping[str, str | None], remarks: Mapping[str, str], refitted: Collection[str], said: Ratio
+) -> dict[str, str | None]:
+    """Return what the report says of each layer: why it was kept, or how it was converted."""
+    notes = {name: reason or remarks.get(name) for name, reason in kept.items()}
+    for name in refitted:
+        notes[name] = f"{notes[name]}; refitted"
+    for name, own in said.items() if isinstance(said, Mapping) else ():
+        notes[name] = "; ".join(filter(None, [f"s = {own}", notes[name]]))
+    return notes
 
 
 def _check_init(init: object, form: str) -> str:

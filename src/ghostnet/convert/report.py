@@ -48,8 +48,8 @@ class ConversionReport:
         macs_after: the same after the conversion.
         input_size: `(C, H, W)` that the MACs hold for, or None.
         seconds: how long the conversion took.
-        settings: ratio (of each converted layer by name, where they differ), cheap_kernel_size, init, form; for
-            pruning method and macs.
+        settings: ratio (of each converted layer by name, where they differ), cheap_kernel_size, init, form, and with
+            dense weights whether images were looked at (calibrated); for pruning method and macs.
     """
 
     layers: tuple[LayerReport, ...]
@@ -92,6 +92,10 @@ class ConversionReport:
         lines[-1] += f"{self.seconds:.1f} s"
         if self.macs_before is None:
             lines.append("MACs unknown: give `example_input` or `calibration`")
+        if self.converted and self.settings.get("calibrated") is False:
+            lines.append(
+                "fitted without images, which can cost most of the accuracy: give `calibration`, or fine-tune"
+            )
         return "\n".join(lines)
 
     def _totals(self) -> tuple[str, ...]:

@@ -39,8 +39,16 @@ def open_images(path: str | os.PathLike[str]) -> ImageSource:
 
 def open_held_out(path: str | os.PathLike[str]) -> ImageSource:
     """Open what a network is evaluated on: the `val` (or `test`) folder where there is one, else the whole set."""
-    found = _part(Path(path).expanduser(), _HELD_OUT)
-    return open_images(found if found is not None else path)
+    root = Path(path).expanduser()
+    found = _part(root, _HELD_OUT)
+    return open_images(found if found is not None and not _is_class(root, found) else path)
+
+
+def training_folder(path: str | os.PathLike[str]) -> Path:
+    """Return what a network may look at before it is evaluated: the `train` folder where there is one, else all."""
+    root = Path(path).expanduser()
+    found = _part(root, _TRAINING)
+    return found if found is not None and not _is_class(root, found) else root
 
 
 def open_split(
@@ -78,6 +86,13 @@ def open_split(
 def _part(root: Path, names: tuple[str, ...]) -> Path | None:
     folders = {folder.name.lower(): folder for folder in sorted(_folders(root), reverse=True)}
     return next((folders[name] for name in names if name in folders), None)
+
+
+def _is_class(root: Path, folder: Path) -> bool:
+    """Tell whether a folder named like a part is one class among others: `train` beside `bus` and `car`."""
+    if _only_parts(root) or (_part(root, _TRAINING) is not None and _part(root, _HELD_OUT) is not None):
+        return False
+    return not _folders(folder) and not shard_paths(folder)
 
 
 def _only_parts(root: Path) -> bool:
