@@ -48,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_example_is_tested() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     names = [path.stem for path in (ROOT / "examples").glob("*.py")]
-    assert len(names) >= 4
+    assert len(names) >= 5
     assert all(f'_example("{name}")' in here for name in names)
 
 
@@ -168,3 +168,22 @@ def test_which_layers(
     assert scores == sorted(scores)
     assert all(row["macs_saved"] > 0 for row in metrics["layers"])
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"top1_lost", "loss_rise"}
+
+
+def test_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = _example("without_labels")
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (160, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(160) % 10
+    monkeypatch.setattr(data, "load_cifar10", lambda _root: data.Cifar10(pixels, labels, pixels, labels))
+    network = tmp_path / "network.safetensors"
+    torch.manual_seed(0)
+    ghostnet.save(ghostnet.create_model("resnet20", width_mult=0.25), network)
+    example.main([str(network), "150", "1", str(tmp_path / "record.json")])
+    record: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())
+    assert list(record["metrics"]["top1"]) == ["dense", "as converted", "taught without labels"]
+    assert record["metrics"]["macs_ratio"] < 0.7
+    assert record["command"].endswith("network.safetensors 150 1 record.json")
+    assert "taught without labels" in capsys.readouterr().out

@@ -1,0 +1,86 @@
+"""A network converted and taught without any label, and what is gained: CIFAR-10's training images as plain files.
+
+    python examples/without_labels.py resnet9_050 10000 8 without_labels.json
+
+Arguments: the dense network, how many training images it may look at, epochs, and the record to write. It is converted
+with 2,048 of them and taught by the dense one on all; the test images' labels only measure. On a folder of your own the
+same is `ghostnet convert --calibration FOLDER` and `ghostnet train --data FOLDER --teacher DENSE --unlabelled`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+from torch import nn
+
+import ghostnet
+from ghostnet import data
+from ghostnet.recipes import fine_tune_recipe, make_result, run_recipe, write_json
+
+_CALIBRATION = 2048
+_SETTINGS = ("batch_size=128", "learning_rate=0.1", "held_out_fraction=0.1")
+
+
+def taught(ghost: nn.Module, dense: nn.Module, folder: Path, epochs: float) -> nn.Module:
+    """Return a converted network after training on the folder's images, with the dense one's answers alone."""
+    start, teacher = folder.parent / "ghost.safetensors", folder.parent / "dense.safetensors"
+    ghostnet.save(ghost, start)
+    ghostnet.save(dense, teacher)
+    changes = [*_SETTINGS, f"epochs={epochs}", "evaluate_every=0"]
+    recipe = fine_tune_recipe(
+        str(folder), model=None, weights=str(start), teacher=str(teacher), unlabelled=True, overrides=changes
+    )
+    run_recipe(recipe, folder.parent)
+    return ghostnet.load(folder.parent / f"{recipe.name}-seed{recipe.seed}.safetensors")
+
+
+def main(arguments: list[str]) -> None:
+    network, count, epochs, record = (
+        arguments[0],
+        int(arguments[1]),
+        float(arguments[2]),
+        Path(arguments[3]),
+    )
+    started = time.monotonic()
+    dense, images = ghostnet.load(network), data.load_cifar10(None)
+    mean, std = data.CIFAR10_MEAN, data.CIFAR10_STD
+    test = data.TensorBatches(images.test_images, images.test_labels, 500, mean=mean, std=std)
+    few = min(count, _CALIBRATION)
+    unlabelled = data.TensorBatches(
+        images.train_images[:few], images.train_labels[:few], min(few, 256), mean=mean, std=std
+    )
+    ghost, report = ghostnet.ghostify(dense, calibration=[pixels for pixels, _ in unlabelled])
+    found = {
+        "dense": ghostnet.evaluate(dense, test).top1,
+        "as converted": ghostnet.evaluate(ghost, test).top1,
+    }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "photos"
+        folder.mkdir()
+        for number, pixels in enumerate(images.train_images[:count]):
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+        found["taught without labels"] = ghostnet.evaluate(taught(ghost, dense, folder, epochs), test).top1
+    for name, top1 in found.items():
+        print(f"{name:22} {top1:.2f} %")
+    result = make_result(
+        "unlabelled",
+        metrics={"top1": found, "count": len(images.test_labels), "macs_ratio": report.macs_ratio},
+        seconds=time.monotonic() - started,
+        seed=0,
+        recipe={
+            "name": f"unlabelled_{Path(network).stem}",
+            "images": count,
+            "epochs": epochs,
+            "settings": _SETTINGS,
+        },
+    )
+    given = f"{Path(network).name} {count} {epochs:g} {record.name}"
+    write_json(record, {**result, "command": f"python examples/without_labels.py {given}"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
