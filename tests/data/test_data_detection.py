@@ -332,6 +332,14 @@ def test_cocos_splits_by_rule_and_count(tmp_path):
         coco_splits(train, val, {"images": small["images"][1:]})
     with pytest.raises(InputError, match="trainval35k must have 118,287 images; these files give 118,286"):
         coco_splits({"images": train["images"][1:]}, val, small)
+    for broken, message in (
+        ({}, "val2017 lacks the list 'images'; it is not COCO's instances format"),
+        ([], "val2017 lacks the list 'images'"),
+        ({"images": [3]}, "an entry of 'images' is not an object"),
+        ({"images": [{"file_name": "a.jpg"}]}, "image None lacks 'id'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            coco_splits(train, val, broken)
     with pytest.raises(InputError, match="unknown split of COCO 'minvial'; did you mean 'minival'"):
         open_coco(tmp_path, "minvial")
     with pytest.raises(InputError, match=r"there is no file .*instances_val2017.json"):

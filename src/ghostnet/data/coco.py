@@ -232,11 +232,11 @@ def coco_splits(
         Two sorted lists, of 118,287 and 5,000 ids.
 
     Raises:
-        InputError: the counts are not these, so the files are not COCO's.
+        InputError: the counts are not these, or a content has no list of images, so the files are not COCO's.
     """
-    images14 = {image["id"] for part in (train2014, val2014) for image in part["images"]}
-    minival = {image["id"] for image in val2017["images"]} & {image["id"] for image in val2014["images"]}
-    trainval = images14 - minival
+    train14, val14 = _image_ids(train2014, "train2014"), _image_ids(val2014, "val2014")
+    minival = _image_ids(val2017, "val2017") & val14
+    trainval = (train14 | val14) - minival
     for name, found, wanted in (("minival", minival, MINIVAL), ("trainval35k", trainval, TRAINVAL35K)):
         if len(found) != wanted:
             raise InputError(
@@ -244,6 +244,15 @@ def coco_splits(
                 "instances_train2014, instances_val2014 and instances_val2017"
             )
     return sorted(trainval), sorted(minival)
+
+
+def _image_ids(content: object, source: str) -> set[int]:
+    images = content.get("images") if isinstance(content, Mapping) else None
+    if not isinstance(images, list):
+        raise InputError(f"{source} lacks the list 'images'; it is not COCO's instances format")
+    if not all(isinstance(image, Mapping) for image in images):
+        raise InputError(f"{source}: an entry of 'images' is not an object")
+    return set(_by_id(images, "image", (), source))
 
 
 def open_coco(root: str | os.PathLike[str], split: str, *, bad_boxes: str = "drop") -> DetectionSet:
