@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 import ghostnet
 from ghostnet import cli
+from ghostnet.measure import features
 from ghostnet.recipes.feature_pictures import FRAMES
 
 
@@ -64,6 +66,23 @@ def test_pairs_and_pictures(photo: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert kept["credit"] == "me, CC0"
     assert cli.run(["features", "resnet9_050", photo, "-o", out]) == 2
     assert "pass --force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scores", [(), ("--scores",)])
+def test_pairs_are_drawn_by_the_kernel_size_that_was_asked_for(
+    scores: tuple[str, ...], photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    fit_pairs = features.fit_pairs
+
+    def watched(maps: Tensor, size: int) -> Any:
+        sizes.append(size)
+        return fit_pairs(maps, size)
+
+    monkeypatch.setattr(features, "fit_pairs", watched)
+    arguments = ["features", "resnet9_050", photo, *scores, "--cheap-kernel-size", "1", "-o", str(tmp_path)]
+    assert cli.run(arguments) == 0
+    assert set(sizes) == {1}
 
 
 def test_ghost_and_intrinsic_maps_are_framed_beside_the_dense_ones(

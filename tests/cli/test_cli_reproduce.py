@@ -123,6 +123,11 @@ def test_table2_and_figures_on_any_network(here: Path, capsys: pytest.CaptureFix
         (("table2", "--limit", "0"), "--limit (=0) must be"),
         (("table2", "--network", "nothing.npz", "--images", "photo.png"), "there is no file nothing.npz"),
         (("table3", "--only", "resnet"), "unknown row 'resnet'"),
+        (("--list", "--jobs", "0"), "`jobs` (=0) must be an integer >= 1"),
+        (("short", "--list", "--jobs", "0"), "`jobs` (=0) must be an integer >= 1"),
+        (("short", "--show", "--jobs", "-1"), "`jobs` (=-1) must be an integer >= 1"),
+        (("--list", "--seeds", "0"), "`seeds` (=0) must be an integer >= 1"),
+        (("short", "--list", "--together", "--jobs", "2"), "`together` trains seeds in one process"),
     ],
 )
 def test_bad_input(

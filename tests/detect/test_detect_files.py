@@ -92,12 +92,15 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
     assert drawn.shape == original.shape
     assert (drawn != original).any()
     value = as_coco(found, detector.classes)
-    assert [image["file_name"] for image in value["images"]] == [_PHOTO, "broken.jpg"]
+    assert [image["file_name"] for image in value["images"]] == [_PHOTO], "readers divide by an image's size"
+    turned = as_coco(found[::-1], detector.classes)
+    assert [(image["id"], image["file_name"]) for image in turned["images"]] == [(1, _PHOTO)]
+    assert {entry["image_id"] for entry in turned["annotations"]} == {1}
     assert len(value["annotations"]) == 100
     path = tmp_path / "found.json"
     path.write_text(json.dumps(value))
     truth = {**value, "annotations": [{**a, "id": n} for n, a in enumerate(value["annotations"], 1)]}
-    assert score_file(truth, path).images == 2  # it is COCO's format: pycocotools reads it
+    assert score_file(truth, path).images == 1  # it is COCO's format: pycocotools reads it
     with pytest.raises(InputError, match="cannot be read as an image"):
         detect_files(detector, [broken])
     with pytest.raises(InputError, match=r"the least score \(=2\)"):

@@ -8,6 +8,7 @@ from torch import nn
 
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostBottleneck, GhostConv2d, GhostModule, SqueezeExcite
+from ghostnet.nn.dfc_attention import DFCAttention
 from ghostnet.nn.squeeze_excite import hidden_channel_count
 
 
@@ -134,3 +135,14 @@ def test_gates(gate, bias, scale):
 def test_squeeze_excite_errors(arguments, message):
     with pytest.raises(InputError, match=message):
         SqueezeExcite(8, **arguments)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")  # TorchScript's own farewell
+@pytest.mark.parametrize("size", [(8, 9), (1, 6), (1, 1)])
+def test_a_trace_of_dfc_attention_is_silent_and_holds_for_other_sizes(size):
+    torch.manual_seed(0)
+    attention = DFCAttention(4, 8).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(attention, torch.randn(1, 4, *size))
+        larger = torch.randn(2, 4, *(side if side == 1 else 3 * side for side in size))
+        assert torch.equal(traced(larger), attention(larger))

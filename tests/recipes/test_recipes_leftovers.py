@@ -12,7 +12,7 @@ from PIL import Image
 import ghostnet
 from ghostnet import InputError
 from ghostnet.data import read_coco
-from ghostnet.recipes import fine_tune_recipe, run_recipe
+from ghostnet.recipes import conversion, fine_tune_recipe, run_recipe
 from ghostnet.recipes import train as recipes_train
 from ghostnet.recipes.identity import boxes_of, weights_of
 
@@ -155,3 +155,34 @@ def test_networks_of_an_earlier_run_are_not_replaced(ending, photos, tmp_path):
     recipes_train.refuse_earlier(tmp_path / "x", tmp_path / "x.checkpoint", force=True)
     (tmp_path / "x.checkpoint").touch()  # then they are this run's own
     recipes_train.refuse_earlier(tmp_path / "x", tmp_path / "x.checkpoint", force=False)
+
+
+@pytest.mark.parametrize("stops", [(1,), (2, 5), (6,)])  # the target is met in step 2 of 6
+def test_an_interrupted_choice_of_channels_goes_on_and_ends_the_same(stops, photos, tmp_path, monkeypatch):
+    changes = ["method=sss", "macs=0.9", "sparsity_epochs=3", "sparsity_learning_rate=8.0", "epochs=0.5"]
+    recipe = recipe_for(photos, *changes)
+    run_recipe(recipe, tmp_path / "whole", progress=False)
+    fit, out = conversion.fit, tmp_path / "parts"
+    left = out / "fine_tune-seed1.sparsity.checkpoint"
+    for last in stops:
+
+        def stop(step, last=last):
+            if step == last:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(conversion, "fit", lambda *a, stop=stop, **k: fit(*a, **k, after_step=stop))
+            with pytest.raises(KeyboardInterrupt):
+                run_recipe(recipe, out, progress=False)
+        gates = [value for name, value in torch.load(left)["model"].items() if name.endswith(".open")]
+        assert any((gate == 0).any() for gate in gates) == (last >= 2), (
+            "closed channels are in the checkpoint"
+        )
+    with pytest.raises(InputError, match=r"sparsity\.checkpoint belongs to a run with macs = 0\.9, not 0\.7"):
+        run_recipe(recipe_for(photos, *changes, "macs=0.7"), out, progress=False)
+    run_recipe(recipe, out, progress=False)
+    assert not left.exists()
+    whole, parts = (
+        ghostnet.load(place / "fine_tune-seed1.safetensors") for place in (tmp_path / "whole", out)
+    )
+    assert weights_of(whole) == weights_of(parts)

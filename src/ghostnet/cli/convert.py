@@ -114,7 +114,7 @@ def convert(
 
     A folder of --calibration needs no subfolders; with a subfolder for each class of the network it gives labels too.
     Pruning by channel or thinet looks at --calibration images, by taylor at images with labels; sss trains for two
-    epochs on all of cifar10.
+    epochs on all of cifar10, and an interrupted one goes on from OUT.checkpoint.
 
     \b
     Example:
@@ -166,9 +166,12 @@ def convert(
     example = _example(input_size_of(model, input_size))
     output = _Output(out, _info(network, model, normalisation, input_size), force, as_json)
     if method != "ghost":
-        training = data_dir, normalisation_of(model, normalisation)
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
+        training = data_dir, normalisation_of(model, normalisation), checkpoint
         share_left = 0.5 if macs is None else macs
         output.write(*_pruned(model, method, share_left, (batches, example, seed), training))
+        if method == "sss":
+            checkpoint.unlink(missing_ok=True)
         return
     ghost: dict[str, Any] = {
         "ratio": 2 if ratio is None else ratio,
@@ -229,22 +232,28 @@ def _pruned(
     method: str,
     macs: float,
     given: tuple[list[Any] | None, Tensor, int],
-    training: tuple[str | None, Normalisation],
+    training: tuple[str | None, Normalisation, Path],
 ) -> tuple[nn.Module, ConversionReport]:
     """Prune a network; where the method trains, with the one training loop on CIFAR-10."""
     from ghostnet.convert import prune
 
     batches, example, seed = given
-    data_dir, (mean, std) = training
+    data_dir, (mean, std), checkpoint = training
     sparsify = None
     if method == "sss":
         from ghostnet import data, recipes
+        from ghostnet.recipes.identity import weights_of
         from ghostnet.recipes.sets import batches_of
 
         settings = recipes.load_recipe("short_resnet20_sss", [f"seed={seed}"])
         settings = settings.model_copy(update={"name": "convert", "mean": mean, "std": std})
         dataset = data.load_cifar10(data_dir, progress=True)
-        sparsify = recipes.sparsity_training(settings, batches_of(dataset, settings, training=True))
+        sparsify = recipes.sparsity_training(
+            settings,
+            batches_of(dataset, settings, training=True),
+            checkpoint=checkpoint,
+            identity={"network": weights_of(model), "macs": macs, "mean": list(mean), "std": list(std)},
+        )
     return prune(
         model, method, macs=macs, calibration=batches, sparsify=sparsify, example_input=example, seed=seed
     )

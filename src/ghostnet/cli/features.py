@@ -109,7 +109,9 @@ def features(
     value: dict[str, Any] = {"network": network, "images": len(batch), **found}
     if out is not None:
         chosen = value.get("layer") or chosen_layer(model, batch, layer)
-        value["pictures"] = draw_pictures(model, pixels, batch, chosen, out)
+        value["pictures"] = draw_pictures(
+            model, pixels, batch, chosen, out, cheap_kernel_size=cheap_kernel_size
+        )
         if beside is not None:
             value["pictures"] += _draw_beside(beside, pixels, batch, chosen, out)
     if result is not None:
@@ -194,9 +196,23 @@ def _pictures(out: Path | None) -> list[Path]:
 
 
 def draw_pictures(
-    model: nn.Module, pixels: list[np.ndarray], batch: Tensor, layer: str, out: Path
+    model: nn.Module,
+    pixels: list[np.ndarray],
+    batch: Tensor,
+    layer: str,
+    out: Path,
+    *,
+    cheap_kernel_size: int = 3,
 ) -> list[str]:
     """Draw the first image's maps, the most alike pairs over all images, and a Ghost convolution's two kinds.
+
+    Args:
+        model: the network.
+        pixels: RGB images `(H, W, 3)`.
+        batch: the same as the network takes them, `(N, C, H, W)`.
+        layer: dotted name.
+        out: folder, made where it is missing.
+        cheap_kernel_size: side d of the filters that say how alike a pair is.
 
     Returns:
         The files.
@@ -206,7 +222,7 @@ def draw_pictures(
 
     out.mkdir(parents=True, exist_ok=True)
     maps = measured.feature_maps(model, layer, batch)
-    pairs = [(pair.source, pair.target) for pair in measured.fit_pairs(maps, 3).most_alike(3)]
+    pairs = [(pair.source, pair.target) for pair in measured.fit_pairs(maps, cheap_kernel_size).most_alike(3)]
     all_maps, framed, ghosts, _ = _pictures(out)
     recipes.draw_maps(pixels[0], maps[0], all_maps, title=layer)
     recipes.draw_pairs(pixels[0], maps[0], pairs, framed, title=layer)

@@ -91,6 +91,7 @@ def reproduce(
       ghostnet reproduce short --dense resnet20.th --only 'short_resnet20_*'
     """
     from ghostnet import report
+    from ghostnet.recipes import plan
 
     keys = list(dict.fromkeys(exhibits or (report.CATALOGUE if list_them else ())))
     if not keys:
@@ -101,6 +102,9 @@ def reproduce(
     refuse_idle(context, *_uses(keys))
     if limit < 1:
         raise InputError(f"--limit (={limit}) must be an integer >= 1")
+    if seeds < 1:
+        raise InputError(f"`seeds` (={seeds}) must be an integer >= 1")
+    plan.check_jobs(jobs, together=together)
     trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
     if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):
         overview = _overview(keys, results, out / "step_seconds.json")

@@ -72,7 +72,8 @@ def train(
     chosen = _recipe(recipe, list(overrides or ()), data, tuned)
     refuse_idle(context, (chosen.data == "cifar10", 'recipes with data = "cifar10"', ("data_dir",)))
     stem = out / f"{chosen.name}-seed{chosen.seed}"
-    if resume and not Path(f"{stem}.checkpoint").is_file():
+    endings = ("checkpoint", "sparsity.checkpoint")
+    if resume and not any(Path(f"{stem}.{ending}").is_file() for ending in endings):
         raise InputError(f"there is no checkpoint {stem}.checkpoint to resume; leave out --resume to start")
     from ghostnet.train import join_processes, leave_processes
 

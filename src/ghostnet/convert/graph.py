@@ -7,7 +7,6 @@ order of the modules. Left out: functional convolutions where fx does not trace;
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -85,8 +84,7 @@ def trace_graphs(model: nn.Module) -> list[fx.Graph]:
     graphs = []
     for training in (True, False):
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
+            with torch.no_grad():
                 copied = copy_model(model, share_parameters=True).train(training)
                 graphs.append(trace(_LeafTracer(), copied))
         except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"

@@ -157,10 +157,14 @@ def draw_boxes(pixels: Tensor, boxes: Sequence[FoundBox], classes: Sequence[str]
 def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str, Any]:
     """Return answers in COCO's format: `images`, `categories`, and `annotations` with a `score` each.
 
+    An image that could not be read is left out: one of 0x0 pixels without boxes would say that it was looked at and
+    nothing is there, and readers divide by its size.
+
     Args:
         images: from `detect_files`.
         classes: the detector's names; their ids count from 1.
     """
+    seen = [image for image in images if not image.error]
     names = list(classes)
     annotations = [
         {
@@ -171,14 +175,14 @@ def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str
             "iscrowd": 0,
             "score": round(found.score, 5),
         }
-        for number, image in enumerate(images, 1)
+        for number, image in enumerate(seen, 1)
         for found in image.boxes
         for x1, y1, x2, y2 in [found.box]
     ]
     return {
         "images": [
             {"id": number, "file_name": image.path.name, "width": image.size[0], "height": image.size[1]}
-            for number, image in enumerate(images, 1)
+            for number, image in enumerate(seen, 1)
         ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
         "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, 1)],

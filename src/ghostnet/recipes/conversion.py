@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +18,13 @@ AfterStep = Callable[[float], None]
 
 
 def convert_network(
-    dense: nn.Module, recipe: Recipe, sets: Sets, *, progress: bool = True
+    dense: nn.Module,
+    recipe: Recipe,
+    sets: Sets,
+    *,
+    checkpoint: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> tuple[nn.Module, ConversionReport]:
     """Make a network cheaper by the recipe's method.
 
@@ -24,6 +32,8 @@ def convert_network(
         dense: the trained network; it is not changed.
         recipe: gives method, ratio or share of MACs, calibration images and the sparsity training.
         sets: the data of the run.
+        checkpoint: where an interrupted sparsity training goes on from, see `fit`.
+        identity: what that checkpoint must share with the run.
         progress: show the sparsity training on standard error.
     """
     calibration = sets.calibration()
@@ -50,19 +60,28 @@ def convert_network(
         recipe.method,
         macs=recipe.macs,
         calibration=calibration,
-        sparsify=sparsity_training(recipe, sets.training, progress=progress),
+        sparsify=sparsity_training(
+            recipe, sets.training, checkpoint=checkpoint, identity=identity, progress=progress
+        ),
         seed=recipe.seed,
     )
 
 
 def sparsity_training(
-    recipe: Recipe, batches: Batches, *, progress: bool = True
+    recipe: Recipe,
+    batches: Batches,
+    *,
+    checkpoint: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Callable[[nn.Module, AfterStep], None]:
     """Return what `prune(..., "sss", sparsify=...)` needs: the one training loop at a constant rate, with labels alone.
 
     Args:
         recipe: gives `sparsity_epochs`, `sparsity_learning_rate`, momentum and weight decay.
         batches: the training set.
+        checkpoint: file to go on from and to write as `fit` does; whoever has saved the pruned network removes it.
+        identity: what the checkpoint must share with the run.
         progress: show it on standard error.
     """
     rate = recipe.sparsity_learning_rate
@@ -83,7 +102,9 @@ def sparsity_training(
             model,
             batches,
             settings,
-            after_step=lambda _step: after_step(rate),
+            checkpoint=checkpoint,
+            identity=identity,
+            in_step=after_step,
             progress=progress,
             description=f"{recipe.name}: sparsity",
         )

@@ -119,6 +119,18 @@ def _split(name: str) -> tuple[str, str]:
     return (stem, ending) if stem and ending in VARIANTS else (name, "")
 
 
+def check_jobs(jobs: int, *, together: bool = False) -> None:
+    """Raise where runs cannot be shared out like that.
+
+    Raises:
+        InputError: `jobs` below 1, or above it with `together`.
+    """
+    if jobs < 1:
+        raise InputError(f"`jobs` (={jobs}) must be an integer >= 1")
+    if together and jobs > 1:
+        raise InputError("`together` trains seeds in one process and `jobs` in several; give one of them")
+
+
 def run_plan(
     planned: Sequence[PlannedRun],
     out: str | Path,
@@ -142,10 +154,7 @@ def run_plan(
         InputError: weights or a network that a run needs are missing, `jobs` below 1 or above it with `together`, or a
             run failed beside others.
     """
-    if jobs < 1:
-        raise InputError(f"`jobs` (={jobs}) must be an integer >= 1")
-    if together and jobs > 1:
-        raise InputError("`together` trains seeds in one process and `jobs` in several; give one of them")
+    check_jobs(jobs, together=together)
     left = [run for run in planned if not run.done]
     for run in left:
         _check_weights(run.recipe)

@@ -38,6 +38,7 @@ from ghostnet.train import (
 )
 
 _CONVERTED = ".converted.safetensors"
+_SPARSITY = ".sparsity.checkpoint"
 
 
 def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
@@ -96,12 +97,19 @@ def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
 
 
 def _converted(
-    dense: nn.Module, recipe: Recipe, sets: Sets, *, saved: Path, checkpoint: Path, progress: bool
+    dense: nn.Module,
+    recipe: Recipe,
+    sets: Sets,
+    *,
+    saved: Path,
+    checkpoint: Path,
+    sparsity: Path,
+    progress: bool,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Convert `dense`, or take up the conversion that an interrupted run left at `saved`.
+    """Convert `dense`, or take up the conversion that an interrupted run left at `saved`, or half of it at `sparsity`.
 
     Raises:
-        InputError: that conversion is another one, and there is a checkpoint of its training.
+        InputError: that conversion is another one, and there is a checkpoint of its training, or half of another one.
     """
     wanted = conversion_identity(identity_of(recipe, sets.told))
     if saved.exists():
@@ -114,10 +122,13 @@ def _converted(
         if checkpoint.exists() or (made is not None and not other):
             return model, info
     stages = {"dense": evaluate(dense, _alone(sets.held_out), progress=progress).to_dict()}
-    model, report = convert_network(dense, recipe, sets, progress=progress)
+    model, report = convert_network(
+        dense, recipe, sets, checkpoint=sparsity, identity=wanted, progress=progress
+    )
     stages["as converted"] = evaluate(model, _alone(sets.held_out), progress=progress).to_dict()
     info = {"stages": stages, "conversion": report.to_dict()}
     models.save(model, saved, info={**info, "identity": wanted})
+    sparsity.unlink(missing_ok=True)
     return model, info
 
 
@@ -139,7 +150,8 @@ def run_recipe(
     Args:
         recipe: from `load_recipe`.
         out_dir: gets `<name>-seed<k>.safetensors` (the last network), `.json`, `.best.safetensors` where
-            `evaluate_every` is set, `.tensorboard/` where asked for and, while it runs, `.checkpoint`.
+            `evaluate_every` is set, `.tensorboard/` where asked for and, while it runs, `.checkpoint`, or
+            `.sparsity.checkpoint` while method "sss" chooses channels.
         data_root: where CIFAR-10 is, if not in the cache.
         progress: show progress on standard error.
         force: overwrite an earlier result.
@@ -271,6 +283,7 @@ def prepare(
             files = {
                 "saved": Path(f"{stem}{_CONVERTED}"),
                 "checkpoint": checkpoint or Path(f"{stem}.checkpoint"),
+                "sparsity": Path(f"{stem}{_SPARSITY}"),
             }
             model, info = _converted(model, recipe, sets, **files, progress=progress)
     return PreparedRun(asked, recipe, model, sets, teacher, info, stem, chief, progress)

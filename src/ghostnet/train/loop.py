@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def fit(
     watch: Watch | None = None,
     checkpoint: str | Path | None = None,
     identity: Mapping[str, Any] | None = None,
+    in_step: Callable[[float], None] | None = None,
     after_step: StepHook | None = None,
     progress: bool = True,
     description: str = "train",
@@ -70,6 +71,8 @@ def fit(
             when it exists.
         identity: plain values by name (data, weights, recipe) that the checkpoint keeps and a run that goes on from it
             must share, the settings apart.
+        in_step: called with the learning rate when the optimiser has stepped, as a part of the step: what it changes
+            in the network is in every checkpoint.
         after_step: called with the number of steps done.
         progress: show loss, rate and time left on standard error.
         description: what the progress line is called.
@@ -100,6 +103,7 @@ def fit(
         run,
         watch or Watch(),
         Path(checkpoint) if checkpoint is not None and chief else None,
+        in_step,
         after_step,
         progress and chief,
         description,
@@ -166,6 +170,8 @@ def _steps(session: Session, step_fn: Step, batches: Batches) -> None:
                             raise InputError(
                                 f"the loss is {loss} at step {result.steps}; lower `learning_rate` (={rate:.3g})"
                             )
+                        if session.in_step is not None:
+                            session.in_step(rate)
                         if run.average is not None:
                             run.average.update(run.model)
                         result.steps += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,7 @@ class Session:
     run: Run
     watch: Watch
     checkpoint: Path | None
+    in_step: Callable[[float], None] | None
     after_step: StepHook | None
     progress: bool
     description: str

@@ -14,11 +14,17 @@ from ghostnet.nn.edits import replace_module_
 
 
 class ChannelGate(nn.Module):
-    """`(N, C, H, W) -> (N, C, H, W)`: each channel times a learned factor."""
+    """`(N, C, H, W) -> (N, C, H, W)`: each channel times a learned factor.
+
+    `open` is 0 for channels that SSS has closed for good; a checkpoint of its training keeps it.
+    """
+
+    open: Tensor
 
     def __init__(self, channels: int, like: Tensor) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels, device=like.device, dtype=like.dtype))
+        self.register_buffer("open", torch.ones_like(self.scale))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Scale the maps."""

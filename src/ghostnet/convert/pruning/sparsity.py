@@ -19,20 +19,33 @@ STRENGTH = 0.05  # of the penalty, in units of the loss for a factor of 1
 class ProximalStep:
     """Shrinks gates after a training step of a given learning rate, until enough of them are zero.
 
-    Once removing the zeros meets the target they stay zero, and the others are shrunk no more.
+    Once removing the zeros meets the target they stay zero, and the others are shrunk no more. All that it knows lies
+    in the gates, so that a training which goes on from its checkpoint goes on from there.
     """
 
     def __init__(self, job: PruneJob, gates: dict[str, ChannelGate], strength: float) -> None:
         self.job, self.gates, self.strength = job, gates, strength
-        self.open: dict[str, Tensor] | None = None
         self.scores: dict[str, Tensor] = {}
+        self._held: bool | None = None
+
+    @property
+    def held(self) -> bool:
+        """Tell whether the target is met and the zeros stay."""
+        if self._held is None:  # not before training has read its checkpoint
+            self._held = any(bool((gate.open == 0).any()) for gate in self.gates.values())
+        return self._held
+
+    @property
+    def called(self) -> bool:
+        """Tell whether a training did anything to the gates, in this process or before its checkpoint."""
+        return bool(self.scores) or any(bool((gate.scale != 1).any()) for gate in self.gates.values())
 
     @torch.no_grad()
     def __call__(self, learning_rate: float) -> None:
         """Shrink, or hold the zeros."""
-        if self.open is not None:
-            for name, gate in self.gates.items():
-                gate.scale.mul_(self.open[name])
+        if self.held:
+            for gate in self.gates.values():
+                gate.scale.mul_(gate.open)
             return
         for name, gate in self.gates.items():
             before = gate.scale.abs()
@@ -42,9 +55,9 @@ class ProximalStep:
             self.scores[name] = torch.where(left > 0, left, before - 1.0 - learning_rate * self.strength)
         counts = {name: max(1, int((gate.scale != 0).sum())) for name, gate in self.gates.items()}
         if self.job.budget.macs(counts) <= self.job.budget.target:
-            self.open = {name: torch.zeros_like(gate.scale) for name, gate in self.gates.items()}
             for name, kept in self.job.budget.select(self.scores).items():
-                self.open[name][kept] = 1.0
+                self.gates[name].open.zero_()[kept] = 1.0
+            self._held = True
 
 
 def prune_sss(job: PruneJob) -> dict[str, Tensor]:
@@ -62,12 +75,12 @@ def prune_sss(job: PruneJob) -> dict[str, Tensor]:
     gates = insert_gates_(job.pruned, job.sites)
     step = ProximalStep(job, gates, STRENGTH)
     job.sparsify(job.pruned, step)
-    if not step.scores:
+    if not step.called:
         raise InputError("`sparsify` never called its second argument; call it after each training step")
-    if step.open is None:
+    if not step.held:
         kept = job.budget.select({name: gate.scale.detach().abs() for name, gate in gates.items()})
     else:
-        kept = {name: values.nonzero().flatten().cpu() for name, values in step.open.items()}
+        kept = {name: gate.open.nonzero().flatten().cpu() for name, gate in gates.items()}
     _unplaced(job.pruned, job.model)
     fold_gates_(job.pruned, job.sites)
     for module, training in modes:
