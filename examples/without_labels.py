@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import nn
@@ -38,46 +39,37 @@ def taught(ghost: nn.Module, dense: nn.Module, folder: Path, epochs: float) -> n
     return ghostnet.load(folder.parent / f"{recipe.name}-seed{recipe.seed}.safetensors")
 
 
-def main(arguments: list[str]) -> None:
-    network, count, epochs, record = (
-        arguments[0],
-        int(arguments[1]),
-        float(arguments[2]),
-        Path(arguments[3]),
-    )
-    started = time.monotonic()
-    dense, images = ghostnet.load(network), data.load_cifar10(None)
-    mean, std = data.CIFAR10_MEAN, data.CIFAR10_STD
-    test = data.TensorBatches(images.test_images, images.test_labels, 500, mean=mean, std=std)
+def measured(dense: nn.Module, count: int, epochs: float) -> dict[str, Any]:
+    """Convert and teach; return the accuracies on the test images, and what the converted network costs."""
+    images = data.load_cifar10(None)
+    normal: dict[str, Any] = {"mean": data.CIFAR10_MEAN, "std": data.CIFAR10_STD}
+    test = data.TensorBatches(images.test_images, images.test_labels, 500, **normal)
     few = min(count, _CALIBRATION)
-    unlabelled = data.TensorBatches(
-        images.train_images[:few], images.train_labels[:few], min(few, 256), mean=mean, std=std
+    looked_at = data.TensorBatches(
+        images.train_images[:few], images.train_labels[:few], min(few, 256), **normal
     )
-    ghost, report = ghostnet.ghostify(dense, calibration=[pixels for pixels, _ in unlabelled])
-    found = {
-        "dense": ghostnet.evaluate(dense, test).top1,
-        "as converted": ghostnet.evaluate(ghost, test).top1,
-    }
+    ghost, report = ghostnet.ghostify(dense, calibration=[pixels for pixels, _ in looked_at])
+    both = {"dense": dense, "as converted": ghost}
+    stages = {name: ghostnet.evaluate(model, test).to_dict() for name, model in both.items()}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "photos"
         folder.mkdir()
         for number, pixels in enumerate(images.train_images[:count]):
             Image.fromarray(pixels).save(folder / f"{number}.png")
-        found["taught without labels"] = ghostnet.evaluate(taught(ghost, dense, folder, epochs), test).top1
-    for name, top1 in found.items():
-        print(f"{name:22} {top1:.2f} %")
-    result = make_result(
-        "unlabelled",
-        metrics={"top1": found, "count": len(images.test_labels), "macs_ratio": report.macs_ratio},
-        seconds=time.monotonic() - started,
-        seed=0,
-        recipe={
-            "name": f"unlabelled_{Path(network).stem}",
-            "images": count,
-            "epochs": epochs,
-            "settings": _SETTINGS,
-        },
-    )
+        final = ghostnet.evaluate(taught(ghost, dense, folder, epochs), test).to_dict()
+    return {**final, "params": report.params_after, "macs": report.macs_after, "stages": stages}
+
+
+def main(arguments: list[str]) -> None:
+    network, count, epochs, record = arguments[0], int(arguments[1]), float(arguments[2]), Path(arguments[3])
+    started = time.monotonic()
+    metrics = measured(ghostnet.load(network), count, epochs)
+    for name, accuracy in {**metrics["stages"], "taught without labels": metrics}.items():
+        print(f"{name:22} {accuracy['top1']:.2f} %")
+    name = Path(network).stem
+    recipe = {"name": f"unlabelled_{name}", "images": count, "epochs": epochs, "settings": _SETTINGS}
+    seconds = time.monotonic() - started
+    result = make_result("unlabelled", metrics=metrics, seconds=seconds, seed=0, recipe=recipe)
     given = f"{Path(network).name} {count} {epochs:g} {record.name}"
     write_json(record, {**result, "command": f"python examples/without_labels.py {given}"})
 
