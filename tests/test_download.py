@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import resource
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -239,3 +240,20 @@ def test_a_full_disk_is_not_taken_for_a_dropped_line(server: tuple[str, Behaviou
 def test_other_schemes_are_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must start with http:// or https://"):
         download(url, tmp_path / "file")
+
+
+def test_what_does_not_speak_http_is_told_without_its_bytes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"\x00\x1b[31mSSH-2.0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(DownloadError, match=r"does not speak HTTP \(BadStatusLine\)") as error:
+            download(f"http://127.0.0.1:{listening.getsockname()[1]}/file", tmp_path / "file", progress=False)
+        thread.join()
+    assert "\x1b" not in str(error.value)

@@ -10,7 +10,6 @@ import os
 import re
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import IO
@@ -57,7 +56,7 @@ def download(
         `path`.
 
     Raises:
-        InputError: another scheme than http or https.
+        InputError: another scheme than http or https, or no address at all.
         DownloadError: no connection, an HTTP error, repeated drops, or twice the wrong bytes.
         OSError: the disk is full or the folder cannot be written.
 
@@ -66,7 +65,7 @@ def download(
         Traceback (most recent call last):
         ghostnet.errors.InputError: 'ftp://example.org/file' must start with http:// or https://
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if url.partition(":")[0].lower() not in ("http", "https"):
         raise InputError(f"{url!r} must start with http:// or https://")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +126,12 @@ def _open(url: str, start: int, timeout_s: float) -> http.client.HTTPResponse:
         if error.code == 416:  # our part is as long as the file or longer, so it is not its beginning
             return _open(url, 0, timeout_s)
         raise DownloadError(f"cannot fetch {url}: HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise _DroppedError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    except (http.client.InvalidURL, ValueError) as error:
+        raise InputError(f"{url!r} is no address: {error}") from error
+    except http.client.HTTPException as error:  # its text is what came, in whatever bytes
+        raise _DroppedError(f"what answers there does not speak HTTP ({type(error).__name__})") from error
     return response
 
 

@@ -225,6 +225,31 @@ def test_a_url_with_another_digest(server, cache, checkpoint):
     assert list(cache.glob("*.pth")) == []
 
 
+def test_a_page_instead_of_weights_is_not_kept(server, cache, checkpoint, small):
+    page = checkpoint.with_name("behind_a_log_in.pth")
+    page.write_text("<html>sign in</html>")
+    url = f"{server}/{page.name}"
+    with pytest.raises(
+        DownloadError, match=r"sent what is of no use and was thrown away: .* cannot be read"
+    ) as e:
+        ghostnet.create_model("ghostnet_050", num_classes=4, weights=url)
+    assert "\n" not in str(e.value)
+    assert list(cache.iterdir()) == []
+    with pytest.raises(DownloadError, match=r"sent what is of no use and was thrown away"):
+        ghostnet.models.create_from_library("timm:resnet18", url)
+    with pytest.raises(DownloadError, match=r"thrown away: .* is not the published file"):
+        remote.fetch_weights(url, git_blob="1" * 40, progress=False)
+    assert list(cache.iterdir()) == []
+    page.write_bytes(checkpoint.read_bytes())  # logged in
+    assert same(small, ghostnet.create_model("ghostnet_050", num_classes=4, weights=url))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x.safetensors", "https://example.org/x.safetensors"])
+def test_an_address_is_no_network(address):
+    with pytest.raises(ghostnet.InputError, match="an address is no name of a network; give the name, and"):
+        ghostnet.load(address)
+
+
 def test_the_git_identity_is_checked(server, cache, checkpoint):
     content = checkpoint.read_bytes()
     name = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -306,6 +331,9 @@ def test_the_hubs_own_cache_is_used_and_checked(hub_offline, tmp_path):
         ("hf:ghostnet", r"'hf:ghostnet' must be hf:owner/name or hf:owner/name:file"),
         ("http://127.0.0.1:9/x.pth#md5=1", r"what follows # must be sha256=<64 hexadecimal digits>"),
         ("http://127.0.0.1:9/", r"names no file; give the address of the weights themselves"),
+        ("http://[::1/x.pth", r"'http://\[::1/x.pth' is no address: Invalid IPv6 URL"),
+        ("http://a b/x.pth", r"'http://a b/x.pth' is no address: URL can't contain control characters"),
+        (f"http://{'a' * 100}/x.pth", r"x.pth' is no address: .*label.* too long"),
     ],
 )
 @pytest.mark.usefixtures("cache")

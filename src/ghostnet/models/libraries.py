@@ -60,7 +60,9 @@ def create_from_library(name: str, weights: str | os.PathLike[str] | None = None
     if weights is None:
         return build({}).eval()
     source = os.fspath(weights)
-    record, tensors = read_weights(fetch_weights(source) if is_remote(source) else Path(source))
+    record, tensors = read_weights(
+        fetch_weights(source, read=read_weights) if is_remote(source) else Path(source)
+    )
     if record is not None and record["edits"]:
         raise InputError(f"{source} holds a converted network, which needs no name; give the file instead")
     args: dict[str, Any] = {}

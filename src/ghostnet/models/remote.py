@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 from ghostnet.download import DownloadError, download
@@ -28,7 +29,12 @@ def is_remote(weights: str) -> bool:
 
 
 def fetch_weights(
-    source: str, *, sha256: str | None = None, git_blob: str | None = None, progress: bool = True
+    source: str,
+    *,
+    sha256: str | None = None,
+    git_blob: str | None = None,
+    read: Callable[[Path], object] | None = None,
+    progress: bool = True,
 ) -> Path:
     """Return the local path of remote weights, fetched if they are not in the cache.
 
@@ -37,6 +43,8 @@ def fetch_weights(
             "hf:owner/name:file" ("hf-hub:" works too); the file defaults to model.safetensors.
         sha256: expected digest, where known.
         git_blob: expected git object name (SHA-1 of a header and the content), where known.
+        read: reads the file; what it raises InputError for when it comes fresh from a URL is not kept. Servers that
+            want a log-in answer with a page, and a line that drops is not always noticed.
         progress: show a bar on standard error.
 
     Raises:
@@ -63,8 +71,11 @@ def fetch_weights(
         raise DownloadError(_by_hand(str(error), url, path)) from error
     try:
         _check_known(path, sha256, git_blob)
+        if read is not None:
+            read(path)
     except InputError as error:
-        raise DownloadError(str(error)) from error
+        path.unlink()
+        raise DownloadError(f"{url} sent what is of no use and was thrown away: {error}") from error
     with atomic_write(_record_of(path)) as temporary:
         temporary.write_text(sha256_of_file(path) + "\n", encoding="ascii")
     return path
@@ -72,7 +83,10 @@ def fetch_weights(
 
 def _cache_name(url: str) -> str:
     """Two publishers may use one file name, so the name starts with a piece of the address's digest."""
-    name = Path(urllib.parse.urlsplit(url).path).name
+    try:
+        name = Path(urllib.parse.urlsplit(url).path).name
+    except ValueError as error:
+        raise InputError(f"{url!r} is no address: {error}") from error
     if not name:
         raise InputError(f"{url!r} names no file; give the address of the weights themselves")
     return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"

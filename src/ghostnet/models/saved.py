@@ -144,6 +144,11 @@ def _read_file(place: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if not place.is_file():
+        if place.parts[:1] in (("http:",), ("https:",)):
+            raise InputError(
+                "an address is no name of a network; give the name, and the address as its weights (--weights), or "
+                "fetch the file first"
+            )
         near = [name for name in list_models() if str(place) in name]
         hint = f"; a model of the zoo? {', '.join(near[:3])}" if near else ""
         raise InputError(f"no file {place} and no model of that name{hint}")

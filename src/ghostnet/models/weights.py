@@ -119,7 +119,7 @@ def open_weights(name: str, weights: str | os.PathLike[str]) -> OpenedWeights:
 def _find(name: str, given: str) -> tuple[Path, WeightCard | None]:
     """Return the local file, and its card where it was asked for by a published tag."""
     if is_remote(given):
-        return fetch_weights(given), None
+        return fetch_weights(given, read=read_weights), None
     if os.sep in given or given.endswith(_FILES) or Path(given).is_file():
         return Path(given), None
     published = {card.tag: card for card in weight_cards(name)}
