@@ -108,6 +108,12 @@ def test_the_verbs_are_those_of_the_design() -> None:
         (["data", "shards", "nowhere"], "`ghostnet data shards` takes SOURCE and OUT, not 1 paths"),
         (["data", "shards", "nowhere", "out"], "there is no folder nowhere"),
         (["data", "speed", "nowhere"], "there is no folder nowhere"),
+        (
+            ["data", "speed", "nowhere", "--images-per-shard", "9"],
+            "--images-per-shard is for `ghostnet data shards`",
+        ),
+        (["data", "shards", "nowhere", "out", "--rounds", "9"], "--rounds is for `ghostnet data speed`"),
+        (["data", "cifar10", "--seed", "9"], "--seed is for `ghostnet data shards`, and has no effect here"),
         (["data", "cifar10", "--per-class", "9"], r"--per-class \(=9\) is for --folder"),
         (["data", "cifar10", "--classes", "cat"], r"--classes \(=cat\) is for --folder"),
         (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),

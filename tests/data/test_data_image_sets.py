@@ -38,6 +38,7 @@ def test_all_classes_or_some_the_first_images_of_each(tmp_path):
     [
         ({"per_class": 4}, r"--per-class \(=4\) must be between 5 and 5000"),
         ({"classes": ["cats"]}, "unknown class of CIFAR-10 'cats'.*cat"),
+        ({"classes": ["cat", "dog", "cat"]}, "class 'cat' is named twice; name each once"),
     ],
 )
 def test_bad_options_write_nothing(tmp_path, options, message):

@@ -115,6 +115,8 @@ def test_what_is_wrong_with_shards_is_one_line(folder: Path, tmp_path: Path) -> 
         write_shards(ImageFolder(folder), out)
     with pytest.raises(InputError, match=r"`images_per_shard` \(=0\)"):
         write_shards(ImageFolder(folder), tmp_path / "other", images_per_shard=0)
+    with pytest.raises(InputError, match=r"`seed` \(=-1\) must be an integer >= 0"):
+        write_shards(ImageFolder(folder), tmp_path / "b", seed=-1)
     kept = paths[1].read_bytes()
     paths[1].unlink()
     with pytest.raises(InputError, match=r"shards\.json names 000001\.tar, which is not there"):

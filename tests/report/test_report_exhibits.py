@@ -221,14 +221,16 @@ def test_report_names_each_bad_record_and_reports_the_rest(
     (repository / "results" / "demo" / "broken.json").write_text('{"schema": 1,')
     (repository / "results" / "table7" / "newer.json").write_text('{"schema": 2, "exhibit": "table7"}')
     (repository / "results" / "table7" / "poor.json").write_text('{"schema": 1, "exhibit": "table7"}')
+    (repository / "results" / "table7" / "zip.json").mkdir()
     assert cli.run(["report", "--root", str(repository)]) == 1
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert all(line.startswith("not reported: ") for line in lines)
     assert "broken.json is not JSON" in lines[0]
     assert "of schema 1 but of 2: a newer ghostnet wrote it" in lines[1]
     assert "poor.json lacks 'command'" in lines[2]
+    assert "zip.json cannot be read: Is a directory" in lines[3]
     page = (repository / "runs" / "report.html").read_text(encoding="utf-8")
     assert "broken.json" in page
     assert "92.77" in page

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.integer import integer
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
@@ -16,6 +17,7 @@ _TASKS = ("cifar10", "shards", "speed")
 
 
 def data(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="cifar10, shards or speed.")] = "cifar10",
     paths: Annotated[
         list[Path] | None, typer.Argument(help="shards: SOURCE and OUT folder; speed: SOURCE folder.")
@@ -69,6 +71,12 @@ def data(
     if len(given) != wanted:
         what = {"cifar10": "no path", "shards": "SOURCE and OUT", "speed": "SOURCE"}[name]
         raise InputError(f"`ghostnet data {name}` takes {what}, not {len(given)} paths")
+    refuse_idle(
+        context,
+        (name == "cifar10", "`ghostnet data cifar10`", ("root", "folder", "per_class", "classes")),
+        (name == "shards", "`ghostnet data shards`", ("images_per_shard", "seed")),
+        (name == "speed", "`ghostnet data speed`", ("rounds", "result", "force")),
+    )
     if name == "cifar10":
         _cifar10(root, folder, per_class, classes, as_json)
     elif name == "shards":

@@ -169,12 +169,16 @@ def write_cifar10_folder(
         Number of images written, by part.
 
     Raises:
-        InputError: the folder is not empty, `per_class` is not between 5 and 5,000, or a class is not CIFAR-10's.
+        InputError: the folder is not empty, `per_class` is not between 5 and 5,000, or a class is not CIFAR-10's or
+            named twice.
     """
     out = Path(out_dir)
     for name in classes:
         if name not in CIFAR10_CLASSES:
             raise unknown_name("class of CIFAR-10", name, CIFAR10_CLASSES)
+    twice = next((name for name in classes if list(classes).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"class {twice!r} is named twice; name each once")
     wanted = [CIFAR10_CLASSES.index(name) for name in classes]
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; name another folder")

@@ -229,11 +229,13 @@ def write_shards(
         The shards' paths.
 
     Raises:
-        InputError: the folder holds shards already, or `images_per_shard` is below 1.
+        InputError: the folder holds shards already, or `images_per_shard` is below 1 or `seed` below 0.
     """
     out = Path(out_dir)
     if images_per_shard < 1:
         raise InputError(f"`images_per_shard` (={images_per_shard}) must be an integer >= 1")
+    if seed < 0:
+        raise InputError(f"`seed` (={seed}) must be an integer >= 0")
     if shard_paths(out) or (out / INDEX_NAME).exists():
         raise InputError(f"{out} holds shards already; name another folder or remove them")
     order = np.random.default_rng([seed, 0x5AAD]).permutation(len(source))
