@@ -99,7 +99,10 @@ def test_the_verbs_are_those_of_the_design() -> None:
         (["train", "epochs=3", "--data", "nowhere", "--model", "resnet20"], "there is no folder nowhere"),
         (["train", "ghostnet_100", "--data", "ph\U0001f600"], "there is no folder ph\U0001f600"),
         (["detect", "train", "bccd_light", "--data", "ph\U0001f600"], "ph\U0001f600"),
-        (["train", "resnet9_050", "--weights", "x.safetensors"], "--weights and --model are for fine-tuning"),
+        (
+            ["train", "resnet9_050", "--weights", "x.safetensors"],
+            "--weights, --model, --teacher and --unlabelled are for fine-tuning",
+        ),
         (["train", "fine_tune"], "fine-tuning needs images; give --data DIR"),
         (["eval", "resnet20", "--data", "./nowhere"], "there is no folder or shard ./nowhere"),
         (["predict", "resnet20", "nowhere.jpg"], "there is no image nowhere.jpg"),

@@ -150,3 +150,15 @@ def test_processes_that_decode_live_through_an_interrupt(tmp_path):
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
     assert len(list(found)) == 5
+
+
+def test_what_is_trained_to_the_end_is_kept_for_what_follows(tmp_path):
+    place, steps = tmp_path / "run.checkpoint", []
+    trained = small()
+    fit(trained, batches(), SETTINGS, checkpoint=place, progress=False)
+    assert steps_of(place)[0] == 8
+    again = small()
+    result = fit(again, batches(), SETTINGS, checkpoint=place, after_step=steps.append, progress=False)
+    assert (result.steps, steps) == (8, [])
+    pairs = zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)

@@ -183,6 +183,7 @@ def _steps(session: Session, step_fn: Step, batches: Batches) -> None:
                         session.after_step(result.steps)
                     if result.steps >= total:
                         break
+            session.save()  # what follows may be interrupted, too
         except KeyboardInterrupt:
             if not interrupts.within_step:  # else one step's statistics would be saved with another's weights
                 session.save()
