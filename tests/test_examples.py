@@ -33,6 +33,17 @@ def _example(name: str) -> ModuleType:
     return module
 
 
+def _small_network(folder: Path, monkeypatch: pytest.MonkeyPatch, *, images: int) -> Path:
+    """Save an untrained network, and let CIFAR-10 be a few random images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(images) % 10
+    monkeypatch.setattr(data, "load_cifar10", lambda _root: data.Cifar10(pixels, labels, pixels, labels))
+    network = folder / "network.safetensors"
+    torch.manual_seed(0)
+    ghostnet.save(ghostnet.create_model("resnet20", width_mult=0.25), network)
+    return network
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images") / "photos"
@@ -154,13 +165,7 @@ def test_which_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = _example("which_layers")
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(64) % 10
-    monkeypatch.setattr(data, "load_cifar10", lambda _root: data.Cifar10(pixels, labels, pixels, labels))
-    network = tmp_path / "network.safetensors"
-    torch.manual_seed(0)
-    ghostnet.save(ghostnet.create_model("resnet20", width_mult=0.25), network)
+    network = _small_network(tmp_path, monkeypatch, images=64)
     example.main([str(network), "32", str(tmp_path / "record.json")])
     metrics: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())["metrics"]
     scores = [row["score"] for row in metrics["layers"]]
@@ -174,13 +179,7 @@ def test_without_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = _example("without_labels")
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (160, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(160) % 10
-    monkeypatch.setattr(data, "load_cifar10", lambda _root: data.Cifar10(pixels, labels, pixels, labels))
-    network = tmp_path / "network.safetensors"
-    torch.manual_seed(0)
-    ghostnet.save(ghostnet.create_model("resnet20", width_mult=0.25), network)
+    network = _small_network(tmp_path, monkeypatch, images=160)
     example.main([str(network), "150", "1", str(tmp_path / "record.json")])
     record: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())
     metrics = record["metrics"]

@@ -46,8 +46,7 @@ def folder_images(
     """
     import torch
 
-    from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform
-    from ghostnet.data.image_sets import training_folder
+    from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform, training_folder
 
     folder = training_folder(place)
     available, read, label_of = _listed(model, folder, wanted)

@@ -116,11 +116,11 @@ def _recipe(name: str | None, overrides: list[str], data: str | None, tuned: dic
 
 
 def _line(metrics: dict[str, Any], labels: str) -> str:
-    line = (
-        f"held-out top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, {metrics['count']:,} images"
-    )
     if labels == "teacher":
         line = f"agrees with its teacher on {metrics['top1']:.2f} % of {metrics['count']:,} held-out images"
+    else:
+        shares = f"top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %"
+        line = f"held-out {shares}, {metrics['count']:,} images"
     if metrics["skipped"]:
         line += f", {len(metrics['skipped'])} images could not be read"
     return line

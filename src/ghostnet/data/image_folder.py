@@ -42,7 +42,29 @@ class ImageSource(Protocol):
         """Return a random order of all indices."""
 
 
-class ImageFolder:
+class _Files:
+    """Image files on disk, read when asked for; a base of sources, which say what `paths` are."""
+
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Return the image's path."""
+        return str(self.paths[index])
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of the image's file."""
+        return self.paths[index].read_bytes()
+
+    def order(self, random: np.random.Generator) -> np.ndarray:
+        """Return a random order of all images."""
+        return random.permutation(len(self))
+
+
+class ImageFolder(_Files):
     """Images below one folder a class; classes are the sorted folder names, images are sorted by path.
 
     Args:
@@ -65,7 +87,7 @@ class ImageFolder:
                 "from a trained network without labels: --teacher FILE --unlabelled"
             )
         self.classes = [folder.name for folder in folders]
-        self.paths: list[Path] = []
+        self.paths = []
         labels: list[int] = []
         for label, folder in enumerate(folders):
             found = list_images(folder)
@@ -77,24 +99,8 @@ class ImageFolder:
             labels += [label] * len(found)
         self.labels = np.asarray(labels, dtype=np.int64)
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.paths)
 
-    def name(self, index: int) -> str:
-        """Return the image's path."""
-        return str(self.paths[index])
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of the image's file."""
-        return self.paths[index].read_bytes()
-
-    def order(self, random: np.random.Generator) -> np.ndarray:
-        """Return a random order of all images."""
-        return random.permutation(len(self))
-
-
-class UnlabelledImages:
+class UnlabelledImages(_Files):
     """All images below a folder, sorted by path, whatever its subfolders are; every label is 0 and no class has a name.
 
     Args:
@@ -113,22 +119,6 @@ class UnlabelledImages:
             raise InputError(f"{self.root} holds no images (files ending in {', '.join(IMAGE_ENDINGS)})")
         self.classes: list[str] = []
         self.labels = np.zeros(len(self.paths), dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """Return the image's path."""
-        return str(self.paths[index])
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of the image's file."""
-        return self.paths[index].read_bytes()
-
-    def order(self, random: np.random.Generator) -> np.ndarray:
-        """Return a random order of all images."""
-        return random.permutation(len(self))
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -198,9 +188,7 @@ def split_stratified(source: ImageSource, fraction: float, seed: int) -> tuple[S
     Raises:
         InputError: a fraction outside (0, 1), or a class with fewer than two images.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"the held-out share (={fraction}) must be above 0 and below 1")
-    random = np.random.default_rng([seed, 0x5917])
+    random = _split_order(fraction, seed)
     held: list[np.ndarray] = []
     for label, name in enumerate(source.classes):
         members = random.permutation(np.flatnonzero(source.labels == label))
@@ -208,11 +196,8 @@ def split_stratified(source: ImageSource, fraction: float, seed: int) -> tuple[S
             raise InputError(
                 f"class {name!r} has {len(members)} image; a split into training and held-out images needs two"
             )
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held.append(members[:count])
-    chosen = np.sort(np.concatenate(held))
-    rest = np.setdiff1d(np.arange(len(source)), chosen)
-    return Subset(source, rest), Subset(source, chosen)
+        held.append(_held_out(members, fraction))
+    return _parts(source, np.concatenate(held))
 
 
 def split_at_random(source: ImageSource, fraction: float, seed: int) -> tuple[Subset, Subset]:
@@ -229,11 +214,24 @@ def split_at_random(source: ImageSource, fraction: float, seed: int) -> tuple[Su
     Raises:
         InputError: a fraction outside (0, 1), or fewer than two images.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"the held-out share (={fraction}) must be above 0 and below 1")
-    count = len(source)
+    random, count = _split_order(fraction, seed), len(source)
     if count < 2:
         raise InputError(f"a split into training and held-out images needs two, and there is {count}")
-    held = min(max(1, round(fraction * count)), count - 1)
-    chosen = np.sort(np.random.default_rng([seed, 0x5917]).permutation(count)[:held])
-    return Subset(source, np.setdiff1d(np.arange(count), chosen)), Subset(source, chosen)
+    return _parts(source, _held_out(random.permutation(count), fraction))
+
+
+def _split_order(fraction: float, seed: int) -> np.random.Generator:
+    """Return what puts the images of a split in order, once the share makes sense."""
+    if not 0 < fraction < 1:
+        raise InputError(f"the held-out share (={fraction}) must be above 0 and below 1")
+    return np.random.default_rng([seed, 0x5917])
+
+
+def _held_out(members: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the first of two or more members: about a share, at least one, and not all."""
+    return members[: min(max(1, round(fraction * len(members))), len(members) - 1)]
+
+
+def _parts(source: ImageSource, held: np.ndarray) -> tuple[Subset, Subset]:
+    chosen = np.sort(held)
+    return Subset(source, np.setdiff1d(np.arange(len(source)), chosen)), Subset(source, chosen)
