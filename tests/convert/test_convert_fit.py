@@ -19,7 +19,7 @@ def test_moments_predict_ghost_maps_with_zero_borders(
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
     x, target = torch.randn(3, 3, 8, 8), torch.randn_like(conv(torch.zeros(3, 3, 8, 8)))
-    moments = patch_moments([(x, target)], conv, size, centred=False, positions=target[:, 0].numel())
+    moments = patch_moments([(x, target)], conv, size, centred=False)
     maps = F.unfold(conv(x).detach(), size, padding=size // 2).view(3, 4, size * size, -1)
     windows, against = moments.windows(conv.weight.detach().flatten(1).double())
     positions = target[:, 0].numel()
@@ -35,7 +35,7 @@ def test_refit_keeps_filters_that_are_right_and_finds_those_that_are_not() -> No
     conv, other = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.Conv2d(2, 3, 3, padding=1, bias=False)
     x = torch.randn(8, 2, 6, 6)
     for wanted in (conv, other):
-        moments = patch_moments([(x, wanted(x).detach())], conv, 3, centred=False, positions=288)
+        moments = patch_moments([(x, wanted(x).detach())], conv, 3, centred=False)
         expected = wanted.weight.detach().flatten(1).double()
         torch.testing.assert_close(fit.refit(moments, 1e-8), expected, atol=1e-5, rtol=1e-5)
 

@@ -116,8 +116,7 @@ class LayerFit:
     def _read_moments(self, size: int) -> Moments:
         if self.pairs is None:
             return white_moments(self.convolution, size)
-        positions = sum(target[:, 0].numel() for _, target in self.pairs)
-        return patch_moments(self.pairs, self.convolution, size, centred=self.centred, positions=positions)
+        return patch_moments(self.pairs, self.convolution, size, centred=self.centred)
 
     def _after_one_round(
         self, moments: Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor

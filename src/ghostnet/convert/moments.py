@@ -8,7 +8,7 @@ from (sequential.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,12 +102,7 @@ class MapMoments:
 
 
 def patch_moments(
-    pairs: Iterable[tuple[Tensor, Tensor]],
-    convolution: nn.Conv2d,
-    cheap_kernel_size: int,
-    *,
-    centred: bool,
-    positions: int,
+    pairs: Sequence[tuple[Tensor, Tensor]], convolution: nn.Conv2d, cheap_kernel_size: int, *, centred: bool
 ) -> Moments:
     """Accumulate the moments of a layer from inputs and wanted outputs.
 
@@ -116,8 +111,10 @@ def patch_moments(
         convolution: the dense convolution (groups 1).
         cheap_kernel_size: d of the cheap operation, odd.
         centred: an offset for each channel is free (batch norm or bias).
-        positions: how many output positions all pairs have together; more than the budget are thinned out.
+
+    More output positions than the budget are thinned out.
     """
+    positions = sum(target[:, 0].numel() for _, target in pairs)
     size, margin = patch_size(convolution, cheap_kernel_size)
     weight = convolution.weight.detach()
     columns = weight.shape[1] * size[0] * size[1]

@@ -48,8 +48,7 @@ def refit_plain_(
     centred = known_norm is not None or convolution.bias is not None
     dense_on_cpu = copy.deepcopy(dense).cpu()
     on_cpu = [(inputs.cpu(), wanted.cpu()) for inputs, wanted in pairs]
-    positions = sum(wanted[:, 0].numel() for _, wanted in on_cpu)
-    moments = patch_moments(on_cpu, dense_on_cpu, 1, centred=centred, positions=positions)
+    moments = patch_moments(on_cpu, dense_on_cpu, 1, centred=centred)
     filters = fit.refit(moments, moments.scaled_ridge(options.ridge))
     mean = moments.map_means(filters)[:, 0]
     convolution.weight.copy_(filters.view_as(convolution.weight))
