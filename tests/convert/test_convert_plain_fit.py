@@ -52,6 +52,22 @@ def test_they_make_up_for_a_part_of_the_error(norm: bool, bias: bool) -> None:
     assert [layer.reconstruction_error is None for layer in report.layers] == [True, False, True, True]
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_norm_behind_has_the_statistics_of_the_maps_that_it_gets_now(bias: bool) -> None:
+    model = network(bias=bias)
+    names = convolutions(model)
+    made, _ = ghostify(model, layers=[names[1]], calibration=IMAGES)
+    seen: list[Tensor] = []
+    made.get_submodule(names[2]).register_forward_hook(lambda *given: seen.append(given[2]))
+    with torch.no_grad():
+        made(IMAGES)
+    norm = made.get_submodule(str(int(names[2]) + 1))
+    assert isinstance(norm, nn.BatchNorm2d)
+    maps = seen[0].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, maps.mean(1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(norm.running_var, maps.var(1, correction=0), atol=1e-3, rtol=1e-3)
+
+
 def test_layers_before_the_first_converted_one_stay_as_they_are() -> None:
     model = network()
     names = convolutions(model)
