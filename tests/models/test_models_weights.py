@@ -352,14 +352,14 @@ def test_unknown_tags_list_near_matches():
 
 
 def test_cards_are_complete_and_name_registered_models():
-    assert len(cards.CARDS) == 18
+    assert len(cards.CARDS) == 20
     assert len({(card.model, card.tag) for card in cards.CARDS}) == len(cards.CARDS)
     for card in cards.CARDS:
         assert card.tag in model_info(card.model).published
         assert remote.is_remote(card.source)
-        assert card.licence in ("Apache-2.0", "MIT")
-        assert 60 < card.claimed_top1 < card.claimed_top5 < 100
-        assert card.measured_top1 is None  # no command of ours has measured any of them yet
+        assert card.licence in ("Apache-2.0", "MIT", "BSD-2-Clause")
+        assert 60 < card.claimed_top1 < (card.claimed_top5 or 100) < 100.1
+        assert (card.measured_top1 is not None) == (card.tag == "akamaster")  # ImageNet cannot be had here
     assert {card.model for card in cards.CARDS} < set(ghostnet.list_models())
     assert weight_cards("ghostnet_110") == ()
 

@@ -86,6 +86,7 @@ def _table(infos: list[ModelInfo]) -> str:
 def _card(card: WeightCard) -> str:
     """Return a model card, one line a fact."""
     measured = "not measured" if card.measured_top1 is None else f"{card.measured_top1} % top-1"
+    top5 = "" if card.claimed_top5 is None else f", {card.claimed_top5} % top-5"
     checked = card.sha256 or (f"git object {card.git_blob}" if card.git_blob else None)
     return "\n".join(
         (
@@ -93,7 +94,7 @@ def _card(card: WeightCard) -> str:
             f"  source    {card.source}",
             f"  publisher {card.publisher}",
             f"  licence   {card.licence}",
-            f"  claimed   {card.claimed_top1} % top-1, {card.claimed_top5} % top-5 (by {card.claimed_by})",
+            f"  claimed   {card.claimed_top1} % top-1{top5} (by {card.claimed_by})",
             f"  by us     {measured}",
             f"  input     {'x'.join(map(str, card.input_size))}, crop {card.crop}, {card.interpolation}",
             f"  check     {checked or 'as at the first download (the publisher states no digest here)'}",

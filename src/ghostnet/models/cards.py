@@ -1,7 +1,7 @@
 """Model cards: what is known of published weights, by model and tag. Data only; nothing is fetched here.
 
-The claimed figures are those of the named source, single crop on ImageNet validation. `measured_top1` is ours and stays
-None ("not measured") until a command has measured it.
+The claimed figures are those of the named source: single crop on ImageNet validation, or CIFAR-10's test images for a
+network of 32x32 pixels. `measured_top1` is ours and stays None ("not measured") until a command has measured it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class WeightCard:
         publisher: who trained and published it.
         licence: SPDX name.
         claimed_top1: percent, as claimed by `claimed_by`.
-        claimed_top5: percent.
+        claimed_top5: percent, where it is claimed.
         claimed_by: whose figures these are.
         interpolation: of the resizing that the claim was made with.
         sha256: of the file, where its publisher states it.
@@ -43,7 +43,7 @@ class WeightCard:
     publisher: str
     licence: str
     claimed_top1: float
-    claimed_top5: float
+    claimed_top5: float | None
     claimed_by: str
     interpolation: str = "bilinear"
     sha256: str | None = None
@@ -91,6 +91,24 @@ def _paddle(model: str, width: str, top1: float, top5: float, *, tag: str = "pad
     return WeightCard(model, tag, f"{_PADDLE}/{file}", "PaddleClas", "Apache-2.0", top1, top5, "PaddleClas")
 
 
+def _cifar_resnet(model: str, file: str, sha256: str, claimed: float, measured: float) -> WeightCard:
+    """Return the card of a CIFAR ResNet, of the epoch that was best on the test images."""
+    return WeightCard(
+        model,
+        "akamaster",
+        f"https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/{file}",
+        "Yerlan Idelbayev",
+        "BSD-2-Clause",
+        claimed,
+        None,
+        "its publisher",
+        sha256=sha256,
+        measured_top1=measured,
+        input_size=(3, 32, 32),
+        crop=1.0,
+    )
+
+
 _NOAH, _REPGHOST = "GhostNet's authors", "RepGhost's authors"
 
 CARDS: tuple[WeightCard, ...] = (
@@ -122,6 +140,20 @@ CARDS: tuple[WeightCard, ...] = (
     _timm("repghostnet_130", _REPGHOST, "MIT", 76.378, 92.898),
     _timm("repghostnet_150", _REPGHOST, "MIT", 77.474, 93.496),
     _timm("repghostnet_200", _REPGHOST, "MIT", 78.802, 94.332),
+    _cifar_resnet(
+        "resnet20",
+        "resnet20-12fca82f.th",
+        "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8",
+        91.73,
+        91.73,
+    ),
+    _cifar_resnet(
+        "resnet56",
+        "resnet56-4bfd9763.th",
+        "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367",
+        93.39,
+        93.39,
+    ),
 )
 
 
