@@ -8,6 +8,8 @@ import pytest
 
 import ghostnet
 from ghostnet import InputError, cli, data
+from ghostnet.download import DownloadError
+from ghostnet.models import remote
 from ghostnet.recipes import list_recipes, load_variant, make_plan
 from ghostnet.recipes.plan import cached_step_seconds, network_of
 from ghostnet.report import EXHIBITS, exhibit
@@ -100,15 +102,30 @@ def test_reproduce_runs_what_is_missing_and_prints_the_table(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("small_cifar10")
+def test_published_weights_are_looked_at_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GHOSTNET_CACHE", str(tmp_path))
+    (card,) = ghostnet.models.weight_cards("resnet20")
+    monkeypatch.setattr(remote, "download", refuse_download)
+    folders = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    rows = ["--only", "short_ghost_resnet20*"]  # the first of them start from nothing
+    assert cli.run(["reproduce", "short", *rows, *folders]) != 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"fetch {card.source} by hand" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def refuse_download(url, *_args, **_more):
+    raise DownloadError(f"no way to {url}")
+
+
+@pytest.mark.usefixtures("small_cifar10")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["table9"], "unknown exhibit 'table9'; did you mean"),
         (["table3", "--only", "vgg61"], "unknown row 'vgg61'"),
-        (
-            ["short", "--only", "short_resnet20_l1"],
-            "give the trained dense network's weights with --dense FILE",
-        ),
+        (["short", "--only", "short_resnet20_l1", "--dense", "nowhere.th"], "nowhere.th"),
         (["table3", "--seeds", "0"], "`seeds` (=0)"),
     ],
 )

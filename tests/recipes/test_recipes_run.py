@@ -136,6 +136,7 @@ def test_variants():
     assert (pruned.weights, pruned.teacher, pruned.teacher_weights) == ("a b.th", "dense", "")
     scratch = load_variant("short_ghost_resnet20", "distilled", dense="a.th")
     assert (scratch.weights, scratch.teacher, scratch.teacher_weights) == ("", "resnet20", "a.th")
+    assert load_variant("short_ghost_resnet20", "distilled").teacher_weights == "akamaster"
     with pytest.raises(InputError, match="unknown variant 'longer'; did you mean 'long'"):
         load_variant("vgg16", "longer")
 

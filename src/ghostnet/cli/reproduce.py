@@ -33,12 +33,17 @@ def reproduce(
         int, typer.Option(parser=integer, metavar="INTEGER", help="Seeds 0, 1, ... of each.")
     ] = 1,
     dense: Annotated[
-        str | None, typer.Option(help="For short: weights of the trained ResNet-20 that its rows start from.")
+        str | None,
+        typer.Option(
+            help="For short: weights of a trained ResNet-20 for its rows to start from, not akamaster."
+        ),
     ] = None,
     list_them: Annotated[
         bool,
         typer.Option(
-            "--list", help="Show what is done, what is left and how long it takes here; run nothing."
+            "--list",
+            help="Show what is done, what is left and how long it takes here (of one table, it "
+            "times each recipe for some steps, once). Trains nothing.",
         ),
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the exhibit as it is; run nothing.")] = False,
@@ -88,7 +93,7 @@ def reproduce(
       ghostnet reproduce --list
       ghostnet reproduce table1 table7 figure6
       ghostnet reproduce table2 --network resnet50v2.npz --layer stages.0 --images photos/
-      ghostnet reproduce short --dense resnet20.th --only 'short_resnet20_*'
+      ghostnet reproduce short --only 'short_resnet20_*'
     """
     from ghostnet import report
     from ghostnet.recipes import plan
@@ -107,7 +112,7 @@ def reproduce(
     plan.check_jobs(jobs, together=together)
     trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
     if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):
-        overview = _overview(keys, results, out / "step_seconds.json")
+        overview = _overview(keys, trained, out / "step_seconds.json")
         answer(overview, as_json=as_json, text=lambda: _overview_text(overview))
         return
     if list_them:
@@ -232,17 +237,17 @@ def _exhibit_text(key: str, found: list[Any]) -> str:
     return report.comparison_text(key, found) if key in report.EXHIBITS else report.exhibit_text(key, found)
 
 
-def _overview(keys: list[str], results: Path, cache: Path) -> list[dict[str, Any]]:
+def _overview(keys: list[str], trained: _Trained, cache: Path) -> list[dict[str, Any]]:
     """Return a row an exhibit: its state, and the hours left where a plan's steps were timed before."""
     from ghostnet import report
 
-    found = _known(results, lambda records: [report.state_of(key, records) for key in keys])
+    found = _known(trained.results, lambda records: [report.state_of(key, records) for key in keys])
     rows = []
     for key in keys:
         state, entry = report.state_of(key, found), report.CATALOGUE[key]
         time_here = f"took {state.seconds:,.0f} s" if state.seconds is not None else ""
         if key in report.EXHIBITS and state.word != "done":
-            hours = _hours_left(key, results, cache)
+            hours = _hours_left(trained.plan(key), cache)
             time_here = f"`reproduce {key} --list` times it" if hours is None else f"{hours:,.1f} h left"
         rows.append(
             {
@@ -257,12 +262,12 @@ def _overview(keys: list[str], results: Path, cache: Path) -> list[dict[str, Any
     return rows
 
 
-def _hours_left(key: str, results: Path, cache: Path) -> float | None:
-    """Return the hours that a table's plan takes, or None where a step of it was never timed on this machine."""
+def _hours_left(planned: list[PlannedRun], cache: Path) -> float | None:
+    """Return the hours that a plan takes, or None where a step of it was never timed on this machine."""
     from ghostnet.recipes import plan
 
     known = plan.known_step_seconds(cache)
-    runs = [run for run in _Trained("*", 1, None, 1, Path(), results, None, False).plan(key) if not run.done]
+    runs = [run for run in planned if not run.done]
     if not all(run.recipe.name in known for run in runs):
         return None
     return sum(known[run.recipe.name] * run.steps for run in runs) / 3600

@@ -25,7 +25,7 @@ from ghostnet.convert import ghostify, prune
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_write
 from ghostnet.measure import environment, profile
-from ghostnet.models.checkpoints import ENDINGS
+from ghostnet.models.weights import open_weights
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import batches_of
@@ -192,14 +192,15 @@ def _finish_together(left: Sequence[PlannedRun], out: Path, data_root: str | Non
 
 
 def _check_weights(recipe: Recipe) -> None:
-    """Raise before anything runs where a recipe starts or learns from a file that is not there."""
-    for key in ("weights", "teacher_weights"):
-        file = str(getattr(recipe, key))
-        if file.endswith((*ENDINGS, ".safetensors")) and not Path(file).is_file():
-            raise InputError(
-                f"recipe {recipe.name}: there is no file {file} (`{key}`); give the trained dense network's weights "
-                "with --dense FILE"
-            )
+    """Read what a recipe starts or learns from, fetched if need be, before anything runs.
+
+    Raises:
+        InputError: no such file or tag, or one that cannot be read.
+        DownloadError: published weights that cannot be fetched.
+    """
+    for network, weights in ((recipe.model, recipe.weights), (recipe.teacher, recipe.teacher_weights)):
+        if weights and not weights.startswith("@"):
+            open_weights(network, weights)
 
 
 def network_of(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:

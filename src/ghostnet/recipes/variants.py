@@ -19,7 +19,7 @@ def load_variant(recipe: str, variant: str = "", *, dense: str | None = None, se
     Args:
         recipe: its name.
         variant: "", "long" or "distilled".
-        dense: weights of the trained dense network, for recipes that start or learn from a file of the user's.
+        dense: weights of a trained dense network to start or learn from, instead of those that the recipe names.
         seed: of the run.
 
     Raises:
@@ -42,5 +42,5 @@ def load_variant(recipe: str, variant: str = "", *, dense: str | None = None, se
     if variant == "distilled":
         changes += ["distillation_weight=0.9", "temperature=4.0", "teacher=dense"]
         if not plain.converts:
-            changes += ["teacher=resnet20", f"teacher_weights='{dense or plain.teacher_weights}'"]
+            changes += ["teacher=resnet20", f"teacher_weights='{dense or 'akamaster'}'"]
     return load_recipe(recipe, changes)
