@@ -17,6 +17,7 @@ from ghostnet.convert import prune, sensitivity
 from ghostnet.convert.graph import find_units, trace_graphs
 from ghostnet.convert.layer_fit import FitOptions, LayerFit, ghost_sources
 from ghostnet.convert.moments import white_map_windows, white_moments
+from ghostnet.convert.observe import _Traced, observe
 from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError
 
@@ -87,6 +88,36 @@ def test_a_forward_that_needs_two_inputs_is_not_traced() -> None:
             return x + y
 
     assert trace_graphs(Two()) == []
+
+
+class _SameConv(nn.Conv2d):
+    """Pads by what its input's size leaves over, as networks that come from TensorFlow do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        missing = [max((-(-side // 2) - 1) * 2 + 3 - side, 0) for side in input.shape[-2:]]
+        return super().forward(F.pad(input, (missing[1] // 2, -(-missing[1] // 2), 0, missing[0])))
+
+
+class _SamePool(nn.Module):
+    """Has no layers of its own, and code that no proxy can run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2) if int(x.shape[-1]) % 2 == 0 else x
+
+
+def test_layers_that_read_the_size_of_their_input_are_kept_whole() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), _SameConv(16, 16, 3, stride=2, groups=16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 1), nn.ReLU(), _SamePool(), nn.Conv2d(16, 8, 3), nn.Flatten()),
+    ).eval()
+    for name in ("0", "4", "7"):
+        _ghostable_(dense.get_submodule(name))
+    assert len(trace_graphs(dense)) == 2
+    assert isinstance(observe(dense, dense, [IMAGES]), _Traced)
+    ghost, report = ghostnet.ghostify(dense, layers=["0", "4", "7"], calibration=IMAGES)
+    assert report.converted == ["0", "4", "7"]
+    assert _error(ghost, dense) < 1e-6
 
 
 class _Shortcut(nn.Module):

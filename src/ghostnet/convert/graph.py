@@ -59,10 +59,20 @@ class ConvUnit:
 
 
 class _LeafTracer(fx.Tracer):
-    """A tracer that keeps convolutions, norms and activations whole, also subclassed and Ghost ones."""
+    """A tracer that keeps convolutions, norms and activations whole, also subclassed and Ghost ones.
+
+    Args:
+        childless: keep every module without children whole, as where its code depends on the sizes of maps.
+    """
+
+    def __init__(self, *, childless: bool) -> None:
+        super().__init__()
+        self._childless = childless
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, (_ConvNd, _BatchNorm, nn.Linear, *ACTIVATIONS)) or is_ghost(m):
+            return True
+        if self._childless and next(m.children(), None) is None:
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -72,24 +82,36 @@ def is_ghost(module: nn.Module) -> bool:
     return isinstance(module, GhostConv2d)
 
 
-def trace_graphs(model: nn.Module) -> list[fx.Graph]:
-    """Trace the model in train and in eval mode; a mode that `torch.fx` cannot follow is left out.
+def trace_layers(model: nn.Module) -> fx.Graph | None:
+    """Trace the model in the mode that it is in, or return None where `torch.fx` cannot follow it.
 
     Args:
         model: any module; a structural copy is traced, so code in its forward cannot change it.
 
     Returns:
-        Up to two graphs, whose `call_module` targets are paths in `model`.
+        A graph whose `call_module` targets are paths in `model`. Modules of the model's own are looked into where that
+        can be done; where not, those without children stay whole.
     """
-    graphs = []
-    for training in (True, False):
+    for childless in (False, True):
         try:
             with torch.no_grad():
-                copied = copy_model(model, share_parameters=True).train(training)
-                graphs.append(trace(_LeafTracer(), copied))
+                return trace(_LeafTracer(childless=childless), copy_model(model, share_parameters=True))
         except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"
             continue
-    return graphs
+    return None
+
+
+def trace_graphs(model: nn.Module) -> list[fx.Graph]:
+    """Trace the model in train and in eval mode; a mode that `torch.fx` cannot follow is left out.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Up to two graphs, see `trace_layers`.
+    """
+    modes = [copy_model(model, share_parameters=True).train(training) for training in (True, False)]
+    return [graph for graph in map(trace_layers, modes) if graph is not None]
 
 
 def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[ConvUnit]:

@@ -14,9 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.graph import ConvUnit, is_ghost, normalises_only
-from ghostnet.nn.copies import copy_model
-from ghostnet.nn.tracing import trace
+from ghostnet.convert.graph import ConvUnit, is_ghost, normalises_only, trace_layers
 
 Pairs = list[tuple[Tensor, Tensor]]
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -41,18 +39,10 @@ def observe(dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Te
         ghost_model: its copy in conversion, in evaluation mode.
         batches: `(N, C, H, W)` inputs.
     """
-    try:
-        graph = trace(_Tracer(), copy_model(dense_model, share_parameters=True))
-    except Exception:  # fx raises whatever the model's own code raises on a proxy
+    graph = trace_layers(dense_model)
+    if graph is None:
         return _Hooks(dense_model, ghost_model, batches)
     return _Traced(dense_model, ghost_model, batches, graph)
-
-
-class _Tracer(fx.Tracer):
-    """Keeps converted layers whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_ghost(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Walk:
