@@ -17,11 +17,13 @@ IMAGES = torch.randn(256, *SIZE, generator=torch.Generator().manual_seed(1))
 FRESH = torch.randn(64, *SIZE, generator=torch.Generator().manual_seed(2))
 
 
-def network(*, norm: bool = True, bias: bool = False) -> nn.Sequential:
+def network(*, norm: bool = True, bias: bool = False, groups: int = 1) -> nn.Sequential:
+    """Four convolutions, the third of which has groups."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for incoming, outgoing, stride in ((3, 8, 1), (8, 16, 1), (16, 16, 2), (16, 16, 1)):
-        layers.append(nn.Conv2d(incoming, outgoing, 3, stride, 1, bias=bias))
+        own = groups if stride == 2 else 1
+        layers.append(nn.Conv2d(incoming, outgoing, 3, stride, 1, groups=own, bias=bias))
         layers += [nn.BatchNorm2d(outgoing)] if norm else []
         layers.append(nn.ReLU())
     model = nn.Sequential(*layers).eval()
@@ -50,6 +52,39 @@ def test_they_make_up_for_a_part_of_the_error(norm: bool, bias: bool) -> None:
     assert [reason.endswith("; refitted") for reason in reasons] == [False, False, True, True]
     assert not any("refitted" in (layer.reason or "") for layer in other.layers)
     assert [layer.reconstruction_error is None for layer in report.layers] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("groups", [4, 16])
+@pytest.mark.parametrize(("norm", "bias"), [(True, False), (False, True)])
+def test_groups_are_refitted_each_on_its_own_inputs(groups: int, norm: bool, bias: bool) -> None:
+    model = network(norm=norm, bias=bias, groups=groups)
+    names = convolutions(model)
+    made, report = ghostify(model, layers=[names[1]], calibration=IMAGES)
+    assert report.layers[2].reason.endswith("refitted")
+    for name in names[3:]:  # as if the last layer had been left alone
+        frozen(model, name)
+    here, _ = ghostify(model, layers=[names[1]], calibration=IMAGES)
+    frozen(model, names[2])
+    left, _ = ghostify(model, layers=[names[1]], calibration=IMAGES)
+    assert error(model, here) < 0.98 * error(model, left)
+    assert error(model, made) < 0.9 * error(model, left)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_few_images_do_no_harm(count: int) -> None:
+    model = network()
+    name = convolutions(model)[1]
+    made, _ = ghostify(model, layers=[name], calibration=IMAGES[:count])
+    left, _ = ghostify(model, layers=[name], calibration=IMAGES[:count], refit_plain=False)
+    assert error(model, made) < 1.02 * error(model, left)
+
+
+def test_one_image_changes_no_filter() -> None:
+    model = network()
+    names = convolutions(model)
+    made, _ = ghostify(model, layers=[names[2]], calibration=IMAGES[:1])
+    kept, new = (net.get_submodule(names[3]).weight for net in (model, made))
+    torch.testing.assert_close(new.sort(1).values, kept.sort(1).values, atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -16,18 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.convert.patches import (
+    CHUNK,
     convolution_output,
     patch_size,
     patches_at,
+    reading,
     rows_of_taps,
     stride_of,
+    thin,
     undilated,
     valid_taps,
 )
-
-_MULTIPLY_BUDGET = 1.2e11  # rows x columns^2 of one layer's Gram matrix: a few seconds on one core
-_DOUBLE_BUDGET = 2e10  # below it the product is formed in float64
-_CHUNK = 2**24  # elements of one unfolded piece
 
 
 @dataclass
@@ -118,17 +117,15 @@ def patch_moments(
     size, margin = patch_size(convolution, cheap_kernel_size)
     weight = convolution.weight.detach()
     columns = weight.shape[1] * size[0] * size[1]
-    rows = min(positions, int(_MULTIPLY_BUDGET / columns**2), 2**17)
-    dtype = torch.float64 if rows * columns**2 < _DOUBLE_BUDGET else torch.float32
-    share = rows / max(1, positions)
+    share, dtype = reading(positions, columns)
     generator = torch.Generator().manual_seed(0)
     sums: dict[tuple[bool, ...], list[Tensor]] = {}
     total, target_sum, target_square = 0, torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
     for inputs, target in pairs:
-        step = max(1, int(_CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
+        step = max(1, int(CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
             valid = valid_taps(wanted.shape[-2:], cheap_kernel_size)
-            chosen = _thin(len(valid), share, generator)
+            chosen = thin(len(valid), share, generator)
             residual = (wanted - convolution_output(convolution, part)).flatten(2)[:, :, chosen]
             read = patches_at(F.pad(part, margin), size, stride_of(convolution), chosen, wanted.shape[-1])
             kept = wanted.flatten(2)[:, :, chosen].transpose(0, 1).flatten(1).double()
@@ -170,7 +167,7 @@ def map_windows(
     mean, inside = torch.zeros(maps, taps).double(), torch.zeros(taps).double()
     target_mean, power, count = torch.zeros(maps).double(), torch.zeros(maps).double(), 0
     for inputs, target in pairs:
-        step = max(1, _CHUNK // (maps * taps * target[0, 0].numel()))
+        step = max(1, CHUNK // (maps * taps * target[0, 0].numel()))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
             output = convolution_output(convolution, part, weight)
             flat = wanted.transpose(0, 1).flatten(1)
@@ -219,13 +216,6 @@ def white_map_windows(convolution: nn.Conv2d, cheap_kernel_size: int) -> MapMome
         power,
         power.new_ones(taps),
     )
-
-
-def _thin(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """Choose a share of `count` positions at random (at least one)."""
-    if share >= 1:
-        return torch.arange(count)
-    return torch.randperm(count, generator=generator)[: max(1, round(count * share))]
 
 
 def _add_by_border(sums: dict, valid: Tensor, patches: Tensor, residual: Tensor) -> None:

@@ -1,10 +1,28 @@
-"""The input patches under one window of a convolution's outputs: their size, their padding, which taps they hold."""
+"""The input patches under one window of a convolution's outputs: size, padding, taps, and how many are read."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_MOST_ROWS = 2**17  # output positions that are read at most
+_MULTIPLY_BUDGET = 1.2e11  # rows x columns^2 of a layer's Gram matrices: a few seconds on one core
+_DOUBLE_BUDGET = 2e10  # below it the products are formed in float64
+CHUNK = 2**24  # elements of one unfolded piece
+
+
+def reading(positions: int, columns: int, *, groups: int = 1) -> tuple[float, torch.dtype]:
+    """Return the share of the output positions that is read, and the type in which Gram matrices are formed.
+
+    Args:
+        positions: of all images.
+        columns: of each group's Gram matrix.
+        groups: of the convolution.
+    """
+    each = groups * columns**2
+    rows = min(positions, int(_MULTIPLY_BUDGET / each), _MOST_ROWS)
+    return rows / max(1, positions), torch.float64 if rows * each < _DOUBLE_BUDGET else torch.float32
 
 
 def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:
@@ -82,3 +100,10 @@ def _padding(convolution: nn.Conv2d) -> list[int]:
 
 def stride_of(convolution: nn.Conv2d) -> tuple[int, int]:
     return convolution.stride[0], convolution.stride[1]
+
+
+def thin(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Choose a share of `count` positions at random (at least one)."""
+    if share >= 1:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[: max(1, round(count * share))]
