@@ -3,6 +3,7 @@
 For maintainers, from the repository's root:
 
     python scripts/package_weights.py runs/dense/resnet9_050-seed0 cifar10
+    python scripts/package_weights.py runs/ghost_resnet56_published-seed0 ghost LICENSE-of-what-it-started-from
 
 The card's numbers come from the run's JSON and from an evaluation of the very file that is shipped.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import ghostnet
 from ghostnet import data, models
@@ -30,13 +32,26 @@ _CARD = """# {model}, weights `{tag}`
 - **Training**: recipe `{recipe}` (`{command}`), {epochs:g} epochs, {steps:,} steps, {seconds:,.0f} s on {cpu}
   ({threads} thread(s)), seed {seed}, commit {commit}; record `{record}`.
   The 50,000 training images only; no test image was looked at.
-- **Source and licence**: trained by this repository's own code; Apache-2.0.
+- **Source and licence**: {source}
 - **Use**: `{use}`. A small network to learn with.
 """
 
 
-def main(stem: str, tag: str) -> None:
-    """Write `<model>.<tag>.safetensors` and its card."""
+def source_of(recipe: dict[str, Any]) -> str:
+    """Return where the weights come from, and their licence."""
+    own = "trained by this repository's own code; Apache-2.0."
+    cards = [card for card in models.weight_cards(recipe["model"]) if card.tag == recipe["weights"]]
+    if not cards:
+        return own
+    (start,) = cards
+    return (
+        f"started from weights of {start.publisher} ({start.measured_top1} % top-1; {start.source}), "
+        f"{start.licence}, whose notice is below;\n  {own}"
+    )
+
+
+def main(stem: str, tag: str, notice: str = "") -> None:
+    """Write `<model>.<tag>.safetensors` and its card, which ends with the notice in a file, if one is named."""
     result = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
     recipe, metrics, place = result["recipe"], result["metrics"], result["environment"]
     network = ghostnet.load(f"{stem}.safetensors")
@@ -73,7 +88,12 @@ def main(stem: str, tag: str) -> None:
         threads=place["threads"],
         seed=result["seed"],
         commit=str(result["commit"])[:12],
+        source=source_of(recipe),
     )
+    if notice:
+        card += (
+            f"\n## Notice of the weights that this started from\n\n{Path(notice).read_text(encoding='utf-8')}"
+        )
     with atomic_write(path.with_suffix(".md")) as temporary:
         temporary.write_text(card, encoding="utf-8")
     print(card)

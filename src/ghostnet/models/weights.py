@@ -80,9 +80,9 @@ def packaged_network(name: str) -> Path | None:
 
 
 def default_tag(name: str) -> str | None:
-    """Return the only or first tag of a model's packaged weights, or None."""
+    """Return the first tag of a model's packaged weights, or None; networks converted from it do not count."""
     tags = packaged_tags(name)
-    return tags[0] if tags else None
+    return next((tag for tag in tags if not read_saved(packaged_path(name, tag))[0]["edits"]), None)
 
 
 def open_weights(name: str, weights: str | os.PathLike[str]) -> OpenedWeights:
