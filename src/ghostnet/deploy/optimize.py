@@ -23,6 +23,7 @@ from ghostnet.deploy.compare import (
     random_input,
     same_in_double,
 )
+from ghostnet.deploy.fixed_padding import with_fixed_padding
 from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.deploy.manifest import float32_passes, without_float32_passes
 from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
@@ -119,8 +120,10 @@ def _rewritten(model: nn.Module, names: Sequence[str], input_size: Sequence[int]
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):
         working = fuse_reparameterised(working)  # eight convolutions become one
     graph = traced(working)
+    example = None if input_size is None else random_input(working, (1, *input_size))
+    if graph is None and example is not None:
+        graph = traced(with_fixed_padding(working, example))
     if graph is not None:
-        example = None if input_size is None else random_input(working, (1, *input_size))
         with contextlib.suppress(NotFollowedError):  # raised before anything of the network is changed
             rewritten = apply_passes(graph, names, example)
             rewritten.meta[PASSES_KEY] = list(names)

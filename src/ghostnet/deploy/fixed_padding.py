@@ -1,0 +1,84 @@
+"""Convolutions that pad by the size of their input, made plain for one input size: `with_fixed_padding`.
+
+Networks that come from TensorFlow pad so that an output's side is input / stride, rounded up, with the odd pixel on the
+right and at the bottom, in code that no graph follows (timm's `Conv2dSame`). For one size the padding is a number.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ghostnet.nn.copies import copy_model
+from ghostnet.nn.edits import replace_module_
+
+
+@torch.no_grad()
+def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
+    """Return a copy in which convolutions of a class of their own are plain ones, where that gives the same maps.
+
+    Args:
+        model: in evaluation mode; it is not changed.
+        example: one input of the size that the copy is for.
+    """
+    fixed = copy_model(model)
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    handles = []
+    for name, module in fixed.named_modules():
+        if (
+            name
+            and isinstance(module, nn.Conv2d)
+            and type(module) is not nn.Conv2d
+            and not _is_hooked(module)
+        ):
+
+            def note(_: nn.Module, inputs: tuple, output: Tensor, name: str = name) -> None:
+                seen.setdefault(name, []).append((inputs[0].clone(), output.clone()))
+
+            handles.append(module.register_forward_hook(note))
+    fixed(example)
+    for handle in handles:
+        handle.remove()
+    for name, runs in seen.items():
+        plain = _plain(fixed.get_submodule(name), runs[0][0])
+        if all(_same(plain, inputs, output) for inputs, output in runs):
+            replace_module_(fixed, name, plain)
+    return fixed
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _same(plain: nn.Module, inputs: Tensor, output: Tensor) -> bool:
+    found = plain(inputs)
+    return found.shape == output.shape and torch.allclose(
+        found, output, rtol=1e-5, atol=1e-6 * float(output.abs().max())
+    )
+
+
+def _plain(module: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return a plain convolution of the same weights that pads as TensorFlow's "SAME" does at this input's size."""
+    assert isinstance(module, nn.Conv2d)
+    before, after = [], []
+    sizes = zip(inputs.shape[-2:], module.kernel_size, module.stride, module.dilation, strict=True)
+    for side, kernel, stride, dilation in sizes:
+        missing = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+        before.append(missing // 2)
+        after.append(missing - missing // 2)
+    even = before == after
+    plain = nn.Conv2d(
+        module.in_channels,
+        module.out_channels,
+        module.kernel_size,  # type: ignore[arg-type]
+        module.stride,  # type: ignore[arg-type]
+        (before[0], before[1]) if even else 0,
+        module.dilation,  # type: ignore[arg-type]
+        module.groups,
+        module.bias is not None,
+        device="meta",
+    ).train(module.training)
+    plain.weight, plain.bias = module.weight, module.bias
+    if even:
+        return plain
+    return nn.Sequential(nn.ZeroPad2d((before[1], after[1], before[0], after[0])), plain)
