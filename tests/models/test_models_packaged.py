@@ -62,6 +62,14 @@ def test_a_converted_network_is_loaded_by_model_and_tag(capsys):
     assert "holds its weights already" in capsys.readouterr().err
 
 
+def test_a_converted_network_is_not_what_the_dense_ones_name_loads():
+    assert models.model_info("resnet56").weights == ("ghost",)
+    assert ghostnet.load("resnet56.ghost").ghostnet_edits
+    dense = ghostnet.load("resnet56")
+    assert not getattr(dense, "ghostnet_edits", [])
+    assert ghostnet.profile(dense, (3, 32, 32)).macs == 125_485_696
+
+
 def test_the_trained_network_keeps_its_accuracy_on_the_first_thousand_test_images():
     """All 10,000 take `ghostnet eval`; CIFAR-10 comes from the cache only, so that tests need no network."""
     try:
