@@ -70,6 +70,15 @@ def test_groups_are_refitted_each_on_its_own_inputs(groups: int, norm: bool, bia
     assert error(model, made) < 0.9 * error(model, left)
 
 
+def test_a_network_in_channels_last() -> None:
+    model = network(groups=4)
+    name = convolutions(model)[1]
+    made, _ = ghostify(model, layers=[name], calibration=IMAGES[:32])
+    last = network(groups=4).to(memory_format=torch.channels_last)
+    other, _ = ghostify(last, layers=[name], calibration=IMAGES[:32].to(memory_format=torch.channels_last))
+    assert error(made, other) < 1e-6
+
+
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_few_images_do_no_harm(count: int) -> None:
     model = network()

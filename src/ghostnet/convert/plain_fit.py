@@ -80,7 +80,7 @@ def _least_squares(dense: nn.Conv2d, pairs: Pairs, ridge: float, *, centred: boo
     halves = read_halves(dense, pairs)
     both = halves[0] + halves[1]
     gram, missing = both.moments(centred=centred)
-    filters = dense.weight.detach().double().view(dense.groups, -1, gram.shape[-1])
+    filters = dense.weight.detach().double().reshape(dense.groups, -1, gram.shape[-1])
     filters = filters + fit.solve(gram, missing, chosen_ridge(halves, ridge, centred=centred)).mT
     mean = (filters @ both.first[:, :, None])[:, :, 0].flatten() / both.count
     power = ((filters @ gram) * filters).sum(2).flatten()
