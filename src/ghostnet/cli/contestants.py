@@ -92,7 +92,7 @@ def _open(network: str, weights: str | None) -> tuple[nn.Module, bool]:
 def _has_weights(name: str, weights: str | None) -> bool:
     from ghostnet import models
 
-    return weights is not None or bool(models.model_info(name).weights)
+    return weights is not None or models.default_tag(name) is not None
 
 
 def _candidate(

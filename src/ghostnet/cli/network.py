@@ -48,7 +48,7 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
             raise InputError(f"{name_or_file} is built with random weights here; give --weights FILE")
         return models.create_from_library(name_or_file, weights)
     info = models.model_info(name_or_file)
-    chosen = weights if weights is not None else next(iter(info.weights), None)
+    chosen = weights if weights is not None else models.default_tag(info.name)
     if chosen is None and trained:
         raise InputError(f"{name_or_file} has no packaged weights; give --weights FILE or a saved network")
     return models.create_model(name_or_file, weights=chosen).eval()

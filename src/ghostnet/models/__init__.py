@@ -21,7 +21,7 @@ from ghostnet.models.pyramid import FeaturePyramid, feature_pyramid
 from ghostnet.models.registry import ModelInfo, create_model, list_models, model_info, register
 from ghostnet.models.resnet50_v2 import load_resnet50_v2_trunk
 from ghostnet.models.saved import load, save
-from ghostnet.models.weights import packaged_network, packaged_path, packaged_tags
+from ghostnet.models.weights import default_tag, packaged_network, packaged_path, packaged_tags
 
 __all__ = [
     "FeaturePyramid",
@@ -33,6 +33,7 @@ __all__ = [
     "cifar_vgg",
     "create_from_library",
     "create_model",
+    "default_tag",
     "fe_net",
     "feature_pyramid",
     "ghostnet",
