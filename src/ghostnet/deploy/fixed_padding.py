@@ -36,7 +36,8 @@ def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
                 seen.setdefault(name, []).append((inputs[0].clone(), output.clone()))
 
             handles.append(module.register_forward_hook(note))
-    fixed(example)
+    if handles:
+        fixed(example)
     for handle in handles:
         handle.remove()
     for name, runs in seen.items():
