@@ -65,8 +65,8 @@ def test_a_converted_network_is_loaded_by_model_and_tag(capsys):
 def test_a_converted_network_is_not_what_the_dense_ones_name_loads(capsys):
     assert cli.run(["profile", "resnet56", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["macs"] == 125_485_696
-    arguments = ["bench", "resnet56@plain", "--runtime", "onnx", "--seconds", "0.1", "--cold-starts", "0", "--json"]
-    assert cli.run(arguments) == 0
+    arguments = "bench resnet56@plain --runtime onnx --seconds 0.1 --cold-starts 0 --json"
+    assert cli.run(arguments.split()) == 0
     assert models.model_info("resnet56").weights == ("ghost",)
     assert ghostnet.load("resnet56.ghost").ghostnet_edits
     dense = ghostnet.load("resnet56")
