@@ -1,6 +1,7 @@
 """Every runtime computes what PyTorch computes, through one interface, and without torch at run time."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -215,3 +216,40 @@ def test_threads_that_predict_at_once_get_their_own_answers(name: str, sessions:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(wrong_answers, range(4))) == [0, 0, 0, 0]
+
+
+BUSY_THREADS = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import ghostnet
+
+def nanoseconds():
+    tasks = Path("/proc/self/task").iterdir()
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in tasks}
+
+session = ghostnet.deploy.load(sys.argv[1], threads=1)
+images = np.zeros((1, *session.input_size), dtype=np.float32)
+session.predict(images)
+before, start = nanoseconds(), time.perf_counter()
+while time.perf_counter() - start < 0.5:
+    session.predict(images)
+spent = [after - before.get(task, 0) for task, after in nanoseconds().items()]
+print(max(spent) / sum(spent))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux tells the time of each thread")
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_one_thread_is_one_thread(name: str, tmp_path: Path) -> None:
+    skip_without(name)
+    layers = [nn.Conv2d(32 if index else 3, 32, 3, padding=1) for index in range(6)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    path = path_for(name, tmp_path)
+    export(network, name, path, input_size=(3, 56, 56))
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY_THREADS, path], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.9, "other threads compute, too"

@@ -86,12 +86,18 @@ class Mnn:
             import MNN
 
             try:
+                # the loader's own `thread_num` goes unheard, and a network then runs on four
+                settings = {
+                    "backend": "CPU",
+                    "numThread": threads,
+                    "precision": "high",
+                }  # else float16 on ARM
+                manager = MNN.nn.create_runtime_manager((settings,))
                 module = MNN.nn.load_module_from_file(
                     str(path),
                     [],  # all inputs and outputs, as the file names them
                     [],
-                    precision_mode=MNN.expr.PrecisionMode.High,  # else float16 on ARM
-                    thread_num=threads,
+                    runtime_manager=manager,
                     shape_mutable=False,
                 )
             except SystemError as error:  # its binding's answer to any failure; the reason was printed
