@@ -57,6 +57,14 @@ def test_maps_come_back_in_pytorchs_layout_for_any_batch(maps_file: tuple[nn.Mod
         np.testing.assert_allclose(session.predict(images), expected, atol=1e-5)
 
 
+def test_wide_3x3_convolutions_round_as_float32_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1))
+    report = export(model, "mnn", tmp_path / "net.mnn", input_size=(64, 28, 28))
+    assert report.relative_error is not None
+    assert report.relative_error < 1e-5
+
+
 def test_the_file_alone_carries_texts_and_no_path(maps_file: tuple[nn.Module, Path], tmp_path: Path) -> None:
     content = maps_file[1].read_bytes()
     (tmp_path / "alone.mnn").write_bytes(content)
