@@ -73,6 +73,28 @@ def test_what_computes_something_else_stays() -> None:
     assert type(with_fixed_padding(hooked, torch.randn(1, 3, 12, 12))[3]) is Same
 
 
+class Twice(nn.Module):
+    """Has one convolution under two names, and asks for the values of its maps if it is to."""
+
+    def __init__(self, conv: nn.Module, *, asks: bool = False) -> None:
+        super().__init__()
+        self.first = self.second = conv
+        self.asks = asks
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(self.first(images)) if not self.asks or images.sum() < 1e9 else images
+
+
+def test_a_convolution_under_two_names_is_replaced_under_both() -> None:
+    assert isinstance(optimize(Twice(Same(3, 3, 3)), input_size=(3, 12, 12)), fx.GraphModule)
+
+
+def test_a_network_that_no_graph_follows_may_compute_its_weights() -> None:
+    model = Twice(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3, padding=1)), asks=True).eval()
+    images = torch.randn(1, 3, 12, 12)
+    torch.testing.assert_close(optimize(model, input_size=(3, 12, 12))(images), model(images))
+
+
 def test_timms_networks_from_tensorflow_are_rewritten_like_the_others() -> None:
     torch.manual_seed(0)
     dense = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=10).eval()

@@ -43,8 +43,15 @@ def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
     for name, runs in seen.items():
         plain = _plain(fixed.get_submodule(name), runs[0][0])
         if all(_same(plain, inputs, output) for inputs, output in runs):
-            replace_module_(fixed, name, plain)
+            _replace_everywhere_(fixed, fixed.get_submodule(name), plain)
     return fixed
+
+
+def _replace_everywhere_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in another's place under each of its names."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            replace_module_(model, name, new)
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -79,7 +86,13 @@ def _plain(module: nn.Module, inputs: Tensor) -> nn.Module:
         module.bias is not None,
         device="meta",
     ).train(module.training)
-    plain.weight, plain.bias = module.weight, module.bias
+    plain.weight = _parameter(module.weight)
+    plain.bias = None if module.bias is None else _parameter(module.bias)
     if even:
         return plain
     return nn.Sequential(nn.ZeroPad2d((before[1], after[1], before[0], after[0])), plain)
+
+
+def _parameter(value: Tensor) -> nn.Parameter:
+    """Return the parameter itself, or a new one of what another computes (weight and spectral norm)."""
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach())
