@@ -281,7 +281,7 @@ def test_bad_requests(arguments: dict[str, object], message: str) -> None:
 
 def test_the_probe_measures_loading_and_the_first_call(tmp_path: Path) -> None:
     export(network(), "onnx", tmp_path / "net.onnx", input_size=SIZE)
-    found = probe.measure(str(tmp_path / "net.onnx"), threads=1, precision="fp32", batch=2)
+    found = probe.measure(str(tmp_path / "net.onnx"), threads=1, precision="fp32", shape=(2, *SIZE))
     assert found["load_ms"] > 0
     assert found["first_ms"] > 0
     assert found["peak_memory_mb"] >= found["base_memory_mb"] > 0

@@ -14,7 +14,7 @@ pytest.importorskip("openvino")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from ghostnet.deploy import export, load  # noqa: E402
+from ghostnet.deploy import benchmark, export, load  # noqa: E402
 from ghostnet.deploy.targets.by_batch import ByBatch  # noqa: E402
 from ghostnet.errors import InputError  # noqa: E402
 from ghostnet.nn import SqueezeExcite  # noqa: E402
@@ -38,10 +38,10 @@ def test_one_image_and_several_agree_and_each_network_is_made_once(tmp_path: Pat
     assert sorted(networks._made, key=str) == [1, None]
 
 
-def foreign(path: Path, batch: int | str) -> None:
+def foreign(path: Path, batch: int | str, sides: tuple[int | str, int | str] = (8, 8)) -> None:
     """Write an ONNX file that is not ours: maps times 2, with such a batch axis."""
     shapes = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, 8, 8]) for name in ("in", "out")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, *sides]) for name in ("in", "out")
     ]
     two = numpy_helper.from_array(np.array(2, dtype=np.float32), "two")
     graph = helper.make_graph(
@@ -73,3 +73,44 @@ def test_what_is_fixed_is_never_compiled_for_another_batch() -> None:
     asked: list[int | None] = []
     networks = ByBatch(lambda batch: asked.append(batch) or str(batch), 4)  # type: ignore[func-returns-value]
     assert (networks[1], networks[4], asked) == ("None", "None", [None])
+
+
+def test_a_foreign_file_of_open_sizes_has_a_cold_start(tmp_path: Path) -> None:
+    foreign(tmp_path / "net.onnx", "batch", sides=("height", "width"))
+    row = benchmark(
+        {"net": tmp_path / "net.onnx"}, input_size=(3, 5, 7), batch=2, min_seconds=0, cold_starts=1
+    ).rows[0]
+    assert row.cold_start_ms is not None
+    assert row.cold_start_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            {"left": TensorProto.FLOAT, "right": TensorProto.FLOAT},
+            r"has 2 inputs \(left, right\) where one is taken",
+        ),
+        ({"half": TensorProto.FLOAT16}, r"its input half is tensor\(float16\), not tensor\(float\)"),
+    ],
+)
+def test_a_foreign_file_that_takes_more_than_images_is_refused(
+    inputs: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    given = [helper.make_tensor_value_info(name, kind, [1, 3, 8, 8]) for name, kind in inputs.items()]
+    made = helper.make_tensor_value_info("out", next(iter(inputs.values())), [1, 3, 8, 8])
+    graph = helper.make_graph([helper.make_node("Sum", list(inputs), ["out"])], "sum", given, [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "net.onnx")
+
+
+def test_an_openvino_file_with_two_inputs_is_refused(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    operators = openvino.opset13
+    both = [operators.parameter([1, 3, 8, 8], np.float32, name=name) for name in ("left", "right")]
+    network = openvino.Model([operators.add(*both)], both, "sum")
+    openvino.save_model(network, str(tmp_path / "net.xml"))
+    with pytest.raises(InputError, match=r"has 2 inputs \(.*\) where one is taken"):
+        load(tmp_path / "net.xml")

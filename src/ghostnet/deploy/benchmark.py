@@ -206,7 +206,7 @@ def benchmark(
         rows = _rows(next(iter(networks)), sessions, timings)
         if cold_starts:
             rows = [
-                dataclasses.replace(row, **_fresh(session, batch, cold_starts))
+                dataclasses.replace(row, **_fresh(session, (batch, *input_size), cold_starts))
                 for row, (_, session) in zip(rows, sessions, strict=True)
             ]
     asked = counts[0] if len(counts) == 1 else counts
@@ -261,17 +261,17 @@ def _setting(session: Session) -> tuple[str, str, int]:
     return session.target, session.precision, session.threads
 
 
-def _fresh(session: Session, batch: int, times: int) -> dict[str, Any]:
+def _fresh(session: Session, shape: Sequence[int], times: int) -> dict[str, Any]:
     """Return medians over fresh processes of the time until the first answer, and of the peak memory."""
-    found = [_probed(session, batch) for _ in range(times)]
+    found = [_probed(session, shape) for _ in range(times)]
     return {
         "cold_start_ms": statistics.median(run["load_ms"] + run["first_ms"] for run in found),
         "peak_memory_mb": statistics.median(run["peak_memory_mb"] for run in found),
     }
 
 
-def _probed(session: Session, batch: int) -> dict[str, float]:
-    arguments = [*map(str, session.load_arguments().values()), str(batch)]
+def _probed(session: Session, shape: Sequence[int]) -> dict[str, float]:
+    arguments = [*map(str, session.load_arguments().values()), *map(str, shape)]
     return dict(run_fresh("ghostnet.deploy.probe", arguments, subject=session.path.name))
 
 

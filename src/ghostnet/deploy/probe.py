@@ -1,6 +1,6 @@
 """Cold start and peak memory of an exported network, measured in a process of its own.
 
-Run as `python -m ghostnet.deploy.probe FILE THREADS PRECISION BATCH`; it prints one line of JSON. The process holds
+Run as `python -m ghostnet.deploy.probe FILE THREADS PRECISION N C H W`; it prints one line of JSON. The process holds
 numpy and the runtime and nothing else, as a device would.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ import numpy as np
 from ghostnet.deploy.session import load
 
 
-def measure(path: str, *, threads: int, precision: str, batch: int) -> dict[str, Any]:
-    """Load a file, run it once, and return `load_ms`, `first_ms` and the memory before and at its peak in MB."""
+def measure(path: str, *, threads: int, precision: str, shape: Sequence[int]) -> dict[str, Any]:
+    """Load a file, run it once, and return `load_ms`, `first_ms` and the memory before and at its peak in MB.
+
+    Args:
+        path: of an exported file.
+        threads: inside one operator.
+        precision: of the arithmetic.
+        shape: of the images, `(N, C, H, W)`; a file may leave its own open.
+    """
     before = _memory_mb()
     start = time.perf_counter()
     session = load(path, threads=threads, precision=precision)
     loaded = time.perf_counter()
-    images = np.random.default_rng(0).standard_normal((batch, *session.input_size), dtype=np.float32)
+    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     ready = time.perf_counter()
     session.predict(images)
     done = time.perf_counter()
@@ -54,5 +62,5 @@ def _memory_mb() -> float:
 
 
 if __name__ == "__main__":
-    file, threads, precision, batch = sys.argv[1:]
-    print(json.dumps(measure(file, threads=int(threads), precision=precision, batch=int(batch))))
+    file, threads, precision, *shape = sys.argv[1:]
+    print(json.dumps(measure(file, threads=int(threads), precision=precision, shape=[*map(int, shape)])))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostnet.deploy.targets.by_batch import ByBatch
+from ghostnet.deploy.targets.target import require_one_input
 from ghostnet.quiet import quiet_python
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 OPSET = 18
 BATCH_AXIS = "batch"
 _OPEN_BATCH = "ghostnet_open_batch"  # in a file's properties: its batch is open, so nobody has to look
+_FLOAT32 = "tensor(float)"  # in ONNX Runtime's words
 
 
 class Onnx:
@@ -107,7 +109,10 @@ class OnnxRunner:
     def __init__(self, content: bytes, threads: int) -> None:
         self._content, self._threads, self._axis = content, threads, BATCH_AXIS
         single = self._session(1)
+        require_one_input([given.name for given in single.get_inputs()])
         images = single.get_inputs()[0]
+        if images.type != _FLOAT32:
+            raise ValueError(f"its input {images.name} is {images.type}, not {_FLOAT32}")
         self.metadata: dict[str, str] = dict(single.get_modelmeta().custom_metadata_map)
         count: int | str = self.metadata.pop(_OPEN_BATCH, images.shape[0])
         if count == 1:  # a foreign file: was it open before it was set to 1?

@@ -16,6 +16,7 @@ import numpy as np
 
 from ghostnet import openvino_core
 from ghostnet.deploy.targets.by_batch import ByBatch
+from ghostnet.deploy.targets.target import require_one_input
 from ghostnet.errors import InputError
 from ghostnet.quiet import quiet_native, quiet_python
 
@@ -87,6 +88,7 @@ class OpenVINORunner:
 
     def __init__(self, core: Any, network: Any, settings: Mapping[str, Any]) -> None:
         self._core, self._network, self._settings = core, network, dict(settings)
+        require_one_input([given.node.get_friendly_name() for given in network.inputs])
         shape = network.inputs[0].partial_shape
         sizes = tuple(size.get_length() if size.is_static else -1 for size in shape)
         self.input_size: tuple[Any, ...] = tuple(size if size > 0 else "any" for size in sizes[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -130,6 +130,19 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package of a dotted name is missing
         return False
+
+
+def require_one_input(names: Sequence[str]) -> None:
+    """Refuse a file from elsewhere that takes more than the images.
+
+    Args:
+        names: of the file's inputs.
+
+    Raises:
+        ValueError: they are not one.
+    """
+    if len(names) != 1:
+        raise ValueError(f"it has {len(names)} inputs ({', '.join(names)}) where one is taken, the images")
 
 
 def files_of(target: Target, path: Path) -> list[Path]:
