@@ -101,6 +101,10 @@ def test_a_ratio_without_the_first_network_in_its_setting(tmp_path: Path) -> Non
     assert by_name["a"].ratio == pytest.approx(by_name["a"].median_ms / by_name["b"].median_ms)
     assert result.rows[0].peak_memory_mb is None
     assert "cold start" not in str(result)
+    footnote = "its ratios are to the first network in another setting"
+    assert footnote in str(result)
+    alone = benchmark({"b": tmp_path / "b.xml"}, input_size=SIZE, min_seconds=0, cold_starts=0)
+    assert footnote not in str(alone)
 
 
 def test_what_cannot_run_is_left_out_and_said() -> None:

@@ -50,7 +50,8 @@ def bench(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time networks in turn (A B A B ...) in one process or several; ratios are to the first one in the same setting.
+    """Time networks in turn (A B A B ...) in one process or several; ratios are to the first one in the same setting,
+    or where it has no row there, to its first row.
 
     \b
     Example:

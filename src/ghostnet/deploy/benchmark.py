@@ -107,7 +107,18 @@ class BenchmarkResult:
         lines.append(
             f"{often}batch {self.batch}, input {self.input_size}, {versions}, {self.environment['cpu']}"
         )
+        if self._elsewhere():
+            lines.append(
+                "a setting without a ratio of 1.000: its ratios are to the first network in another setting"
+            )
         return "\n".join([*lines, *(f"left out: {reason}" for reason in self.skipped)])
+
+    def _elsewhere(self) -> bool:
+        """Tell whether the first network has no row in some setting, where ratios are to its row in another."""
+        settings = {(row.runtime, row.precision, row.threads): False for row in self.rows}
+        for row in self.rows:
+            settings[row.runtime, row.precision, row.threads] |= row.ratio == 1
+        return not all(settings.values())
 
 
 def _cells(row: BenchmarkRow, fresh: bool) -> tuple[str, ...]:
