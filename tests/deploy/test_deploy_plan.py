@@ -16,6 +16,7 @@ from ghostnet.deploy.plan import _search
 from ghostnet.errors import InputError
 from ghostnet.measure import Timing, profile
 from ghostnet.nn import GhostConv2d
+from ghostnet.nn.edits import replace_module_
 
 SIZE = (3, 16, 16)
 
@@ -116,6 +117,26 @@ def test_int8_and_a_builder_of_ones_own() -> None:
     assert built in ([], [["2"]])  # asked for only where the layer gains
     assert bool(built) == (row.time_ratio is not None and row.time_ratio <= 0.98)
     assert made.measured_ratio <= 1.0
+
+
+def test_a_layer_that_cannot_be_ghosted_stays_out_of_every_network() -> None:
+    pytest.importorskip("onnxruntime")
+    mask = nn.Sequential(*network()[:5], nn.Conv2d(160, 1, 1)).eval()
+    built: list[list[str]] = []
+
+    def build(names: list[str]) -> nn.Module:
+        built.append(names)
+        ghost = network()
+        for name in names:
+            replace_module_(ghost, name, GhostConv2d(160, 160, 3, padding=1, bias=False))
+        return nn.Sequential(*ghost[:5], nn.Conv2d(160, 1, 1)).eval()
+
+    made = plan(mask, "onnx", input_size=SIZE, seconds=0.05, build=build)
+    assert made.rows[-1].reason.startswith("cannot be ghosted: `ratio` (=2) must not be larger")
+    assert set(made.layers) <= {"2", "4"}
+    assert built
+    assert not any("5" in names for names in built)
+    assert "None" not in str(made)
 
 
 class Whole:

@@ -105,7 +105,7 @@ def plan(
         whole = _Whole(model, make, setting, sizes)
         order = _best_first(timed, costs)
         chosen, measured = _search(order, timed, whole, budget) if order else ([], 1.0)
-        everything = [site.name for site in sites]
+        everything = [site.name for site in sites if not isinstance(timed[site.name], str)]
         if budget == 1 and 0 < len(order) < len(everything):
             measured_all = whole.ratio(everything)
             if measured_all < min(

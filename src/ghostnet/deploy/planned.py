@@ -80,9 +80,13 @@ class Plan:
 
     @property
     def all_ratio(self) -> float | None:
-        """Time of the network with all candidates ghosted over that of the original; None where it was not run."""
-        found = [attempt["ratio"] for attempt in self.attempts if attempt["layers"] == len(self.rows)]
+        """Time of the network with all candidates ghosted that can be, over that of the original; None if not run."""
+        found = [attempt["ratio"] for attempt in self.attempts if attempt["layers"] == self._able]
         return found[-1] if found else None
+
+    @property
+    def _able(self) -> int:
+        return sum(row.ghost_ms is not None for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as what JSON can hold."""
@@ -109,8 +113,8 @@ class Plan:
             return f"no layer is worth ghosting in {where}: the whole network would not become 5 % faster"
         line = f"{len(self.layers)} of {len(self.rows)} layers, whole network at {self.measured_ratio:.3f} of the time"
         line += f" in {where}"
-        if self.all_ratio is not None and len(self.layers) < len(self.rows):
-            line += f" (all {len(self.rows)}: {self.all_ratio:.3f})"
+        if self.all_ratio is not None and len(self.layers) < self._able:
+            line += f" (all {self._able}: {self.all_ratio:.3f})"
         return line if self.met else f"{line}; the budget of {self.budget} cannot be met"
 
 
