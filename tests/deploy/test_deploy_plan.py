@@ -89,6 +89,9 @@ def test_the_table_and_the_record_say_what_was_chosen(found: tuple[Plan, Path, l
 def test_kept_files_are_used_again(found: tuple[Plan, Path, list[str]]) -> None:
     _, folder, said = found
     assert sum(line.startswith("exporting") for line in said) >= 6
+    assert "exporting layer 2 of 2 (7, ghost) to ONNX Runtime" in said  # two of the three are of equal shape
+    assert any(line.startswith("timing 2 distinct layers") and line.endswith("at least") for line in said)
+    assert any(line.startswith("ghosting ") for line in said)  # before each conversion, which can be slow
     again: list[str] = []
     plan(
         network(),
@@ -183,6 +186,12 @@ def test_the_verdict_says_what_cannot_be_had() -> None:
     facts: dict[str, Any] = {"left_out": {}, "attempts": (), "settings": {}, "environment": {}}
     none = Plan("onnx", "fp32", 1, 1.0, (row,), measured_ratio=1.0, **facts)
     assert "no layer is worth ghosting in ONNX Runtime fp32" in str(none)
+    empty = Plan("onnx", "fp32", 1, 1.0, (), measured_ratio=1.0, **{**facts, "left_out": {"a": "the first"}})
+    assert str(empty) == "no layer is a candidate for ghosting: a: the first"
+    many = Plan(
+        "onnx", "fp32", 1, 1.0, (), measured_ratio=1.0, **{**facts, "left_out": dict.fromkeys("abcde", "why")}
+    )
+    assert str(many).endswith("a: why; b: why; c: why; and 2 more")
     taken = PlannedLayer("a", "s", 10, 0.5, 2.0, 1.0, 1.0, True, "gains")
     missed = Plan("onnx", "fp32", 1, 0.4, (taken,), measured_ratio=0.6, **facts)
     assert "the budget of 0.4 cannot be met" in str(missed)

@@ -36,12 +36,22 @@ def test_planned_layers_are_converted_from_the_dense_weights() -> None:
     assert not torch.equal(dense(example), ghost(example))
 
 
+def test_a_network_without_candidates_says_why_and_has_no_table() -> None:
+    pytest.importorskip("onnxruntime")
+    patches = nn.Sequential(nn.Conv2d(3, 32, 4, 4), nn.Flatten(), nn.Linear(512, 4)).eval()
+    ghost, report, plan = convert_by_plan(
+        patches, "onnx", example_input=torch.randn(1, 3, 16, 16), budget=0.8
+    )
+    assert (ghost, report, plan.rows, plan.attempts) == (None, None, (), ())
+    assert str(plan).startswith("no layer is a candidate for ghosting: 0: the first convolution")
+
+
 def test_the_candidates_are_those_of_ghostify() -> None:
     pytest.importorskip("onnxruntime")
     example: Any = torch.randn(1, 3, 16, 16)
     settings = GhostSettings(layers=["6"], init="random")
     _, _, plan = convert_by_plan(network(), "onnx", example_input=example, ghost=settings, seconds=0.01)
     assert [(row.name, row.cost) for row in plan.rows] == [("6", 1.0)]
-    assert plan.left_out["3"] == "not among the candidates"
+    assert plan.left_out["3"] == "not among the selected layers"
     with pytest.raises(InputError, match=r"found no convolution in this Sequential"):
         convert_by_plan(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), "onnx", example_input=example)

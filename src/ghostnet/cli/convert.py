@@ -93,7 +93,10 @@ def convert(
     ] = 1.0,
     plan_files: Annotated[
         Path | None,
-        typer.Option("--plan-files", help="For --plan: keep exported candidates here for the next plan."),
+        typer.Option(
+            "--plan-files",
+            help="For --plan: keep exported candidates here, for the next plan or an interrupted one.",
+        ),
     ] = None,
     plan_result: Annotated[
         Path | None, typer.Option("--plan-result", help="For --plan: also write what it measured (.json).")

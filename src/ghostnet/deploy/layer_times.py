@@ -213,12 +213,15 @@ def time_sites(
 
     Layers of equal shape are exported and timed once.
     """
-    pairs: dict[str, tuple[dict[str, Session], tuple[int, ...]] | str] = {}
+    distinct: dict[str, Site] = {}
     for site in sites:
-        key = site.key()
-        if key not in pairs:
-            pairs[key] = _pair(site, setting, ratio, cheap_kernel_size)
-    setting.announce(f"timing {len(pairs)} distinct layers, dense against ghosted")
+        distinct.setdefault(site.key(), site)
+    pairs: dict[str, tuple[dict[str, Session], tuple[int, ...]] | str] = {}
+    for number, (key, site) in enumerate(distinct.items(), start=1):
+        title = f"layer {number} of {len(distinct)} ({site.name}"
+        pairs[key] = _pair(site, setting, title, ratio, cheap_kernel_size)
+    least = 2 * setting.seconds * len(pairs)
+    setting.announce(f"timing {len(pairs)} distinct layers, dense against ghosted: {least:.0f} s at least")
     timed: dict[str, tuple[Timing, Timing] | str] = {}
     for key, pair in pairs.items():
         if isinstance(pair, str):
@@ -230,7 +233,7 @@ def time_sites(
 
 
 def _pair(
-    site: Site, setting: Setting, ratio: int, cheap_kernel_size: int
+    site: Site, setting: Setting, title: str, ratio: int, cheap_kernel_size: int
 ) -> tuple[dict[str, Session], tuple[int, ...]] | str:
     try:
         ghost = site.ghost(ratio, cheap_kernel_size)
@@ -243,7 +246,7 @@ def _pair(
         network = nn.Sequential(layer, nn.ReLU()).eval()  # as in a network, where the activation is fused
         key = f"{form} {site.key()}{what if form == 'ghost' else ''}"
         try:
-            sessions[form] = setting.session(f"{site.name}, {form}", key, network, site.input_size)
+            sessions[form] = setting.session(f"{title}, {form})", key, network, site.input_size)
         except (InputError, RuntimeError) as error:
             return f"{form} form cannot be exported: {error}"
     return sessions, site.input_size

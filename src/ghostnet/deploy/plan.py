@@ -31,6 +31,7 @@ from ghostnet.nn.edits import replace_module_
 LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
 WORTH = 0.05  # of the whole network's time; for less nobody gives accuracy away
 _ATTEMPTS = 8
+_NOT_IN_COMPANY = "gains alone, but not in the whole network"
 
 Cost = Mapping[str, float] | Callable[[str], float] | None
 
@@ -112,8 +113,11 @@ def plan(
                 1 - WORTH, measured - LEAST_GAIN
             ):  # layers that lose alone can gain where the runtime fuses them
                 chosen, measured = everything, measured_all
+    met_without = budget < 1 and bool(chosen) and measured <= budget
+    passed_over = "gains, but the budget is met without it" if met_without else _NOT_IN_COMPANY
+    form = ratio, cheap_kernel_size
     rows = [
-        _row(site, timed[site.name], costs[site.name], site.name in chosen, (ratio, cheap_kernel_size))
+        _row(site, timed[site.name], costs[site.name], site.name in chosen, form, passed_over)
         for site in sites
     ]
     return Plan(
@@ -225,10 +229,12 @@ class _Whole:
 
     def ratio(self, names: list[str]) -> float:
         """Return time of the network with these layers ghosted over that of the original."""
+        layers = "1 layer" if len(names) == 1 else f"{len(names)} layers"
+        self._setting.announce(f"ghosting {layers}")
         network = self._make(names)
         dense = self._setting.session("the network", f"{self._size} {self._model}", self._model, self._size)
         ghost = self._setting.session(
-            f"the network with {len(names)} layers ghosted", f"{self._size} {network}", network, self._size
+            f"the network with {layers} ghosted", f"{self._size} {network}", network, self._size
         )
         found = self._setting.times({"dense": dense, "ghost": ghost}, self._size, 4 * self._setting.seconds)
         self.dense_ms = found["dense"].median_ms
@@ -241,7 +247,7 @@ class _Whole:
                 "ratio": ratio,
             }
         )
-        self._setting.announce(f"{len(names)} layers ghosted: whole network at {ratio:.3f} of the time")
+        self._setting.announce(f"{layers} ghosted: whole network at {ratio:.3f} of the time")
         return ratio
 
 
@@ -298,6 +304,7 @@ def _row(
     cost: float,
     chosen: bool,
     form: tuple[int, int],
+    passed_over: str,
 ) -> PlannedLayer:
     if isinstance(timed, str):
         return PlannedLayer(site.name, site.shape(), site.macs(), None, None, None, cost, False, timed)
@@ -306,7 +313,7 @@ def _row(
     if not chosen:
         reason = "slower as a Ghost convolution" if ghost > dense else "gains too little"
         if _gain(timed) > 0:
-            reason = "gains alone, but the budget needs it not or the whole network gains nothing by it"
+            reason = passed_over
     macs = site.macs()
     return PlannedLayer(
         site.name, site.shape(), macs, site.ghost_macs(*form) / macs, dense, ghost, cost, chosen, reason

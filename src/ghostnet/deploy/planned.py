@@ -99,7 +99,9 @@ class Plan:
         }
 
     def __str__(self) -> str:
-        """Return a table and the verdict."""
+        """Return a table, where there are candidates, and the verdict."""
+        if not self.rows:
+            return self.verdict()
         header = ("layer", "shape", "MACs", "dense ms", "ghost ms", "time", "cost", "choice")
         table = [header, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
@@ -109,6 +111,8 @@ class Plan:
     def verdict(self) -> str:
         """Return what came of it, in one line."""
         where = f"{TARGETS[self.target].runtime} {self.precision}, {self.threads} thread(s)"
+        if not self.rows:
+            return f"no layer is a candidate for ghosting: {_some_left_out(self.left_out)}"
         if not self.layers:
             return f"no layer is worth ghosting in {where}: the whole network would not become 5 % faster"
         line = f"{len(self.layers)} of {len(self.rows)} layers, whole network at {self.measured_ratio:.3f} of the time"
@@ -125,6 +129,12 @@ def processor_features() -> list[str]:
         return []
     flags = next((line.split() for line in place.read_text().splitlines() if line.startswith("flags")), [])
     return [name for name in _FEATURES if name in flags]
+
+
+def _some_left_out(left_out: dict[str, str]) -> str:
+    """Return the first three convolutions that are no candidates, each with the reason, and how many more."""
+    text = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+    return text if len(left_out) <= 3 else f"{text}; and {len(left_out) - 3} more"
 
 
 def _cells(row: PlannedLayer) -> tuple[str, ...]:

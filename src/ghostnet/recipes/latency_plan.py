@@ -6,8 +6,8 @@ channel orders that stay in residual streams are in the measurement.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ghostnet.convert.select import LayerSelection, select_layers
 from ghostnet.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class GhostSettings:
     """What `ghostify` is called with, but the layers, which are the plan's to choose.
 
@@ -93,9 +93,12 @@ def convert_by_plan(
             )
         return built[key][0]
 
-    candidates = _candidates(model, how, example_input)
+    reasons = _reasons_to_keep(model, how, example_input)
+    candidates = [name for name, reason in reasons.items() if reason is None]
     cost = None
-    if budget < 1 and how.init == "dense":
+    if budget < 1 and how.init == "dense" and candidates:
+        if announce is not None:
+            announce(f"ghosting all {len(candidates)} candidates, for what each costs")
         build(candidates)
         report = built[tuple(sorted(candidates))][1]
         cost = {layer.name: layer.reconstruction_error or 0.0 for layer in report.layers}
@@ -114,6 +117,8 @@ def convert_by_plan(
         folder=folder,
         announce=announce,
     )
+    kept = {name: reason for name, reason in reasons.items() if reason is not None}
+    plan = dataclasses.replace(plan, left_out=plan.left_out | kept)
     if not plan.layers:
         return None, None, plan
     build(plan.layers)  # files of an earlier plan may have stood in for it
@@ -121,13 +126,12 @@ def convert_by_plan(
     return network, done, plan
 
 
-def _candidates(model: nn.Module, how: GhostSettings, example: Tensor) -> list[str]:
-    """Return the layers that `ghostify` would convert."""
+def _reasons_to_keep(model: nn.Module, how: GhostSettings, example: Tensor) -> dict[str, str | None]:
+    """Return for each convolution why `ghostify` would keep it, None for those that it would convert."""
     layers = Layers() if how.layers is None else how.layers
     units = find_units(model, example)
     if not units:
         raise InputError(
             f"found no convolution in this {type(model).__name__}; a plan is about nn.Conv2d layers"
         )
-    kept = select_layers(model, units, layers, ratio=how.ratio, cheap_kernel_size=how.cheap_kernel_size)
-    return [name for name, reason in kept.items() if reason is None]
+    return select_layers(model, units, layers, ratio=how.ratio, cheap_kernel_size=how.cheap_kernel_size)
