@@ -164,8 +164,15 @@ def search(ratios: dict[int, float], budget: float, count: int = 8) -> tuple[lis
 
 
 def test_layers_are_dropped_until_the_whole_network_is_faster() -> None:
-    names, ratio, asked = search({8: 1.3, 4: 1.01, 2: 0.9}, 1.0)
-    assert (len(names), ratio, asked) == (2, 0.9, [8, 4, 2])
+    names, ratio, asked = search({8: 1.3, 4: 1.01, 2: 0.9, 3: 0.92}, 1.0)
+    assert (len(names), ratio, asked) == (2, 0.9, [8, 4, 2, 3])
+
+
+def test_a_better_number_of_layers_between_is_found() -> None:
+    names, ratio, asked = search({8: 1.16, 4: 0.92, 6: 0.85, 7: 0.86}, 1.0)
+    assert (len(names), ratio, asked) == (6, 0.85, [8, 4, 6, 7])
+    _, ratio, asked = search(dict.fromkeys(range(1, 41), 1.2) | {20: 0.8}, 1.0, 40)
+    assert (ratio, asked) == (0.8, [40, 20, 30, 25, 22, 21])
 
 
 def test_no_layer_is_the_answer_where_none_helps() -> None:

@@ -259,17 +259,28 @@ def _search(
     measured: dict[int, float] = {}
     take = len(order)
     while take and len(measured) < _ATTEMPTS and take not in measured:
-        found = measured[take] = whole.ratio(order[:take])
-        if found > 1 - WORTH:
+        measured[take] = whole.ratio(order[:take])
+        if min(measured.values()) > 1 - WORTH:
             take //= 2  # the worst of those that gain alone do not gain in company
         elif budget < 1:
             take = _next_take(measured, gains, budget)
+        else:
+            take = _above_the_best(measured)
     good = {count: ratio for count, ratio in measured.items() if ratio <= 1 - WORTH}
     if not good:
         return [], 1.0
-    meeting = [count for count, ratio in good.items() if ratio <= budget]
+    meeting = [count for count, ratio in good.items() if ratio <= budget < 1]
     count = min(meeting) if meeting else min(good, key=lambda key: good[key])
     return order[:count], measured[count]
+
+
+def _above_the_best(measured: Mapping[int, float]) -> int:
+    """Return how many layers to try next: halfway from the number that was fastest to the next larger one measured.
+
+    That larger number itself, or the best, where nothing lies between.
+    """
+    best = min(measured, key=lambda count: measured[count])
+    return (best + min((count for count in measured if count > best), default=best)) // 2
 
 
 def _next_take(measured: Mapping[int, float], gains: Sequence[float], budget: float) -> int:
