@@ -201,6 +201,17 @@ def test_failures_are_one_line_and_exit_1(
     assert re.search(message, _line(capsys))
 
 
+def test_what_keeps_nothing_does_not_promise_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(app.VERBS, "bench", fail)
+    assert cli.run(["bench"]) == 1
+    assert _line(capsys) == "ghostnet: interrupted\n"
+
+
 def test_debug_shows_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
