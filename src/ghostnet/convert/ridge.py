@@ -2,8 +2,8 @@
 
 A filter has as many unknowns as inputs; where calibration images are few or maps small, the filters that fit them best
 fit other images worse than the dense ones do. `chosen_ridge` serves both kinds of layer; the least squares of plain
-ones stands here too: each group of a grouped convolution is a problem of its own, all of them solved at once. Left out: the
-windows of cheap operations (moments.py).
+ones stands here too: each group of a grouped convolution is a problem of its own, all of them solved at once. Left out:
+the windows of cheap operations (moments.py).
 """
 
 from __future__ import annotations
