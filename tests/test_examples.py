@@ -188,3 +188,17 @@ def test_without_labels(
     assert metrics["macs"] < 0.7 * ghostnet.profile(ghostnet.load(network), (3, 32, 32)).macs
     assert record["command"].endswith("network.safetensors 150 1 record.json")
     assert "taught without labels" in capsys.readouterr().out
+
+
+def test_how_many_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = _example("how_many_images")
+    network = _small_network(tmp_path, monkeypatch, images=64)
+    example.main([str(network), "2", "2,32", str(tmp_path / "record.json")])
+    record: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())
+    assert [row["images"] for row in record["metrics"]["converted"]] == [2, 32]
+    assert record["metrics"]["converted"][1]["loss"] != record["metrics"]["converted"][0]["loss"]
+    assert record["metrics"]["dense"]["count"] == 64
+    assert record["command"].endswith("network.safetensors 2 2,32 record.json")
+    assert capsys.readouterr().out.splitlines()[0].startswith(" dense ")

@@ -41,8 +41,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         command += ["--data", str(_CELLS), "--out", str(out), *changes]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        found.append(json.loads((out / "cells-seed0.json").read_text())["metrics"])
-    one, two = found
+        found.append(json.loads((out / "cells-seed0.json").read_text()))
+    one, two = (record["metrics"] for record in found)
     assert one["steps"] == two["steps"] == 12
     for first, second in zip(one["curve"], two["curve"], strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
@@ -51,3 +51,5 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     )  # it learned, so that equal losses say something
     assert two["AP50"] == pytest.approx(one["AP50"], abs=0.01)
     assert two["images"] == one["images"] == 10
+    assert found[0]["command"].startswith("ghostnet detect train bccd_light ")
+    assert found[1]["command"].startswith("torchrun --nproc-per-node 2 -m ghostnet detect train bccd_light ")

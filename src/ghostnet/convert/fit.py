@@ -31,17 +31,24 @@ class Groups:
 
 def refit(moments: Moments, ridge: float) -> Tensor:
     """Refit the whole filter bank to the targets, drawn to the dense filters: `(n, D)`."""
-    centre = moments.centre
-    gram = moments.gram[centre, centre]
-    missing = moments.cross[centre] - gram @ moments.dense.T
-    return moments.dense + solve(gram, missing, ridge).T
+    return moments.dense + solve(*refit_equations(moments), ridge).T
+
+
+def refit_equations(moments: Moments) -> tuple[Tensor, Tensor]:
+    """Return the Gram matrix `(D, D)` of the dense filters' inputs, and theirs with what the outputs lack `(D, n)`."""
+    gram = moments.gram[moments.centre, moments.centre]
+    return gram, moments.cross[moments.centre] - gram @ moments.dense.T
 
 
 def solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     """Solve the ridge equations; the ridge is relative to the mean power, and dead inputs give zeros."""
     power = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
-    return torch.linalg.solve(gram + (ridge * power + 1e-30 + (power <= 1e-20)) * eye, right)
+    drawn = gram.clone()
+    drawn.diagonal(dim1=-2, dim2=-1).add_(ridge * power[..., 0] + 1e-30 + (power[..., 0] <= 1e-20))
+    factor, failed = torch.linalg.cholesky_ex(drawn)
+    if failed.any():  # a Gram matrix formed in float32 may be indefinite by its rounding
+        return torch.linalg.solve(drawn, right)
+    return torch.cholesky_solve(right, factor)
 
 
 def cheap_filters(windows: Tensor, against: Tensor) -> Tensor:
@@ -61,19 +68,31 @@ def best_cheap(moments: Moments, primary: Tensor, sources: Tensor, ghosts: Tenso
     return solve(windows[sources], against[sources, :, ghosts][..., None], 1e-9)[..., 0]
 
 
-def best_primary(moments: Moments, primary: Tensor, cheap: Tensor, groups: Groups, ridge: float) -> Tensor:
+def best_primary(moments: Moments, drawn_to: Tensor, cheap: Tensor, groups: Groups, ridge: float) -> Tensor:
     """Best primary filters for fixed cheap filters, each serving its own target and those of its ghosts.
 
     Args:
         moments: of the layer.
-        primary: `(m, D)` present filters, to which the ridge draws.
+        drawn_to: `(m, D)` filters to which the ridge draws.
         cheap: `(g, T)` cheap filter of each ghost.
         groups: which target each slot stands for.
         ridge: relative to the mean power.
     """
+    step = max(1, 2**23 // moments.gram.shape[-1] ** 2)
+    parts = []
+    for slots in torch.arange(len(drawn_to)).split(step):
+        gram, missing = primary_equations(moments, drawn_to, cheap, groups, slots)
+        parts.append(drawn_to[slots] + solve(gram, missing, ridge)[..., 0])
+    return torch.cat(parts)
+
+
+def primary_equations(
+    moments: Moments, drawn_to: Tensor, cheap: Tensor, groups: Groups, slots: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return for some `slots` the Gram matrices `(s, D, D)`, and the inputs with what the outputs lack `(s, D, 1)`."""
     heads, ghosts, sources, weights = groups.heads, groups.ghosts, groups.sources, groups.weights
     taps, columns = len(moments.gram), moments.gram.shape[-1]
-    pairs = torch.zeros(len(primary), taps, taps, dtype=primary.dtype)
+    pairs = torch.zeros(len(drawn_to), taps, taps, dtype=drawn_to.dtype)
     pairs[:, moments.centre, moments.centre] = weights[heads]
     outer = weights[ghosts, None, None] * cheap[:, :, None] * cheap[:, None, :]
     pairs.index_add_(0, sources, outer)
@@ -81,11 +100,5 @@ def best_primary(moments: Moments, primary: Tensor, cheap: Tensor, groups: Group
     seen = torch.einsum("gt,tdg->gd", cheap, moments.cross[:, :, ghosts])
     right.index_add_(0, sources, weights[ghosts, None] * seen)
     flat = moments.gram.reshape(taps * taps, columns * columns)
-    step = max(1, 2**23 // columns**2)
-    parts = []
-    for first in range(0, len(primary), step):
-        part = slice(first, first + step)
-        gram = (pairs[part].flatten(1) @ flat).view(-1, columns, columns)
-        missing = right[part, :, None] - gram @ primary[part, :, None]
-        parts.append(primary[part] + solve(gram, missing, ridge)[..., 0])
-    return torch.cat(parts)
+    gram = (pairs[slots].flatten(1) @ flat).view(-1, columns, columns)
+    return gram, right[slots, :, None] - gram @ drawn_to[slots, :, None]

@@ -27,10 +27,12 @@ from ghostnet.convert.moments import (
 )
 from ghostnet.convert.observe import Pairs
 from ghostnet.convert.patches import patch_columns
+from ghostnet.convert.ridge import chosen_ridge, least_squares
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
 _MOST_PARTNERS = 10  # candidates for each map whose pair is tried with alternation
+_RIDGE_SLOTS = 8  # primary filters from which the ridge is chosen
 _PAIR_BUDGET = 8e10  # multiplications of all these trials in one layer
 
 
@@ -89,14 +91,16 @@ class LayerFit:
             return self._grouped()
         if patch_columns(self.convolution, self.size) > self.options.max_gram:
             return self._on_maps()
-        moments = self._moments(self.size)
-        ridge = moments.scaled_ridge(self.options.ridge)
-        filters = fit.refit(moments, ridge)
-        windows, against = moments.windows(filters)
-        errors = fit.fit_errors(moments.target_power, windows, against)
+        moments = self._moments()
         weights = self._weights(moments.target_power)
+        filters = self._refit(moments, weights)
+        windows, against = moments.windows(filters)
+        costs = fit.fit_errors(moments.target_power, windows, against) * weights
         own = self._own(moments, filters) * weights
-        costs = self._after_one_round(moments, filters, errors * weights, own, weights)
+        ridge = self._ridge(
+            moments, filters, fit.Groups(*match(costs, own, self.sources), self.sources, weights)
+        )
+        costs = self._after_one_round(moments, filters, costs, own, weights, ridge)
         heads, ghosts = match(costs, own, self.sources)
         groups = fit.Groups(heads, ghosts, self.sources, weights)
         primary = filters[heads]
@@ -107,19 +111,38 @@ class LayerFit:
             primary = fit.best_primary(moments, primary, cheap, groups, ridge)
         return self._write(moments, primary, cheap, groups, moments.windows(primary))
 
-    def _moments(self, size: int) -> Moments:
-        if size not in self.known:
-            self.known[size] = self._read_moments(size)
-        found: Moments = self.known[size]
+    def _moments(self) -> Moments:
+        if "moments" not in self.known:
+            self.known["moments"] = (
+                white_moments(self.convolution, self.size)
+                if self.pairs is None
+                else patch_moments(self.pairs, self.convolution, self.size, centred=self.centred)
+            )
+        found: Moments = self.known["moments"]
         return found
 
-    def _read_moments(self, size: int) -> Moments:
+    def _refit(self, moments: Moments, weights: Tensor) -> Tensor:
+        """Refit the dense filters to the inputs, `(n, D)`."""
+        if "filters" not in self.known:
+            halves = [fit.refit_equations(half) for half in moments.halves]
+            self.known["filters"] = fit.refit(moments, chosen_ridge(halves, weights, self.options.ridge))
+        filters: Tensor = self.known["filters"]
+        return filters
+
+    def _ridge(self, moments: Moments, filters: Tensor, groups: fit.Groups) -> float:
+        """Choose how strongly primary filters are drawn to the refitted ones, on a few slots."""
         if self.pairs is None:
-            return white_moments(self.convolution, size)
-        return patch_moments(self.pairs, self.convolution, size, centred=self.centred)
+            return self.options.ridge
+        cheap = fit.best_cheap(moments, filters[groups.heads], self.sources, groups.ghosts)
+        slots = torch.linspace(0, len(groups.heads) - 1, min(len(groups.heads), _RIDGE_SLOTS)).long()
+        sides = [
+            fit.primary_equations(half, filters[groups.heads], cheap, groups, slots)
+            for half in moments.halves
+        ]
+        return chosen_ridge(sides, 1.0, self.options.ridge)
 
     def _after_one_round(
-        self, moments: Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor
+        self, moments: Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor, ridge: float
     ) -> Tensor:
         """Lower the costs of the most promising pairs to what they are after one round of alternation.
 
@@ -139,7 +162,6 @@ class LayerFit:
         slots = torch.arange(len(pairs))
         groups = fit.Groups(heads, ghosts, slots, weights)
         cheap = fit.best_cheap(moments, filters[heads], slots, ghosts)
-        ridge = moments.scaled_ridge(self.options.ridge)
         primary = fit.best_primary(moments, filters[heads], cheap, groups, ridge)
         windows, against = moments.windows(primary)
         centre = moments.centre
@@ -170,11 +192,7 @@ class LayerFit:
 
     def _on_maps(self) -> float:
         """Fit a layer whose patch Gram is too large: a refit where affordable, then windows of maps."""
-        count, outputs = self.convolution.weight[0].numel(), self.convolution.out_channels
-        filters = self.convolution.weight.detach().flatten(1).double()
-        if self.pairs is not None and count <= self.options.max_refit:
-            moments = self._moments(1)
-            filters = fit.refit(moments, moments.scaled_ridge(self.options.ridge))
+        outputs, filters = self.convolution.out_channels, self._refit_large()
         if "maps" not in self.known:
             self.known["maps"] = (
                 white_map_windows(self.convolution, self.size)
@@ -193,6 +211,17 @@ class LayerFit:
         cheap = fit.solve(windows[self.sources], chosen[..., None], 1e-9)[..., 0]
         groups = fit.Groups(heads, ghosts, self.sources, weights)
         return self._write(maps.only(heads), filters[heads], cheap, groups, (windows, against))
+
+    def _refit_large(self) -> Tensor:
+        """Refit the dense filters where their own inputs are few enough, `(n, D)`."""
+        weight = self.convolution.weight.detach()
+        if self.pairs is None or weight[0].numel() > self.options.max_refit:
+            return weight.flatten(1).double()
+        if "filters" not in self.known:
+            fitted = least_squares(self.convolution, self.pairs, self.options.ridge, centred=self.centred)
+            self.known["filters"] = fitted.filters
+        filters: Tensor = self.known["filters"]
+        return filters
 
     def _grouped(self) -> float:
         """Keep filters in their groups and serve ghosts by scaled copies: all that weights alone can say."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ghostnet.convert.patches import (
     CHUNK,
+    by_halves,
     convolution_output,
     patch_size,
     patches_at,
@@ -39,7 +40,7 @@ class Moments:
         mean: `(T, D)` mean patch seen by each tap; `target_mean`, `target_power`: `(n,)`.
         dense: `(n, D)` the dense filters.
         inside: `(T,)` the share of positions whose tap stays inside the map.
-        positions: how many output positions were read.
+        halves: the same of every second image and of the others; none where the inputs are assumed.
     """
 
     gram: Tensor
@@ -49,16 +50,12 @@ class Moments:
     target_power: Tensor
     dense: Tensor
     inside: Tensor
-    positions: int
+    halves: tuple[Moments, ...] = ()
 
     @property
     def centre(self) -> int:
         """Index of the middle tap, which sees the map itself."""
         return self.gram.shape[0] // 2
-
-    def scaled_ridge(self, ridge: float) -> float:
-        """Raise the ridge where there are fewer than 100 positions for each unknown of a filter."""
-        return ridge * max(1.0, 100.0 * self.gram.shape[-1] / max(1, self.positions))
 
     def map_means(self, filters: Tensor) -> Tensor:
         """Mean of each map as each tap sees it: `(m, D) -> (m, T)`."""
@@ -115,27 +112,22 @@ def patch_moments(
     """
     positions = sum(target[:, 0].numel() for _, target in pairs)
     size, margin = patch_size(convolution, cheap_kernel_size)
-    weight = convolution.weight.detach()
-    columns = weight.shape[1] * size[0] * size[1]
+    columns = convolution.in_channels * size[0] * size[1]
     share, dtype = reading(positions, columns)
     generator = torch.Generator().manual_seed(0)
-    sums: dict[tuple[bool, ...], list[Tensor]] = {}
-    total, target_sum, target_square = 0, torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
-    for inputs, target in pairs:
+    sums = _Sums(convolution.out_channels), _Sums(convolution.out_channels)
+    for half, inputs, target in by_halves(pairs):
         step = max(1, int(CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
             valid = valid_taps(wanted.shape[-2:], cheap_kernel_size)
             chosen = thin(len(valid), share, generator)
             residual = (wanted - convolution_output(convolution, part)).flatten(2)[:, :, chosen]
             read = patches_at(F.pad(part, margin), size, stride_of(convolution), chosen, wanted.shape[-1])
-            kept = wanted.flatten(2)[:, :, chosen].transpose(0, 1).flatten(1).double()
-            total += kept.shape[1]
-            target_sum += kept.sum(1)
-            target_square += kept.square().sum(1)
-            _add_by_border(sums, valid[chosen], read.to(dtype), residual.to(dtype))
-    return _assemble(
-        sums, convolution, cheap_kernel_size, centred=centred, total=(total, target_sum, target_square)
-    )
+            sums[half].add_target_(wanted.flatten(2)[:, :, chosen])
+            sums[half].add_by_border_(valid[chosen], read.to(dtype), residual.to(dtype))
+    every = (sums[0] + sums[1], *sums) if all(one.count for one in sums) else (sums[0] + sums[1],)
+    whole, *halves = (_assemble(one, convolution, cheap_kernel_size, centred=centred) for one in every)
+    return replace(whole, halves=tuple(halves))
 
 
 def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
@@ -143,13 +135,12 @@ def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
     size, _ = patch_size(convolution, cheap_kernel_size)
     weight = convolution.weight.detach().double()
     columns = weight.shape[1] * size[0] * size[1]
-    key = (True,) * cheap_kernel_size**2
-    sums = {key: [torch.eye(columns).double(), torch.zeros(columns).double()]}
-    sums[key] += [torch.zeros(columns, len(weight)).double(), torch.tensor(1.0).double()]
-    power = weight.flatten(1).square().sum(1)
-    total = (1, torch.zeros(len(weight)).double(), power)
-    moments = _assemble(sums, convolution, cheap_kernel_size, centred=False, total=total)
-    return replace(moments, positions=10**9)  # exact moments: no ridge for want of images
+    sums = _Sums(len(weight))
+    sums.count, sums.square = 1, weight.flatten(1).square().sum(1)
+    second, first = torch.eye(columns).double(), torch.zeros(columns).double()
+    inside = (True,) * cheap_kernel_size**2
+    sums.kinds[inside] = [second, first, first.new_zeros(columns, len(weight)), torch.tensor(1.0).double()]
+    return _assemble(sums, convolution, cheap_kernel_size, centred=False)
 
 
 def map_windows(
@@ -218,27 +209,51 @@ def white_map_windows(convolution: nn.Conv2d, cheap_kernel_size: int) -> MapMome
     )
 
 
-def _add_by_border(sums: dict, valid: Tensor, patches: Tensor, residual: Tensor) -> None:
-    """Add Gram, sum and cross moments of the patches, separately for each kind of border position."""
-    kinds, member = torch.unique(valid, dim=0, return_inverse=True)
-    for index, kind in enumerate(kinds.tolist()):
-        chosen = (member == index).nonzero()[:, 0]
-        rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
-        left = residual[:, :, chosen].transpose(1, 2).flatten(0, 1)
-        new = [rows.T @ rows, rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
-        held = sums.setdefault(tuple(kind), [torch.zeros_like(value) for value in new])
-        for old, value in zip(held, new, strict=True):
-            old += value
+class _Sums:
+    """Sums over output positions.
+
+    Attributes:
+        count: positions.
+        target, square: `(n,)` of the outputs wanted, and of their squares.
+        kinds: for each kind of border position the Gram matrix of the patches, their sum, their products with what
+            the outputs lack, and the positions.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        self.count = 0
+        self.target, self.square = torch.zeros(2, outputs, dtype=torch.float64)
+        self.kinds: dict[tuple[bool, ...], list[Tensor]] = {}
+
+    def add_target_(self, wanted: Tensor) -> None:
+        """Add outputs wanted, `(N, n, L)`."""
+        flat = wanted.transpose(0, 1).flatten(1).double()
+        self.count += flat.shape[1]
+        self.target += flat.sum(1)
+        self.square += flat.square().sum(1)
+
+    def add_by_border_(self, valid: Tensor, patches: Tensor, residual: Tensor) -> None:
+        """Add patches `(N, D, L)` and what the outputs lack `(N, n, L)`, each kind of border position to its sums."""
+        kinds, member = torch.unique(valid, dim=0, return_inverse=True)
+        for index, kind in enumerate(kinds.tolist()):
+            chosen = (member == index).nonzero()[:, 0]
+            rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
+            left = residual[:, :, chosen].transpose(1, 2).flatten(0, 1)
+            new = [rows.T @ rows, rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
+            held = self.kinds.setdefault(tuple(kind), [torch.zeros_like(value) for value in new])
+            for old, value in zip(held, new, strict=True):
+                old += value
+
+    def __add__(self, other: _Sums) -> _Sums:
+        both = _Sums(len(self.target))
+        both.count = self.count + other.count
+        both.target, both.square = self.target + other.target, self.square + other.square
+        for kind in self.kinds.keys() | other.kinds.keys():
+            parts = [sums.kinds[kind] for sums in (self, other) if kind in sums.kinds]
+            both.kinds[kind] = [sum(values[1:], values[0]) for values in zip(*parts, strict=True)]
+        return both
 
 
-def _assemble(
-    sums: dict,
-    convolution: nn.Conv2d,
-    cheap_kernel_size: int,
-    *,
-    centred: bool,
-    total: tuple[int, Tensor, Tensor],
-) -> Moments:
+def _assemble(sums: _Sums, convolution: nn.Conv2d, cheap_kernel_size: int, *, centred: bool) -> Moments:
     """Turn sums by kind of border into the moments for each pair of taps."""
     rows = rows_of_taps(convolution, cheap_kernel_size)
     taps, columns = rows.shape
@@ -247,23 +262,22 @@ def _assemble(
     mean = torch.zeros(taps, columns, dtype=torch.float64)
     cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
     inside = torch.zeros(taps, dtype=torch.float64)
-    for kind, (second, first, against, share) in sums.items():
+    for kind, (second, first, against, share) in sums.kinds.items():
         for one in (tap for tap in range(taps) if kind[tap]):
-            inside[one] += share / total[0]
+            inside[one] += share / sums.count
             mean[one] += first[rows[one]]
             cross[one] += against[rows[one]]
             for two in (tap for tap in range(one, taps) if kind[tap]):
                 gram[one, two] += second[rows[one]][:, rows[two]]
-    count, target_sum, target_square = total
     for one in range(taps):
         for two in range(one):
             gram[one, two] = gram[two, one].T
-    gram, mean, cross = gram.div_(count), mean / count, cross / count
-    target_mean, power = target_sum / count, target_square / count
+    gram, mean, cross = gram.div_(sums.count), mean / sums.count, cross / sums.count
+    target_mean, power = sums.target / sums.count, sums.square / sums.count
     for tap in range(taps):
         cross[tap] += gram[tap, taps // 2] @ dense.T
     if centred:
         cross -= mean[:, :, None] * target_mean
         gram -= mean[:, None, :, None] * mean[None, :, None, :]
         power = power - target_mean.square()
-    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside, count)
+    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,3 +109,14 @@ def thin(count: int, share: float, generator: torch.Generator) -> Tensor:
     if share >= 1:
         return torch.arange(count)
     return torch.randperm(count, generator=generator)[: max(1, round(count * share))]
+
+
+def by_halves(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield of each batch every second image and the others, with 0 or 1 for which; images alternate throughout."""
+    before = 0
+    for inputs, target in pairs:
+        for half in (0, 1):
+            mine = slice((before + half) % 2, None, 2)
+            if len(inputs[mine]):
+                yield half, inputs[mine], target[mine]
+        before += len(inputs)

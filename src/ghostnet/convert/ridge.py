@@ -1,14 +1,16 @@
-"""How strongly least squares draws filters to the dense ones: as one half of the images says of the other half's.
+"""How strongly least squares draws filters to what they were: as halves of the images say of each other.
 
 A filter has as many unknowns as inputs; where calibration images are few or maps small, the filters that fit them best
-fit other images worse than the dense ones do. Each group of a grouped convolution is a problem of its own, all of them
-solved at once. Left out: the windows of cheap operations (moments.py).
+fit other images worse than the dense ones do. `chosen_ridge` serves both kinds of layer; the least squares of plain
+ones stands here too: each group of a grouped convolution is a problem of its own, all of them solved at once. Left out:
+the windows of cheap operations (moments.py).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from ghostnet.convert import fit
 from ghostnet.convert.observe import Pairs
 from ghostnet.convert.patches import (
     CHUNK,
+    by_halves,
     convolution_output,
     patch_size,
     patches_at,
@@ -27,7 +30,8 @@ from ghostnet.convert.patches import (
     thin,
 )
 
-_RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # relative to the mean power of the inputs
+Equations = tuple[Tensor, Tensor]  # a Gram matrix, and inputs with what outputs lack
+_START, _LAST = 8, 14  # where the search begins and ends, in half decades above 1e-6
 NO_CHANGE = 1e3  # a ridge that leaves the dense filters as they are
 
 
@@ -80,26 +84,39 @@ class Sums:
         return (self.square / self.count - (self.target / self.count).square()).clamp_min(0.0)
 
 
-def chosen_ridge(halves: Sequence[Sums], least: float, *, centred: bool) -> float:
-    """Return the ridge whose filters, fitted to the first half, serve the second best; `NO_CHANGE` where none helps.
+def chosen_ridge(halves: Sequence[Equations], weights: Tensor | float, least: float) -> float:
+    """Return the ridge for all images: half of that whose filters, fitted to one half, serve the other best.
+
+    `NO_CHANGE` where none helps, or one half has no images. Twice the images need half the ridge, which is relative
+    to moments of one position.
 
     Args:
-        halves: from `read_halves`.
+        halves: of each half the Gram matrices `(..., D, D)`, and the inputs with what the outputs lack `(..., D, m)`.
+        weights: of the outputs' squared errors, as they are broadcast to `(..., D, m)`.
         least: the smallest that is tried, relative to the mean power of the inputs.
-        centred: an offset for each channel is free.
     """
-    if not all(half.count for half in halves):
+    if len(halves) < 2:
         return NO_CHANGE
-    gram, missing = halves[0].moments(centred=centred)
-    other_gram, other_missing = halves[1].moments(centred=centred)
-    weights = halves[1].target_variance().clamp_min(1e-30).reciprocal().view(len(gram), 1, -1)
-    best = (0.0, NO_CHANGE)
-    for ridge in (least, *(each for each in _RIDGES if each > least)):
-        change = fit.solve(gram, missing, ridge)
-        gain = ((2 * other_missing - other_gram @ change) * change * weights).sum()
-        if float(gain) > best[0]:
-            best = (float(gain), ridge)
-    return best[1]
+    known: dict[int, float] = {}
+
+    def gain(step: int) -> float:
+        if step not in known:
+            known[step] = sum(
+                float(((2 * other[1] - other[0] @ change) * change * weights).sum())
+                for one, other in (halves, halves[::-1])
+                for change in [fit.solve(*one, _ridge(step, least))]
+            )
+        return known[step]
+
+    best = _START
+    for stride in (2, 1):
+        while (near := max((best, max(best - stride, 0), min(best + stride, _LAST)), key=gain)) != best:
+            best = near
+    return max(least, _ridge(best, least) / 2) if gain(best) > 0 else NO_CHANGE
+
+
+def _ridge(step: int, least: float) -> float:
+    return max(least, 10 ** (step / 2 - 6))
 
 
 def read_halves(dense: nn.Conv2d, pairs: Pairs) -> tuple[Sums, Sums]:
@@ -118,21 +135,45 @@ def read_halves(dense: nn.Conv2d, pairs: Pairs) -> tuple[Sums, Sums]:
     share, dtype = reading(positions, columns, groups=groups)
     generator = torch.Generator().manual_seed(0)
     sums = Sums(groups, columns, outputs), Sums(groups, columns, outputs)
-    before = 0
-    for inputs, wanted in pairs:
-        places = wanted[0, 0].numel()
-        chosen = thin(places, share, generator)
+    for half, inputs, wanted in by_halves(pairs):
+        chosen = thin(wanted[0, 0].numel(), share, generator)
         step = max(1, CHUNK // (groups * columns * len(chosen)))
-        for half in (0, 1):
-            mine = slice((before + half) % 2, None, 2)
-            for part, target in zip(inputs[mine].split(step), wanted[mine].split(step), strict=True):
-                if not len(part):
-                    continue
-                read = patches_at(F.pad(part, margin), size, stride_of(dense), chosen, target.shape[-1])
-                read = read[:, inside].transpose(0, 1).reshape(groups, columns, -1)
-                kept = target.flatten(2)[:, :, chosen]
-                lacking = (kept - convolution_output(dense, part).flatten(2)[:, :, chosen]).transpose(0, 1)
-                lacking = lacking.reshape(groups, outputs // groups, -1)
-                sums[half].add_(read.to(dtype), lacking.to(dtype), kept.transpose(0, 1).flatten(1).double())
-        before += len(inputs)
+        for part, target in zip(inputs.split(step), wanted.split(step), strict=True):
+            read = patches_at(F.pad(part, margin), size, stride_of(dense), chosen, target.shape[-1])
+            read = read[:, inside].transpose(0, 1).reshape(groups, columns, -1)
+            kept = target.flatten(2)[:, :, chosen]
+            lacking = (kept - convolution_output(dense, part).flatten(2)[:, :, chosen]).transpose(0, 1)
+            lacking = lacking.reshape(groups, outputs // groups, -1)
+            sums[half].add_(read.to(dtype), lacking.to(dtype), kept.transpose(0, 1).flatten(1).double())
     return sums
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Filters `(n, D)` of D inputs each, and of the maps that they give, without a bias, mean and variance `(n,)`."""
+
+    filters: Tensor
+    mean: Tensor
+    power: Tensor
+    target_mean: Tensor
+
+
+def least_squares(dense: nn.Conv2d, pairs: Pairs, ridge: float, *, centred: bool) -> Fitted:
+    """Find the filters of each group that come nearest to the wanted outputs, drawn to the dense ones.
+
+    Args:
+        dense: the convolution as it was.
+        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, without bias.
+        ridge: the least, relative to the mean power of the inputs.
+        centred: an offset for each channel is free.
+    """
+    halves = read_halves(dense, pairs)
+    both = halves[0] + halves[1]
+    gram, missing = both.moments(centred=centred)
+    filters = dense.weight.detach().double().reshape(dense.groups, -1, gram.shape[-1])
+    weights = both.target_variance().clamp_min(1e-30).reciprocal().view(dense.groups, 1, -1)
+    sides = [half.moments(centred=centred) for half in halves if half.count]
+    filters = filters + fit.solve(gram, missing, chosen_ridge(sides, weights, ridge)).mT
+    mean = (filters @ both.first[:, :, None])[:, :, 0].flatten() / both.count
+    power = ((filters @ gram) * filters).sum(2).flatten()
+    return Fitted(filters.flatten(0, 1), mean, power, both.target / both.count)

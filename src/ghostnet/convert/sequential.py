@@ -41,8 +41,8 @@ def initialise_from_dense_(
         calibration_batches: unlabelled `(N, C, H, W)` inputs, or None for a fit that assumes white inputs.
         plain: names of units that are still plain convolutions and are refitted, where there are images.
         rounds: of alternation between primary and cheap filters.
-        ridge: relative to the mean power of the inputs, raised where images are few; draws the filters
-            to the dense ones.
+        ridge: the least, relative to the mean power of the inputs; draws filters to what they were, as strongly as
+            halves of the images ask for.
         max_gram: largest Gram matrix (columns); larger layers are fitted on their output maps only.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def make_result(
     return {
         "schema": SCHEMA,
         "exhibit": exhibit,
-        "command": " ".join(["ghostnet", *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "commit": source_commit(),
         "environment": environment(),
         "seconds": round(seconds, 1),
@@ -38,6 +39,12 @@ def make_result(
         "recipe": recipe,
         "metrics": metrics,
     }
+
+
+def _program() -> str:
+    """Return what starts this command, `torchrun` included where it did."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    return "ghostnet" if processes == 1 else f"torchrun --nproc-per-node {processes} -m ghostnet"
 
 
 def write_record(
