@@ -115,7 +115,7 @@ def patch_moments(
     columns = convolution.in_channels * size[0] * size[1]
     share, dtype = reading(positions, columns)
     generator = torch.Generator().manual_seed(0)
-    sums = _Sums(convolution.out_channels), _Sums(convolution.out_channels)
+    sums = _BorderSums(convolution.out_channels), _BorderSums(convolution.out_channels)
     for half, inputs, target in by_halves(pairs):
         step = max(1, int(CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
@@ -135,7 +135,7 @@ def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
     size, _ = patch_size(convolution, cheap_kernel_size)
     weight = convolution.weight.detach().double()
     columns = weight.shape[1] * size[0] * size[1]
-    sums = _Sums(len(weight))
+    sums = _BorderSums(len(weight))
     sums.count, sums.square = 1, weight.flatten(1).square().sum(1)
     second, first = torch.eye(columns).double(), torch.zeros(columns).double()
     inside = (True,) * cheap_kernel_size**2
@@ -209,7 +209,7 @@ def white_map_windows(convolution: nn.Conv2d, cheap_kernel_size: int) -> MapMome
     )
 
 
-class _Sums:
+class _BorderSums:
     """Sums over output positions.
 
     Attributes:
@@ -243,8 +243,8 @@ class _Sums:
             for old, value in zip(held, new, strict=True):
                 old += value
 
-    def __add__(self, other: _Sums) -> _Sums:
-        both = _Sums(len(self.target))
+    def __add__(self, other: _BorderSums) -> _BorderSums:
+        both = _BorderSums(len(self.target))
         both.count = self.count + other.count
         both.target, both.square = self.target + other.target, self.square + other.square
         for kind in self.kinds.keys() | other.kinds.keys():
@@ -253,7 +253,7 @@ class _Sums:
         return both
 
 
-def _assemble(sums: _Sums, convolution: nn.Conv2d, cheap_kernel_size: int, *, centred: bool) -> Moments:
+def _assemble(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int, *, centred: bool) -> Moments:
     """Turn sums by kind of border into the moments for each pair of taps."""
     rows = rows_of_taps(convolution, cheap_kernel_size)
     taps, columns = rows.shape
