@@ -139,7 +139,7 @@ class LayerFit:
             fit.primary_equations(half, filters[groups.heads], cheap, groups, slots)
             for half in moments.halves
         ]
-        return chosen_ridge(sides, 1.0, self.options.ridge)
+        return chosen_ridge(sides, torch.ones(1), self.options.ridge)
 
     def _after_one_round(
         self, moments: Moments, filters: Tensor, costs: Tensor, own: Tensor, weights: Tensor, ridge: float

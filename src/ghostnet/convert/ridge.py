@@ -32,6 +32,7 @@ from ghostnet.convert.patches import (
 
 Equations = tuple[Tensor, Tensor]  # a Gram matrix, and inputs with what outputs lack
 _START, _LAST = 8, 14  # where the search begins and ends, in half decades above 1e-6
+_MOST_OUTPUTS = 64  # that are asked; each costs a solution for each ridge tried
 NO_CHANGE = 1e3  # a ridge that leaves the dense filters as they are
 
 
@@ -84,7 +85,7 @@ class Sums:
         return (self.square / self.count - (self.target / self.count).square()).clamp_min(0.0)
 
 
-def chosen_ridge(halves: Sequence[Equations], weights: Tensor | float, least: float) -> float:
+def chosen_ridge(halves: Sequence[Equations], weights: Tensor, least: float) -> float:
     """Return the ridge for all images: half of that whose filters, fitted to one half, serve the other best.
 
     `NO_CHANGE` where none helps, or one half has no images. Twice the images need half the ridge, which is relative
@@ -97,13 +98,16 @@ def chosen_ridge(halves: Sequence[Equations], weights: Tensor | float, least: fl
     """
     if len(halves) < 2:
         return NO_CHANGE
+    few = slice(None, None, -(-halves[0][1].shape[-1] // _MOST_OUTPUTS))
+    sides = [(gram, missing[..., few]) for gram, missing in halves]
+    weights = weights[..., few]
     known: dict[int, float] = {}
 
     def gain(step: int) -> float:
         if step not in known:
             known[step] = sum(
                 float(((2 * other[1] - other[0] @ change) * change * weights).sum())
-                for one, other in (halves, halves[::-1])
+                for one, other in (sides, sides[::-1])
                 for change in [fit.solve(*one, _ridge(step, least))]
             )
         return known[step]
