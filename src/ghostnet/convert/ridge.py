@@ -33,6 +33,7 @@ from ghostnet.convert.patches import (
 Equations = tuple[Tensor, Tensor]  # a Gram matrix, and inputs with what outputs lack
 _START, _LAST = 8, 14  # where the search begins and ends, in half decades above 1e-6
 _MOST_OUTPUTS = 64  # that are asked; each costs a solution for each ridge tried
+_TOLERANCE = 0.05  # of the best gain; what a ridge holds back adds up from layer to layer, noise less so
 NO_CHANGE = 1e3  # a ridge that leaves the dense filters as they are
 
 
@@ -88,8 +89,8 @@ class Sums:
 def chosen_ridge(halves: Sequence[Equations], weights: Tensor, least: float) -> float:
     """Return the ridge for all images: half of that whose filters, fitted to one half, serve the other best.
 
-    `NO_CHANGE` where none helps, or one half has no images. Twice the images need half the ridge, which is relative
-    to moments of one position.
+    Of those nearly as good the smallest. `NO_CHANGE` where none helps, or one half has no images. Twice the images
+    need half the ridge, which is relative to moments of one position.
 
     Args:
         halves: of each half the Gram matrices `(..., D, D)`, and the inputs with what the outputs lack `(..., D, m)`.
@@ -116,6 +117,9 @@ def chosen_ridge(halves: Sequence[Equations], weights: Tensor, least: float) -> 
     for stride in (2, 1):
         while (near := max((best, max(best - stride, 0), min(best + stride, _LAST)), key=gain)) != best:
             best = near
+    enough = (1 - _TOLERANCE) * gain(best)
+    while best and gain(best - 1) >= enough:
+        best -= 1
     return max(least, _ridge(best, least) / 2) if gain(best) > 0 else NO_CHANGE
 
 
