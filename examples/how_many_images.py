@@ -18,7 +18,7 @@ from torch import nn
 
 import ghostnet
 from ghostnet import data
-from ghostnet.recipes import make_result, write_json
+from ghostnet.recipes import write_record
 
 NORMAL: dict[str, Any] = {"mean": data.CIFAR10_MEAN, "std": data.CIFAR10_STD}
 
@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> None:
     name = f"images_{Path(network).stem}"
     recipe = {"name": name, "ratio": ratio}
     seconds = time.monotonic() - started
-    result = make_result("calibration", metrics=metrics, seconds=seconds, seed=0, recipe=recipe)
     given = f"{Path(network).name} {ratio} {counts} {record.name}"
-    write_json(record, {**result, "command": f"python examples/how_many_images.py {given}"})
+    command = f"python examples/how_many_images.py {given}"
+    write_record(record, metrics, seconds=seconds, recipe=recipe, more={"command": command})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import nn
 
 import ghostnet
 from ghostnet import data
-from ghostnet.recipes import fine_tune_recipe, make_result, run_recipe, write_json
+from ghostnet.recipes import fine_tune_recipe, run_recipe, write_record
 
 _CALIBRATION = 2048
 _SETTINGS = ("batch_size=128", "learning_rate=0.1", "held_out_fraction=0.1")
@@ -69,9 +69,9 @@ def main(arguments: list[str]) -> None:
     name = Path(network).stem
     recipe = {"name": f"unlabelled_{name}", "images": count, "epochs": epochs, "settings": _SETTINGS}
     seconds = time.monotonic() - started
-    result = make_result("unlabelled", metrics=metrics, seconds=seconds, seed=0, recipe=recipe)
     given = f"{Path(network).name} {count} {epochs:g} {record.name}"
-    write_json(record, {**result, "command": f"python examples/without_labels.py {given}"})
+    command = f"python examples/without_labels.py {given}"
+    write_record(record, metrics, seconds=seconds, recipe=recipe, more={"command": command})
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ VERBS: dict[str, Callable[..., None] | typer.Typer] = {
 }
 # Newer releases of typer carry their own copy of click, so its error class is reached through typer's own.
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
-_KEEPING = {"convert", "train", "reproduce", "data", "demo"}  # verbs that leave on disk what goes on
+_KEEPING = ("convert", "train", "reproduce", "data", "demo", "detect train")  # leave on disk what goes on
 _WRONG_PLACES = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -110,7 +110,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
-        goes_on = given[:2] == ["detect", "train"] or bool({*given[:1]} & _KEEPING)
+        goes_on = " ".join(given).startswith(_KEEPING)
         return _fail("interrupted; continue with the same command" if goes_on else "interrupted", 1)
     except typer.Exit as stop:
         return stop.exit_code

@@ -90,9 +90,13 @@ def primary_equations(
     moments: Moments, drawn_to: Tensor, cheap: Tensor, groups: Groups, slots: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return for some `slots` the Gram matrices `(s, D, D)`, and the inputs with what the outputs lack `(s, D, 1)`."""
-    heads, ghosts, sources, weights = groups.heads, groups.ghosts, groups.sources, groups.weights
+    place = torch.full((len(drawn_to),), -1)
+    place[slots] = torch.arange(len(slots))
+    served = place[groups.sources] >= 0  # ghosts of these slots
+    heads, ghosts, sources = groups.heads[slots], groups.ghosts[served], place[groups.sources[served]]
+    filters, cheap, weights = drawn_to[slots], cheap[served], groups.weights
     taps, columns = len(moments.gram), moments.gram.shape[-1]
-    pairs = torch.zeros(len(drawn_to), taps, taps, dtype=drawn_to.dtype)
+    pairs = torch.zeros(len(slots), taps, taps, dtype=filters.dtype)
     pairs[:, moments.centre, moments.centre] = weights[heads]
     outer = weights[ghosts, None, None] * cheap[:, :, None] * cheap[:, None, :]
     pairs.index_add_(0, sources, outer)
@@ -100,5 +104,5 @@ def primary_equations(
     seen = torch.einsum("gt,tdg->gd", cheap, moments.cross[:, :, ghosts])
     right.index_add_(0, sources, weights[ghosts, None] * seen)
     flat = moments.gram.reshape(taps * taps, columns * columns)
-    gram = (pairs[slots].flatten(1) @ flat).view(-1, columns, columns)
-    return gram, right[slots, :, None] - gram @ drawn_to[slots, :, None]
+    gram = (pairs.flatten(1) @ flat).view(-1, columns, columns)
+    return gram, right[:, :, None] - gram @ filters[:, :, None]

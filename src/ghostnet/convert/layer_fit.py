@@ -97,11 +97,11 @@ class LayerFit:
         windows, against = moments.windows(filters)
         costs = fit.fit_errors(moments.target_power, windows, against) * weights
         own = self._own(moments, filters) * weights
-        ridge = self._ridge(
-            moments, filters, fit.Groups(*match(costs, own, self.sources), self.sources, weights)
-        )
-        costs = self._after_one_round(moments, filters, costs, own, weights, ridge)
         heads, ghosts = match(costs, own, self.sources)
+        ridge = self._ridge(moments, filters, fit.Groups(heads, ghosts, self.sources, weights))
+        lowered = self._after_one_round(moments, filters, costs, own, weights, ridge)
+        if lowered is not costs:
+            heads, ghosts = match(lowered, own, self.sources)
         groups = fit.Groups(heads, ghosts, self.sources, weights)
         primary = filters[heads]
         for turn in range(self.options.rounds + 1):

@@ -9,6 +9,7 @@ the windows of cheap operations (moments.py).
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,16 +103,10 @@ def chosen_ridge(halves: Sequence[Equations], weights: Tensor, least: float) -> 
     few = slice(None, None, -(-halves[0][1].shape[-1] // _MOST_OUTPUTS))
     sides = [(gram, missing[..., few]) for gram, missing in halves]
     weights = weights[..., few]
-    known: dict[int, float] = {}
 
+    @functools.cache
     def gain(step: int) -> float:
-        if step not in known:
-            known[step] = sum(
-                float(((2 * other[1] - other[0] @ change) * change * weights).sum())
-                for one, other in (sides, sides[::-1])
-                for change in [fit.solve(*one, _ridge(step, least))]
-            )
-        return known[step]
+        return _gain(sides, weights, _ridge(step, least))
 
     best = _START
     for stride in (2, 1):
@@ -121,6 +116,15 @@ def chosen_ridge(halves: Sequence[Equations], weights: Tensor, least: float) -> 
     while best and gain(best - 1) >= enough:
         best -= 1
     return max(least, _ridge(best, least) / 2) if gain(best) > 0 else NO_CHANGE
+
+
+def _gain(halves: Sequence[Equations], weights: Tensor, ridge: float) -> float:
+    """Return by how much the squared error falls on either half with filters that were fitted to the other."""
+    total = 0.0
+    for (gram, missing), (other_gram, other_missing) in (halves, halves[::-1]):
+        change = fit.solve(gram, missing, ridge)
+        total += float(((2 * other_missing - other_gram @ change) * change * weights).sum())
+    return total
 
 
 def _ridge(step: int, least: float) -> float:

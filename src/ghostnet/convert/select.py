@@ -174,11 +174,11 @@ def _by_kind(layers: Layers, names: list[str]) -> Callable[[ConvUnit], str | Non
         if included is not None and unit.name not in included:
             return "not among the selected layers"
         if unit.first and not layers.first:
-            return "the first convolution, which is converted only where it is named"
+            return "the first convolution, kept unless it is asked for"
         if unit.pointwise and not layers.pointwise:
             return "a 1x1 convolution, deselected"
         if unit.depthwise and not layers.depthwise:
-            return "a depthwise convolution, which is converted only where it is named"
+            return "a depthwise convolution, kept unless it is asked for"
         return None
 
     return reason

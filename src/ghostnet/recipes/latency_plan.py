@@ -6,8 +6,8 @@ channel orders that stay in residual streams are in the measurement.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ghostnet.convert.select import LayerSelection, select_layers
 from ghostnet.errors import InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class GhostSettings:
     """What `ghostify` is called with, but the layers, which are the plan's to choose.
 
@@ -118,7 +118,7 @@ def convert_by_plan(
         announce=announce,
     )
     kept = {name: reason for name, reason in reasons.items() if reason is not None}
-    plan = dataclasses.replace(plan, left_out=plan.left_out | kept)
+    plan = replace(plan, left_out=plan.left_out | kept)
     if not plan.layers:
         return None, None, plan
     build(plan.layers)  # files of an earlier plan may have stood in for it

@@ -89,11 +89,8 @@ class Mnn:
 
             try:
                 # the loader's own `thread_num` goes unheard, and a network then runs on four
-                settings = {
-                    "backend": "CPU",
-                    "numThread": threads,
-                    "precision": "high",
-                }  # else float16 on ARM
+                settings = {"backend": "CPU", "numThread": threads}
+                settings["precision"] = "high"  # else float16 on ARM
                 manager = MNN.nn.create_runtime_manager((settings,))
                 manager.set_hint(_WINOGRAD_CANDIDATES, 2)
                 module = MNN.nn.load_module_from_file(
