@@ -43,3 +43,19 @@ def test_refit_keeps_filters_that_are_right_and_finds_those_that_are_not() -> No
 def test_dead_maps_give_zeros_and_no_nan() -> None:
     solution = fit.solve(torch.zeros(2, 3, 3).double(), torch.zeros(2, 3, 1).double(), 1e-4)
     assert bool((solution == 0).all())
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_equations_of_some_primary_filters_are_those_among_all(ratio: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 12, 3, padding=1, bias=False)
+    x = torch.randn(4, 3, 6, 6)
+    moments = patch_moments([(x, conv(x).detach() + torch.randn(4, 12, 6, 6))], conv, 3, centred=True)
+    count = 12 // ratio
+    heads, ghosts = torch.arange(count), torch.arange(count, 12)
+    groups = fit.Groups(heads, ghosts, torch.arange(count).repeat(ratio - 1), torch.rand(12).double())
+    cheap, filters = torch.randn(len(ghosts), 9).double(), moments.dense[heads]
+    every = fit.primary_equations(moments, filters, cheap, groups, torch.arange(count))
+    some = torch.tensor([2, 0])
+    for part, whole in zip(fit.primary_equations(moments, filters, cheap, groups, some), every, strict=True):
+        torch.testing.assert_close(part, whole[some])
