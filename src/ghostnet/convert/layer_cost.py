@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ghostnet.convert.cost_notes import CostNotes
 from ghostnet.convert.graph import ConvUnit
-from ghostnet.convert.layer_fit import FitOptions, LayerFit
+from ghostnet.convert.group_fit import fit_layer
+from ghostnet.convert.layer_fit import FitOptions
 from ghostnet.convert.observe import Pairs, observe
 from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError
@@ -93,10 +94,10 @@ class Measurement:
             macs_at[ratio] = ghost_macs(ghost, convolution, macs)
             known = self._notes.get(unit.name, ratio)
             if known is None:
-                if seen is None and convolution.groups == 1:
+                if seen is None:
                     seen = self._source.pairs(unit)
                 norm = None if unit.norm is None else copy.deepcopy(self._dense.get_submodule(unit.norm))
-                LayerFit(convolution, ghost, norm, seen, FitOptions(), moments).run()
+                fit_layer(convolution, ghost, norm, seen, FitOptions(), moments)
                 known = _cost(self._dense, {unit.name: ghost, unit.norm or "": norm}, self._asked)
                 self._notes.put(unit.name, ratio, known)
             costs[ratio] = known

@@ -7,6 +7,7 @@ squares from `fit`, the choice of pairs from `matching`.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +46,21 @@ class FitOptions:
         ridge: relative to the mean power of the inputs.
         max_gram: columns of the largest Gram matrix of whole windows; larger layers are fitted on their output maps.
         max_refit: columns of the largest Gram matrix for the refit alone; larger layers keep their dense filters.
+        groups: how many such fits share the time of one layer.
     """
 
     rounds: int = 6
     ridge: float = 1e-6
     max_gram: int = 1700
     max_refit: int = 4700
+    groups: int = 1
 
 
 class LayerFit:
-    """The fit of one layer; `run` writes the weights.
+    """The fit of one layer, or of one group of a grouped one; `run` writes the weights.
+
+    Attributes:
+        lost, power: after `run`, the squared error of the outputs and their power, as their batch norm weights them.
 
     Args:
         convolution: the dense layer.
@@ -75,6 +81,7 @@ class LayerFit:
         known: dict[Any, Any] | None = None,
     ) -> None:
         self.known = {} if known is None else known
+        self.lost = self.power = 0.0
         self.ghost, self.options = ghost, options
         # float64 least squares with decisions in between: done on the CPU, wherever the network lies
         self.convolution = copy.deepcopy(convolution).cpu()
@@ -87,10 +94,15 @@ class LayerFit:
 
     def run(self) -> float:
         """Fit, write, and return the relative error."""
-        if self.convolution.groups > 1:
-            return self._grouped()
-        if patch_columns(self.convolution, self.size) > self.options.max_gram:
-            return self._on_maps()
+        large = patch_columns(self.convolution, self.size) > self.options.max_gram
+        if large or self.convolution.groups > 1:
+            self._on_maps()
+        else:
+            self._on_patches()
+        return math.sqrt(self.lost / max(self.power, 1e-30))
+
+    def _on_patches(self) -> None:
+        """Fit primary and cheap filters in turn to the moments of input patches."""
         moments = self._moments()
         weights = self._weights(moments.target_power)
         filters = self._refit(moments, weights)
@@ -109,14 +121,20 @@ class LayerFit:
             if turn == self.options.rounds:
                 break
             primary = fit.best_primary(moments, primary, cheap, groups, ridge)
-        return self._write(moments, primary, cheap, groups, moments.windows(primary))
+        self._write(moments, primary, cheap, groups, moments.windows(primary))
 
     def _moments(self) -> Moments:
         if "moments" not in self.known:
             self.known["moments"] = (
                 white_moments(self.convolution, self.size)
                 if self.pairs is None
-                else patch_moments(self.pairs, self.convolution, self.size, centred=self.centred)
+                else patch_moments(
+                    self.pairs,
+                    self.convolution,
+                    self.size,
+                    centred=self.centred,
+                    groups=self.options.groups,
+                )
             )
         found: Moments = self.known["moments"]
         return found
@@ -149,7 +167,8 @@ class LayerFit:
         Only for ratio 2, where a pair's cost depends on no third map; a budget limits the pairs.
         """
         outputs, columns = filters.shape
-        each = min(outputs - 1, _MOST_PARTNERS, int(_PAIR_BUDGET / (outputs * columns**3)))
+        budget = _PAIR_BUDGET / self.options.groups
+        each = min(outputs - 1, _MOST_PARTNERS, int(budget / (outputs * columns**3)))
         if self.options.rounds == 0 or each < 1 or len(set(self.sources.tolist())) * 2 != outputs:
             return costs
         total = costs + own[:, None]
@@ -190,8 +209,8 @@ class LayerFit:
             weights = weights * self.norm.weight.double().cpu().square()
         return weights + 1e-6 * weights.mean() + 1e-30
 
-    def _on_maps(self) -> float:
-        """Fit a layer whose patch Gram is too large: a refit where affordable, then windows of maps."""
+    def _on_maps(self) -> None:
+        """Refit the filters where affordable, then choose and fit ghosts in the moments of windows of maps."""
         outputs, filters = self.convolution.out_channels, self._refit_large()
         if "maps" not in self.known:
             self.known["maps"] = (
@@ -205,12 +224,12 @@ class LayerFit:
         centre = self.size**2 // 2
         reached = maps.windows[:, centre, centre] - 2 * maps.against[range(outputs), centre, range(outputs)]
         own = (reached + maps.target_power).clamp_min(0.0)
-        heads, ghosts = match(errors * weights, own * weights, self.sources)
+        heads, ghosts = match(errors * weights, own * weights, self.sources, groups=self.convolution.groups)
         windows, against = maps.windows[heads], maps.against[heads]
         chosen = against[self.sources, :, ghosts]
         cheap = fit.solve(windows[self.sources], chosen[..., None], 1e-9)[..., 0]
         groups = fit.Groups(heads, ghosts, self.sources, weights)
-        return self._write(maps.only(heads), filters[heads], cheap, groups, (windows, against))
+        self._write(maps.only(heads), filters[heads], cheap, groups, (windows, against))
 
     def _refit_large(self) -> Tensor:
         """Refit the dense filters where their own inputs are few enough, `(n, D)`."""
@@ -222,29 +241,6 @@ class LayerFit:
             self.known["filters"] = fitted.filters
         filters: Tensor = self.known["filters"]
         return filters
-
-    def _grouped(self) -> float:
-        """Keep filters in their groups and serve ghosts by scaled copies: all that weights alone can say."""
-        weight = self.convolution.weight.detach().flatten(1).double()
-        outputs, slots = len(weight), self.ghost.primary_conv.out_channels
-        heads = torch.arange(slots)
-        if self.convolution.groups > 1:
-            each, kept = outputs // self.convolution.groups, slots // self.convolution.groups
-            heads = (torch.arange(slots) // kept) * each + torch.arange(slots) % kept
-        rest = torch.ones(outputs, dtype=torch.bool)
-        rest[heads] = False
-        ghosts = rest.nonzero()[:, 0]
-        first, second = weight[heads[self.sources]], weight[ghosts]
-        same = (
-            heads[self.sources] * self.convolution.groups // outputs
-            == ghosts * self.convolution.groups // outputs
-        )
-        scale = (first * second).sum(1) / first.square().sum(1).clamp_min(1e-30) * same
-        cheap = torch.zeros(len(ghosts), self.size**2, dtype=torch.float64)
-        cheap[:, self.size**2 // 2] = scale
-        self._write_weights(weight[heads], cheap, heads, ghosts)
-        error = (second - scale[:, None] * first).square().sum() / weight.square().sum().clamp_min(1e-30)
-        return float(error.sqrt())
 
     def _write_weights(self, primary: Tensor, cheap: Tensor, heads: Tensor, ghosts: Tensor) -> None:
         self.ghost.primary_conv.weight.copy_(primary.view_as(self.ghost.primary_conv.weight))
@@ -272,8 +268,8 @@ class LayerFit:
         cheap: Tensor,
         groups: fit.Groups,
         maps: tuple,
-    ) -> float:
-        """Write filters, order, offsets and batch norm; return the weighted relative error."""
+    ) -> None:
+        """Write filters, order, offsets, batch norm and the weighted error."""
         heads, ghosts, (windows, against) = groups.heads, groups.ghosts, maps
         self._write_weights(primary, cheap, heads, ghosts)
         slot = torch.arange(len(heads))
@@ -290,7 +286,8 @@ class LayerFit:
             set_norm_(self.norm, mean, power.clamp_min(0.0), moments.target_mean)
         elif self.centred:
             self._set_bias(moments, cheap, groups, mean)
-        return float((error.sum() / (moments.target_power * groups.weights).sum().clamp_min(1e-30)).sqrt())
+        self.lost = float(error.sum())
+        self.power = float((moments.target_power * groups.weights).sum())
 
     def _set_bias(
         self, moments: Moments | MapMoments, cheap: Tensor, groups: fit.Groups, mean: Tensor

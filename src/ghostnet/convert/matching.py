@@ -12,7 +12,7 @@ from torch import Tensor
 from ghostnet.errors import InputError
 
 
-def match(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+def match(errors: Tensor, own: Tensor, sources: Tensor, *, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Choose targets for every primary and every ghost slot so that the summed error is small.
 
     For ratio 2 a minimum-weight pairing by greedy choice and exchanges; else heads by greedy choice and
@@ -22,6 +22,8 @@ def match(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]
         errors: `(n, n)`, entry (i, j) the error of target j as a ghost of target i's map.
         own: `(n,)` error of each target as a primary map.
         sources: `(g,)` primary slot that serves each ghost slot; there are n - g primary slots.
+        groups: of the convolution: the targets, and the primary slots, of one group are consecutive, and each group
+            keeps as many heads; ghosts may be served by any group.
 
     Returns:
         heads `(n - g,)` and ghosts `(g,)`: the target of each slot; together each target once.
@@ -41,6 +43,9 @@ def match(errors: Tensor, own: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]
             " together; give (n, n), (n,) and fewer than n ghosts."
         )
     errors, own = torch.nan_to_num(errors.double(), 1e9, 1e9), torch.nan_to_num(own.double(), 1e9, 1e9)
+    if groups > 1:
+        heads = _heads_of_groups(errors, own, len(own) - len(sources), groups)
+        return _assign(errors, own, heads, sources)[1:]
     capacity = torch.bincount(sources, minlength=count - len(sources))
     if bool((capacity == 1).all()):
         pairs = _pair(errors + own[:, None])
@@ -128,6 +133,14 @@ def _greedy_heads(errors: Tensor, own: Tensor, count: int) -> Tensor:
         heads.append(int(totals.argmin()))
         reached = torch.minimum(reached, serve[heads[-1]])
     return torch.tensor(heads)
+
+
+def _heads_of_groups(errors: Tensor, own: Tensor, count: int, groups: int) -> Tensor:
+    """Choose the heads of each group among its own targets."""
+    heads = []
+    for targets in torch.arange(len(own)).view(groups, -1):
+        heads.append(targets[_greedy_heads(errors[targets][:, targets], own[targets], count // groups)])
+    return torch.cat(heads)
 
 
 def _assign(errors: Tensor, own: Tensor, heads: Tensor, sources: Tensor) -> tuple[float, Tensor, Tensor]:

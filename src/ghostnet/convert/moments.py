@@ -98,22 +98,28 @@ class MapMoments:
 
 
 def patch_moments(
-    pairs: Sequence[tuple[Tensor, Tensor]], convolution: nn.Conv2d, cheap_kernel_size: int, *, centred: bool
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    convolution: nn.Conv2d,
+    cheap_kernel_size: int,
+    *,
+    centred: bool,
+    groups: int = 1,
 ) -> Moments:
     """Accumulate the moments of a layer from inputs and wanted outputs.
 
     Args:
         pairs: batches of `(N, C, H, W)` inputs and `(N, n, H', W')` targets.
-        convolution: the dense convolution (groups 1).
+        convolution: the dense convolution, or one group of it.
         cheap_kernel_size: d of the cheap operation, odd.
         centred: an offset for each channel is free (batch norm or bias).
+        groups: how many such calls share one layer's budget of output positions.
 
     More output positions than the budget are thinned out.
     """
     positions = sum(target[:, 0].numel() for _, target in pairs)
     size, margin = patch_size(convolution, cheap_kernel_size)
     columns = convolution.in_channels * size[0] * size[1]
-    share, dtype = reading(positions, columns)
+    share, dtype = reading(positions, columns, groups=groups)
     generator = torch.Generator().manual_seed(0)
     sums = _BorderSums(convolution.out_channels), _BorderSums(convolution.out_channels)
     for half, inputs, target in by_halves(pairs):
@@ -193,6 +199,8 @@ def white_map_windows(convolution: nn.Conv2d, cheap_kernel_size: int) -> MapMome
 
     # a map seen by tap t is the map of its filter shifted by t: E[(f * x)(p + t) (g * x)(p)]
     against = correlations(weight, weight, reach).flatten(2).permute(1, 2, 0)
+    group = torch.arange(len(weight)) * convolution.groups // len(weight)
+    against *= (group[:, None] == group)[:, None]  # other groups see other inputs
     own = torch.stack([correlations(one[None], one[None], 2 * reach)[0, 0] for one in weight])
     tap = torch.arange(cheap_kernel_size)
     row, column = tap.repeat_interleave(cheap_kernel_size), tap.repeat(cheap_kernel_size)

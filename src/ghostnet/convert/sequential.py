@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.convert.graph import ConvUnit
-from ghostnet.convert.layer_fit import FitOptions, LayerFit
+from ghostnet.convert.group_fit import fit_layer
+from ghostnet.convert.layer_fit import FitOptions
 from ghostnet.convert.observe import Observer, observe
 from ghostnet.convert.plain_fit import refit_plain_
 from ghostnet.errors import InputError
@@ -93,8 +94,8 @@ def _initialise(
         _copy(convolution, ghost.primary_conv)
         return 0.0
     norm = None if unit.norm is None else ghost_model.get_submodule(unit.norm)
-    pairs = None if source is None or convolution.groups > 1 else source.pairs(unit)
-    return LayerFit(convolution, ghost, norm, pairs, options).run()
+    pairs = None if source is None else source.pairs(unit)
+    return fit_layer(convolution, ghost, norm, pairs, options)
 
 
 def _refit(
