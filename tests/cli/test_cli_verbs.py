@@ -58,6 +58,16 @@ def test_profile_prints_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "MACs" in capsys.readouterr().out
 
 
+def test_a_conversion_of_nothing_writes_nothing(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(saved), "-o", str(tmp_path / "ghost.safetensors")]
+    assert cli.run([*arguments, "--init", "random", "--ratio", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "no layer was converted, so nothing is written: ratio 1 keeps the plain convolution (" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_convert_export_bench(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ghost, exported = tmp_path / "ghost.safetensors", tmp_path / "ghost.onnx"
     report = _json(capsys, "convert", str(saved), "-o", str(ghost), "--init", "random")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -211,7 +212,13 @@ class _Output:
     as_json: bool
 
     def write(self, network: nn.Module, report: ConversionReport) -> None:
-        """Save the network and say what became of it."""
+        """Save the network and say what became of it.
+
+        Raises:
+            InputError: no layer was converted.
+        """
+        if not report.converted:
+            raise InputError(f"no layer was converted, so nothing is written: {_reasons(report)}")
         self._save(network)
         said = {"out": str(self.path), **report.to_dict()}
         answer(said, as_json=self.as_json, text=lambda: str(report))
@@ -228,6 +235,12 @@ class _Output:
 
         models.save(network, self.path, force=self.force, info=self.info)
         note(f"wrote {self.path}")
+
+
+def _reasons(report: ConversionReport) -> str:
+    """Say why layers were kept, the commonest reason first."""
+    counts = Counter(layer.reason for layer in report.layers if layer.reason).most_common(3)
+    return "; ".join(f"{reason} ({count} x)" for reason, count in counts) or "it has no convolution"
 
 
 def _pruned(
