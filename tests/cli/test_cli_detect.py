@@ -132,7 +132,10 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     pytest.importorskip("onnxruntime")
     path = tmp_path / "short.onnx"
     assert cli.run(["detect", "export", str(trained), "-o", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["agreement"]["onnxruntime"]["without_partner"] == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)["agreement"]["onnxruntime"]
+    assert found["without_partner"] == 0
+    assert ("no box was compared" in said.err) == (found["boxes"] == 0)
     result = tmp_path / "speed.json"
     arguments = ["detect", "bench", str(path), "--seconds", "0.01", "--result", str(result), "--json"]
     assert cli.run(arguments) == 0

@@ -245,6 +245,8 @@ def export(
     )
     lines = [f"{done.path}: {done.bytes / 1e6:.2f} MB, checked on {done.images} images"]
     lines += [f"{name}: {found}" for name, found in done.agreement.items()]
+    if not any(found.boxes for found in done.agreement.values()):
+        note("nothing was found in them, so no box was compared: give --images that show what it detects")
     answer(done.to_dict(), as_json=as_json, text=lambda: "\n".join(lines))
 
 
