@@ -213,3 +213,5 @@ def test_loading_speed_is_measured_beside_torchvisions(folder: Path) -> None:
     assert found["images"] == 24
     with pytest.raises(InputError, match=r"`rounds` \(=0\)"):
         compare_loading_speed(str(folder), rounds=0)
+    with pytest.raises(InputError, match="images; the comparison loads batches of 1000"):
+        compare_loading_speed(str(folder), batch_size=1000)

@@ -43,6 +43,8 @@ def compare_loading_speed(
     if rounds < 1:
         raise InputError(f"`rounds` (={rounds}) must be an integer >= 1")
     source = ImageFolder(root)
+    if len(source) < batch_size:
+        raise InputError(f"{root} has {len(source)} images; the comparison loads batches of {batch_size}")
     ours = ImageBatches(source, batch_size, preprocessing=Preprocessing(), augmentation=CropAugmentation())
     ways: dict[str, Callable[[int], Any]] = {
         OURS: ours.epoch,
