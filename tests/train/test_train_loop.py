@@ -160,3 +160,54 @@ def test_evaluate_refuses_what_is_not_finite_or_does_not_fit():
         evaluate(Broken(), [(torch.zeros(1, 3, 2, 2), torch.tensor([7]))])
     with pytest.raises(InputError, match="nothing to evaluate on"):
         evaluate(Broken(), [])
+
+
+def with_dropout():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            *(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Dropout(0.5)),
+            *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 4)),
+        )
+
+
+def test_dropout_follows_the_seed_and_not_what_the_process_did_before():
+    found = []
+    for _ in range(2):
+        model = with_dropout()
+        fit(model, batches(augmentation=Augmentation(0)), TrainSettings(), progress=False)
+        found.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
+        torch.rand(5)
+    assert torch.equal(*found)
+
+
+def test_training_leaves_the_random_state_alone():
+    model = with_dropout()
+    before = torch.get_rng_state()
+    fit(model, batches(augmentation=Augmentation(0)), TrainSettings(), progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_resumed_run_has_the_curve_of_one_left_alone(tmp_path):
+    def run(path, stop=None):
+        def after_step(step):
+            if step == stop:
+                raise KeyboardInterrupt
+
+        model, settings = (
+            with_dropout(),
+            TrainSettings(epochs=75),
+        )  # 300 steps, a point in the curve every three
+        return fit(
+            model,
+            batches(augmentation=Augmentation(0)),
+            settings,
+            checkpoint=path,
+            after_step=after_step,
+            progress=False,
+        )
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", stop=100)
+    assert run(tmp_path / "stopped").curve == whole.curve
