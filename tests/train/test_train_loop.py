@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ghostnet import InputError
-from ghostnet.data import Augmentation, TensorBatches
+from ghostnet.data import Augmentation, Preprocessing, TensorBatches
 from ghostnet.models import create_model
-from ghostnet.train import TrainSettings, classification_loss, evaluate, fit, make_schedule
+from ghostnet.train import TrainSettings, classification_loss, evaluate, fit, make_schedule, predict
 
 
 def separable(count=64):
@@ -160,6 +161,24 @@ def test_evaluate_refuses_what_is_not_finite_or_does_not_fit():
         evaluate(Broken(), [(torch.zeros(1, 3, 2, 2), torch.tensor([7]))])
     with pytest.raises(InputError, match="nothing to evaluate on"):
         evaluate(Broken(), [])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_any_floating_type_are_evaluated_and_asked(kind, tmp_path):
+    model = small().to(kind)
+    assert evaluate(model, batches()).count == 64
+    path = tmp_path / "image.png"
+    Image.fromarray(separable()[0][0]).save(path)
+    (answer,) = predict(model, [path], Preprocessing(8, 1.0))
+    assert sum(answer.probabilities) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_border_wider_than_the_images_is_refused_before_training():
+    with pytest.raises(
+        InputError, match=r"`crop_padding` \(=8\) must be below the 8 pixels of an image's side"
+    ):
+        batches(augmentation=Augmentation(crop_padding=8))
+    batches(augmentation=Augmentation(crop_padding=8, crop_border="zeros"))
 
 
 def with_dropout():
