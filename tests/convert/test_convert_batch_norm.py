@@ -24,3 +24,19 @@ def test_statistics_are_the_exact_average_and_modes_return() -> None:
 def test_no_batches_is_an_error() -> None:
     with pytest.raises(InputError, match="no batches"):
         reestimate_batch_norm_(nn.BatchNorm2d(1), [])
+
+
+def behind_a_pooling() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)).eval()
+
+
+def test_a_single_image_at_the_end_belongs_to_the_batch_before_it() -> None:
+    images = torch.randn(9, 3, 5, 5)
+    model = reestimate_batch_norm_(behind_a_pooling(), [images[:4], images[4:8], images[8:]])
+    wanted = reestimate_batch_norm_(behind_a_pooling(), [images[:4], images[4:]])
+    assert torch.equal(model[1].running_var, wanted[1].running_var)
+
+
+def test_one_image_has_no_variance_of_pixels() -> None:
+    with pytest.raises(InputError, match="at least two images a batch"):
+        reestimate_batch_norm_(behind_a_pooling(), [torch.randn(1, 3, 5, 5)])

@@ -237,3 +237,10 @@ def test_bad_input(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(InputError, match="holds no measured costs of layers; name another file"):
         sensitivity(model, IMAGES, file=tmp_path / "other.json")
+
+
+def test_measuring_leaves_the_random_state_alone():
+    model = network()
+    state = torch.random.get_rng_state()
+    sensitivity(model, IMAGES, ratios=(2,))
+    assert torch.equal(state, torch.random.get_rng_state())

@@ -161,3 +161,19 @@ def test_images_help_grouped_layers() -> None:
         initialise_from_dense_(model, ghost, units, batches)
         lost[name] = float((ghost(images[2]) - wanted).square().mean())
     assert lost["images"] < 0.2 * lost["weights"]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_large_layers_in_half_precision_are_fitted_as_in_float32(kind: torch.dtype) -> None:
+    model = _network(24)
+    for layer in (model[3], model[6]):
+        layer.weight.data *= 20  # a trained network's maps are of no particular size
+    images = [torch.randn(64, 3, 24, 24, generator=torch.Generator().manual_seed(0))]
+    errors = []
+    for each in (torch.float32, kind):
+        dense, batches = copy.deepcopy(model).to(each), [batch.to(each) for batch in images]
+        units = find_units(dense, batches[0])
+        ghost, _ = replace_convolutions(dense, units, ratio=2, cheap_kernel_size=3)
+        errors.append(initialise_from_dense_(dense, ghost, units, batches, max_gram=100))
+        assert all(value.isfinite().all() for value in ghost.state_dict().values())
+    assert list(errors[1].values()) == pytest.approx(list(errors[0].values()), rel=0.05)

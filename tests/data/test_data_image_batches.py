@@ -198,6 +198,8 @@ def test_bad_batches_are_told(folder: Path) -> None:
         ImageBatches(source, 24, preprocessing=SMALL, augmentation=AUGMENTATION)
     with pytest.raises(InputError, match=r"`workers` \(=-1\) must be >= 0"):
         ImageBatches(source, 4, preprocessing=SMALL, workers=-1)
+    with pytest.raises(InputError, match=r"`crop_padding` \(=16\) must be below the 16 pixels"):
+        ImageBatches(source, 4, preprocessing=SMALL, augmentation=CropAugmentation("padded_crop", padding=16))
 
 
 def test_loading_speed_is_measured_beside_torchvisions(folder: Path) -> None:

@@ -186,3 +186,67 @@ def test_the_zoos_ghostnets_lose_their_norms_and_branches(name):
         assert torch.allclose(optimized(images), model.eval()(images), rtol=1e-4, atol=1e-5)
     if name == "ghostnetv3_050":
         assert 2.8e6 < sum(p.numel() for p in optimized.parameters()) - 5 * 1281 + 1000 * 1281 < 2.86e6
+
+
+class ByKeyword(nn.Module):
+    """Every layer and function of it is given its input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.cheap = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1, groups=5)
+        self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 4, 1)
+        self.activation, self.pool, self.classifier = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.activation(input=self.first(input=images))
+        joined = torch.cat([maps, self.activation(input=self.cheap(input=maps))], 1)
+        maps = torch.clamp(input=self.norm(input=joined), max=6)
+        pooled = torch.flatten(input=self.last(input=self.pool(input=maps)), start_dim=1)
+        return F.linear(input=pooled, weight=self.classifier.weight, bias=self.classifier.bias)
+
+
+@pytest.mark.parametrize("target", [None, "onnx", "openvino", "ncnn"])
+def test_inputs_given_by_name_are_followed_like_those_given_by_place(target):
+    model = randomise_(ByKeyword())
+    optimised = optimize(model, target=target)
+    assert isinstance(optimised, fx.GraphModule)
+    assert norms_in(optimised) == 0
+    assert error_of(model, optimised) < 1e-5
+
+
+class FlattensTheBatch(nn.Module):
+    """`flatten(end_dim=1)` merges images and channels; it is not what makes vectors of maps."""
+
+    def __init__(self, *, function: bool) -> None:
+        super().__init__()
+        self.pool, self.last, self.function = nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), function
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.last(self.pool(images))
+        return torch.flatten(maps, end_dim=1) if self.function else maps.flatten(end_dim=1)
+
+
+@pytest.mark.parametrize("function", [True, False])
+def test_a_flattening_of_other_axes_is_left_as_it_is(function):
+    model = FlattensTheBatch(function=function).eval()
+    images = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        assert optimize(model)(images).shape == model(images).shape == (8, 1, 1)
+
+
+class ClampsByChannel(nn.Module):
+    """Each channel of a concatenation has bounds of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(3, 5, 1), nn.Conv2d(3, 7, 1), nn.Conv2d(12, 4, 1)
+        self.least = nn.Parameter(torch.randn(1, 12, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.clamp(torch.cat([self.one(images), self.two(images)], 1), self.least))
+
+
+@pytest.mark.parametrize("target", [None, "onnx"])
+def test_bounds_of_each_channel_need_the_concatenation_whole(target):
+    model = ClampsByChannel()
+    assert error_of(model, optimize(model, target=target)) < 1e-5

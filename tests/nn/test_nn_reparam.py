@@ -145,3 +145,12 @@ def test_bottleneck_styles(style):
 def test_unknown_style():
     with pytest.raises(InputError, match=r"unknown bottleneck module 'ad'; did you mean 'add'"):
         GhostBottleneck(8, 8, 8, style=BottleneckStyle("ad"))
+
+
+def test_networks_with_old_style_weight_norm_are_copied_too():
+    with pytest.warns(FutureWarning, match="deprecated"):
+        last = nn.utils.weight_norm(nn.Conv2d(4, 2, 1))
+    model = nn.Sequential(ReparamConv2d(4, 4, 3, branches=2), last).eval()
+    images = torch.randn(1, 4, 5, 5)
+    expected = model(images)  # its weight is no leaf from now on
+    torch.testing.assert_close(fuse_reparameterised(model)(images), expected)

@@ -10,8 +10,8 @@ import ghostnet
 from ghostnet import InputError, cli, data
 from ghostnet.download import DownloadError
 from ghostnet.models import remote
-from ghostnet.recipes import list_recipes, load_variant, make_plan
-from ghostnet.recipes.plan import cached_step_seconds, network_of
+from ghostnet.recipes import list_recipes, load_recipe, load_variant, make_plan
+from ghostnet.recipes.plan import cached_step_seconds, network_of, run_plan
 from ghostnet.report import EXHIBITS, exhibit
 
 
@@ -135,3 +135,20 @@ def test_reproduce_refuses_in_one_line(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_result_of_another_recipe_is_not_taken_for_the_plans(tmp_path):
+    (run,) = make_plan([("resnet56", "")], tmp_path / "results")
+    own = tmp_path / run.result.name
+    for content, message in (
+        ({"recipe": load_recipe("resnet56", ["epochs=1"]).model_dump()}, r"a run with epochs = 1\.0, not"),
+        ({}, "is no result of a run"),
+    ):
+        own.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=message):
+            run_plan([run], tmp_path)
+        assert not run.result.exists()
+    other_place = {**run.recipe.model_dump(), "workers": 3, "weights": f"elsewhere/{run.recipe.weights}"}
+    own.write_text(json.dumps({"recipe": other_place}))
+    run_plan([run], tmp_path)
+    assert run.result.read_text() == own.read_text()

@@ -80,3 +80,19 @@ def test_layers_without_a_teacher_are_refused():
     settings = TrainSettings(feature_layers=LAYERS)
     with pytest.raises(InputError, match=r"`feature_layers` .*layer1.* need a teacher"):
         fit(networks()[0], batches(), settings, progress=False)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_what_overwrites_a_layer_does_not_change_what_is_compared(inplace):
+    torch.manual_seed(0)
+    student, teacher = (
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=inplace)) for _ in range(2)
+    )
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        target = teacher[0](images)
+        wanted = float((student[0](images) - target).square().mean() / target.square().mean())
+        match = FeatureMatch(student, teacher, ["0"])
+        teacher(images)
+        student(images)
+        assert float(match.loss()) == pytest.approx(wanted, rel=1e-4)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ghostnet import InputError
-from ghostnet.data import Augmentation, TensorBatches
+from ghostnet.data import Augmentation, Preprocessing, TensorBatches
 from ghostnet.models import create_model
-from ghostnet.train import TrainSettings, classification_loss, evaluate, fit, make_schedule
+from ghostnet.train import TrainSettings, classification_loss, evaluate, fit, make_schedule, predict
 
 
 def separable(count=64):
@@ -160,3 +161,72 @@ def test_evaluate_refuses_what_is_not_finite_or_does_not_fit():
         evaluate(Broken(), [(torch.zeros(1, 3, 2, 2), torch.tensor([7]))])
     with pytest.raises(InputError, match="nothing to evaluate on"):
         evaluate(Broken(), [])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_any_floating_type_are_evaluated_and_asked(kind, tmp_path):
+    model = small().to(kind)
+    assert evaluate(model, batches()).count == 64
+    path = tmp_path / "image.png"
+    Image.fromarray(separable()[0][0]).save(path)
+    (answer,) = predict(model, [path], Preprocessing(8, 1.0))
+    assert sum(answer.probabilities) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_border_wider_than_the_images_is_refused_before_training():
+    with pytest.raises(
+        InputError, match=r"`crop_padding` \(=8\) must be below the 8 pixels of an image's side"
+    ):
+        batches(augmentation=Augmentation(crop_padding=8))
+    batches(augmentation=Augmentation(crop_padding=8, crop_border="zeros"))
+
+
+def with_dropout():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            *(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Dropout(0.5)),
+            *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 4)),
+        )
+
+
+def test_dropout_follows_the_seed_and_not_what_the_process_did_before():
+    found = []
+    for _ in range(2):
+        model = with_dropout()
+        fit(model, batches(augmentation=Augmentation(0)), TrainSettings(), progress=False)
+        found.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
+        torch.rand(5)
+    assert torch.equal(*found)
+
+
+def test_training_leaves_the_random_state_alone():
+    model = with_dropout()
+    before = torch.get_rng_state()
+    fit(model, batches(augmentation=Augmentation(0)), TrainSettings(), progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_resumed_run_has_the_curve_of_one_left_alone(tmp_path):
+    def run(path, stop=None):
+        def after_step(step):
+            if step == stop:
+                raise KeyboardInterrupt
+
+        model, settings = (
+            with_dropout(),
+            TrainSettings(epochs=75),
+        )  # 300 steps, a point in the curve every three
+        return fit(
+            model,
+            batches(augmentation=Augmentation(0)),
+            settings,
+            checkpoint=path,
+            after_step=after_step,
+            progress=False,
+        )
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", stop=100)
+    assert run(tmp_path / "stopped").curve == whole.curve

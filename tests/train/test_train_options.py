@@ -226,3 +226,9 @@ def test_a_compiled_step_learns_what_an_eager_one_learns(more):
 def test_a_run_goes_on_compiled_or_not():
     plain, compiled = TrainSettings(), TrainSettings(compile=True)
     assert recorded_settings(plain, batches()) == recorded_settings(compiled, batches())
+
+
+def test_less_than_a_step_between_two_looks_is_a_step():
+    watch = Watch(batches(), every_epochs=0.1)  # of three batches
+    assert [watch.is_due(step, 4, 3) for step in (1, 2, 3, 4)] == [True] * 4
+    assert [Watch(batches()).is_due(step, 4, 3) for step in (1, 2, 3, 4)] == [False] * 3 + [True]

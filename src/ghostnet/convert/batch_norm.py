@@ -17,13 +17,14 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
 
     Args:
         model: any module; its modes and momenta are as before afterwards, and dropout stays off.
-        batches: `(N, C, H, W)` inputs; every batch counts the same.
+        batches: `(N, C, H, W)` inputs; every batch counts the same, and a single image at the end belongs to the batch
+            before it.
 
     Returns:
         The same model.
 
     Raises:
-        InputError: there is no batch.
+        InputError: there is no batch, or a batch norm sees a single value of each channel.
 
     Example:
         >>> norm = nn.BatchNorm2d(1)
@@ -33,6 +34,8 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
     inputs = list(batches)
     if not inputs:
         raise InputError("no batches to re-estimate batch norm from; give at least one (N, C, H, W) tensor.")
+    if len(inputs) > 1 and len(inputs[-1]) == 1 and inputs[-1].shape[1:] == inputs[-2].shape[1:]:
+        inputs[-2:] = [torch.cat(inputs[-2:])]  # of one image and one pixel there is no variance
     modes = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -44,6 +47,12 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
             norm.train()
         for batch in inputs:
             model(batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "a batch norm behind a pooling to one pixel needs at least two images a batch; give more images"
+        ) from error
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -90,7 +90,8 @@ class Measurement:
         seen: Pairs | None = None
         for ratio in ratios:
             config = {"ratio": ratio, "cheap_kernel_size": self.settings["cheap_kernel_size"]}
-            ghost = ghost_like(convolution, config).eval()
+            with torch.random.fork_rng(devices=[]):  # the fit replaces its weights
+                ghost = ghost_like(convolution, config).eval()
             macs_at[ratio] = ghost_macs(ghost, convolution, macs)
             known = self._notes.get(unit.name, ratio)
             if known is None:

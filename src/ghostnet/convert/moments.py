@@ -157,7 +157,10 @@ def map_windows(
     *,
     centred: bool,
 ) -> MapMoments:
-    """Accumulate the moments of the windows of the maps that `filters` `(n, D)` make."""
+    """Accumulate the moments of the windows of the maps that `filters` `(n, D)` make.
+
+    Maps in half precision are summed in float32: in float16 the sums of a few thousand positions are infinite.
+    """
     maps, taps = len(filters), cheap_kernel_size**2
     weight = filters.view_as(convolution.weight).to(convolution.weight.dtype)
     grams, cross = torch.zeros(maps, taps, taps).double(), torch.zeros(maps, taps, maps).double()
@@ -166,8 +169,9 @@ def map_windows(
     for inputs, target in pairs:
         step = max(1, CHUNK // (maps * taps * target[0, 0].numel()))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
-            output = convolution_output(convolution, part, weight)
-            flat = wanted.transpose(0, 1).flatten(1)
+            summed = torch.promote_types(part.dtype, torch.float32)
+            output = convolution_output(convolution, part, weight).to(summed)
+            flat = wanted.transpose(0, 1).flatten(1).to(summed)
             seen = F.unfold(output, cheap_kernel_size, padding=cheap_kernel_size // 2)
             seen = seen.view(len(output), maps, taps, -1).permute(1, 2, 0, 3).flatten(2)
             grams += seen @ seen.transpose(1, 2)

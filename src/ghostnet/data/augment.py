@@ -41,6 +41,18 @@ class Augmentation:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be >= 0; 0 turns it off")
 
 
+def check_reflected_border(padding: int, side: int) -> None:
+    """Raise unless images of that side have enough pixels for a border that reflects them.
+
+    Raises:
+        InputError: the border is as wide as the image, or wider.
+    """
+    if padding >= side:
+        raise InputError(
+            f"`crop_padding` (={padding}) must be below the {side} pixels of an image's side, which it reflects"
+        )
+
+
 def random_crop(images: Tensor, padding: int, generator: torch.Generator, border: str = "reflect") -> Tensor:
     """Pad by reflection or zeros and crop each image at its own offset: `(N, C, H, W) -> (N, C, H, W)`."""
     count, _, height, width = images.shape

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ghostnet.data.augment import Augmentation, cutout, random_crop, random_mirror
+from ghostnet.data.augment import Augmentation, check_reflected_border, cutout, random_crop, random_mirror
 from ghostnet.errors import InputError
 
 Batch = tuple[Tensor, Tensor]
@@ -61,7 +61,7 @@ class TensorBatches:
         seed: of shuffling and augmentation.
 
     Raises:
-        InputError: shapes that do not agree, an empty set, or a batch size below 1.
+        InputError: shapes that do not agree, an empty set, a batch size below 1, or a border wider than the images.
 
     Example:
         >>> batches = TensorBatches(np.zeros((8, 4, 4, 3), np.uint8), np.zeros(8), 4, mean=(0, 0, 0), std=(1, 1, 1))
@@ -90,6 +90,8 @@ class TensorBatches:
             )
         if batch_size < 1 or (augmentation is not None and batch_size > len(images)):
             raise InputError(f"`batch_size` (={batch_size}) must be between 1 and the {len(images)} images")
+        if augmentation is not None and augmentation.crop_border == "reflect":
+            check_reflected_border(augmentation.crop_padding, min(images.shape[1:3]))
         self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.batch_size = batch_size

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ghostnet.data.augment import check_reflected_border
 from ghostnet.data.batches import Batch
 from ghostnet.data.decode import UnreadableImageError, decode_image, leave_interrupts_to_parent
 from ghostnet.data.image_folder import ImageSource
@@ -47,7 +48,8 @@ class ImageBatches:
         strict: raise at the first image that cannot be decoded.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images, or a negative number of workers.
+        InputError: a batch size below 1 or above the number of images, a negative number of workers, or a border wider
+            than the images.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class ImageBatches:
     ) -> None:
         if batch_size < 1 or (augmentation is not None and batch_size > len(source)):
             raise InputError(f"`batch_size` (={batch_size}) must be between 1 and the {len(source)} images")
+        if augmentation is not None and augmentation.kind == "padded_crop":
+            check_reflected_border(augmentation.padding, preprocessing.size)
         if workers < 0:
             raise InputError(f"`workers` (={workers}) must be >= 0; 0 decodes in the main process")
         self.source = source

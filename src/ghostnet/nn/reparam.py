@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError
+from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import record_edits_, recorded_edits
 
 
@@ -171,7 +172,7 @@ def fuse_reparameterised(model: nn.Module) -> nn.Module:
         >>> type(fuse_reparameterised(nn.Sequential(ReparamConv2d(4, 4, 3, branches=3)))[0]).__name__
         'Conv2d'
     """
-    fused = copy.deepcopy(model)
+    fused = copy_model(model)
     found = [(path, module) for path, module in fused.named_modules() if isinstance(module, ReparamConv2d)]
     if not found:
         raise InputError(f"{type(model).__name__} has no re-parameterised branches to fuse; use it as it is.")

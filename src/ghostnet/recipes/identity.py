@@ -64,6 +64,23 @@ def identity_of(recipe: pydantic.BaseModel, images: str) -> dict[str, Any]:
     return plain
 
 
+def first_difference(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the first key that changes the weights and in which two recipes differ, or None.
+
+    Keys that one of them lacks, which may be older than they, are not compared; files, whose folders move, by name.
+
+    Example:
+        >>> first_difference({"epochs": 1.0, "workers": 0}, {"epochs": 164.0, "workers": 2, "nesterov": True})
+        'epochs'
+    """
+
+    def told(values: Mapping[str, Any], key: str) -> Any:
+        return os.path.basename(str(values[key])) if key in _FILES else values[key]
+
+    shared = sorted(({*recipe} & {*other}) - _WITHOUT_EFFECT)
+    return next((key for key in shared if told(recipe, key) != told(other, key)), None)
+
+
 def conversion_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of an identity that a conversion depends on."""
     keys = {*_CONVERSION, "images"} | ({*_SPARSITY} if identity["method"] == "sss" else set())

@@ -26,6 +26,7 @@ from ghostnet.errors import InputError
 from ghostnet.files import atomic_write
 from ghostnet.measure import environment, profile
 from ghostnet.models.weights import open_weights
+from ghostnet.recipes.identity import first_difference
 from ghostnet.recipes.result import make_result, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import batches_of
@@ -33,7 +34,7 @@ from ghostnet.recipes.side_by_side import run_side_by_side
 from ghostnet.recipes.together import run_together
 from ghostnet.recipes.train import run_recipe
 from ghostnet.recipes.variants import VARIANTS, load_variant
-from ghostnet.train import fit
+from ghostnet.train import fit, other_run
 
 _TRAIN_IMAGES = 50_000
 _INPUT_SIZE = (3, 32, 32)
@@ -151,12 +152,13 @@ def run_plan(
         together: the seeds of a recipe as one stacked network, in this process; see `run_together`.
 
     Raises:
-        InputError: weights or a network that a run needs are missing, `jobs` below 1 or above it with `together`, or a
-            run failed beside others.
+        InputError: weights or a network that a run needs are missing, a result in `out` is of another recipe, `jobs`
+            below 1 or above it with `together`, or a run failed beside others.
     """
     check_jobs(jobs, together=together)
     left = [run for run in planned if not run.done]
     for run in left:
+        _check_result(run, Path(out) / run.result.name)
         _check_weights(run.recipe)
     if together:
         _finish_together(left, Path(out), data_root, progress)
@@ -189,6 +191,20 @@ def _finish_together(left: Sequence[PlannedRun], out: Path, data_root: str | Non
             run_together(fresh, out, data_root=data_root, progress=progress)
         for run in group:
             _finish(run, out=out, data_root=data_root, progress=progress)
+
+
+def _check_result(run: PlannedRun, own: Path) -> None:
+    """Raise where a run's result lies in the output folder already and is of another recipe, a shortened one say."""
+    if not own.is_file():
+        return
+    wanted = json.loads(json.dumps(run.recipe.model_dump()))
+    try:
+        found = dict(json.loads(own.read_text(encoding="utf-8"))["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{own} is no result of a run; delete it or name another folder") from error
+    key = first_difference(found, wanted)
+    if key is not None:
+        raise other_run(own, key, found[key], wanted[key])
 
 
 def _check_weights(recipe: Recipe) -> None:

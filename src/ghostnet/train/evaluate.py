@@ -48,7 +48,7 @@ def evaluate(
     Under `torchrun` every process must call it; each takes its share of a `Batches` and all get the same result.
 
     Args:
-        model: `(N, C, H, W) -> (N, classes)`.
+        model: `(N, C, H, W) -> (N, classes)`, in any floating type.
         batches: `(images, labels)`: float `(N, C, H, W)` and int64 `(N,)`.
         bf16: run under bfloat16 autocast; weights are untouched.
         progress: show a bar on standard error.
@@ -61,8 +61,7 @@ def evaluate(
     """
     started = time.perf_counter()
     modes = [(module, module.training) for module in model.modules()]
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
+    device, kind = device_and_type(model)
     top1 = top5 = count = 0
     loss = 0.0
     total = len(batches) if isinstance(batches, Sized) else None
@@ -71,7 +70,8 @@ def evaluate(
         with Progress("evaluate", total=total, unit="batches", enabled=progress) as bar:
             for images, labels in _on_device(batches, device):
                 labels = labels.to(device)
-                images = images.to(device, memory_format=torch.channels_last)
+                wanted = kind if images.is_floating_point() else images.dtype
+                images = images.to(device, wanted, memory_format=torch.channels_last)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits = model(images)
                 logits = logits.float()
@@ -93,6 +93,14 @@ def evaluate(
     return Evaluation(
         100 * top1 / count, 100 * top5 / count, loss / count, count, time.perf_counter() - started
     )
+
+
+def device_and_type(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return where a network lies and the type of its images: that of its weights, float32 where it has none."""
+    parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
+    if parameter is None:
+        return torch.device("cpu"), torch.float32
+    return parameter.device, parameter.dtype
 
 
 def _on_device(batches: Any, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:

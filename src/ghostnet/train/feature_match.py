@@ -42,7 +42,7 @@ class FeatureMatch:
 
     def _keeper(self, role: str, layer: str) -> Callable[..., None]:
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._seen[role, layer] = output
+            self._seen[role, layer] = output.clone()  # a ReLU or a sum in place may follow
 
         return keep
 

@@ -57,7 +57,7 @@ def fit(
     progress: bool = True,
     description: str = "train",
 ) -> TrainResult:
-    """Train a network in place.
+    """Train a network in place. PyTorch's random state is not used and not changed: dropout follows the batches' seed.
 
     Args:
         model: `(N, C, H, W) -> (N, classes)`, or what the objective takes; it holds the result, averaged weights where
@@ -120,7 +120,9 @@ def fit(
                 if isinstance(model, StackedNetworks)
                 else Classification(settings, teacher, features)
             )
-        _steps(session, Step(wrapped, optimizer, objective, settings, accelerator), batches)
+        placed = [accelerator.device] if accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=placed):  # each step seeds the generators anew
+            _steps(session, Step(wrapped, optimizer, objective, settings, accelerator), batches)
     share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)

@@ -13,6 +13,7 @@ from torch import nn
 from ghostnet.data import Preprocessing, UnreadableImageError, decode_image, evaluation_transform
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
+from ghostnet.train.evaluate import device_and_type
 
 _BATCH = 32
 
@@ -47,7 +48,7 @@ def predict(
     """Classify image files.
 
     Args:
-        model: `(N, 3, size, size) -> (N, classes)`; put into evaluation mode.
+        model: `(N, 3, size, size) -> (N, classes)`, in any floating type; put into evaluation mode.
         paths: the files.
         preprocessing: how the network wants its images.
         top_k: answers for each image; fewer where there are fewer classes.
@@ -61,8 +62,7 @@ def predict(
         raise InputError(f"the number of answers (={top_k}) must be an integer >= 1")
     if not paths:
         raise InputError("there are no images to classify")
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
+    device, kind = device_and_type(model)
     model.eval()
     found: list[Prediction] = []
     with Progress("predict", total=len(paths), unit="images", enabled=progress) as bar:
@@ -70,7 +70,8 @@ def predict(
             found += failed
             if read:
                 names, pixels = zip(*read, strict=True)
-                logits = model(preprocessing.normalise(torch.stack(pixels).to(device))).float()
+                images = preprocessing.normalise(torch.stack(pixels).to(device)).to(kind)
+                logits = model(images).float()
                 best = logits.softmax(1).topk(min(top_k, logits.shape[1]), 1)
                 answers = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
                 found += [

@@ -102,11 +102,10 @@ def share_buffers_(model: nn.Module) -> None:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Give each process random numbers (dropout) of its own, a function of the step so that a resumed run has them too.
+    """Give each process random numbers (dropout) of its own, on whatever device, that follow from seed and step alone.
 
-    A single process keeps its generator, whose state is in the checkpoint.
+    A resumed run then has them too, and what a process did before does not matter.
     """
-    rank, processes = share_of_processes()
-    if processes > 1:
-        mixed = np.random.SeedSequence([seed, 2, step, rank]).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(mixed) >> 1)
+    rank, _ = share_of_processes()
+    mixed = np.random.SeedSequence([seed, 2, step, rank]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(mixed) >> 1)

@@ -23,12 +23,14 @@ class TrainResult:
         curve: `{"step", "loss", "learning_rate"}` about a hundred times in the run.
         evaluations: `{"step", "epoch", …}` of every look at held-out images, with what `Watch.measure` found: of a
             classifier `top1`, `top5`, `loss`, `count` and `seconds`.
+        recent: losses of the steps since the curve's last point.
     """
 
     steps: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
 
     def best(self, score: str) -> float:
         """Return the highest held-out value of a key so far, or -1 before the first evaluation."""
@@ -59,7 +61,6 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            "rng": torch.get_rng_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -69,7 +70,6 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["rng"])
 
 
 def recorded_settings(settings: TrainSettings, batches: Batches) -> dict[str, Any]:

@@ -33,7 +33,6 @@ class Session:
     progress: bool
     description: str
     saved: float = field(default_factory=time.monotonic)
-    recent: list[float] = field(default_factory=list)
 
     def save(self) -> None:
         """Write the checkpoint, where there is one to write."""
@@ -49,12 +48,12 @@ class Session:
     def record(self, loss: float, rate: float, total: int) -> None:
         """Take a step's loss into the curve, which has about a hundred points."""
         result = self.run.result
-        self.recent.append(loss)
+        result.recent.append(loss)
         if result.steps % max(1, total // 100) == 0 or result.steps == total:
-            mean = sum(self.recent) / len(self.recent)
+            mean = sum(result.recent) / len(result.recent)
             result.curve.append({"step": result.steps, "loss": mean, "learning_rate": rate})
             self.log({"train/loss": mean, "train/learning_rate": rate})
-            self.recent.clear()
+            result.recent.clear()
 
     def look(self, total: int, batches_per_epoch: int, checkpoint_seconds: float) -> None:
         """Evaluate and save where it is time to."""

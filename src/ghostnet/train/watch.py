@@ -34,7 +34,8 @@ class Watch:
 
     Attributes:
         held_out: images to evaluate on; None for none.
-        every_epochs: epochs between two evaluations; there is one at the end too. 0 evaluates at the end only.
+        every_epochs: epochs between two evaluations, at least one step; there is one at the end too. 0 evaluates at the
+            end only.
         on_best: called in the main process with the network (averaged weights where EMA is on) and what was
             measured, whenever that is the best of the run.
         measure: how the network is measured; the default is a classifier's accuracy.
@@ -57,7 +58,7 @@ class Watch:
         """Tell whether the network is evaluated after this step."""
         if self.held_out is None:
             return False
-        every = round(self.every_epochs * batches_per_epoch)
+        every = max(1, round(self.every_epochs * batches_per_epoch)) if self.every_epochs else 0
         return step == total or (every > 0 and step % every == 0)
 
 

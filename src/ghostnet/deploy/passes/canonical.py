@@ -1,7 +1,8 @@
-"""What every pass may rely on: functional batch norms and linear layers as modules, nothing in place."""
+"""What every pass may rely on: batch norms and linear layers as modules, inputs given by place, nothing in place."""
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -27,6 +28,7 @@ def canonical(traced: fx.GraphModule) -> fx.GraphModule:
         NotFollowedError: the graph does not tell what the network computes.
     """
     for node in list(traced.graph.nodes):
+        _input_by_place(traced, node)
         module: nn.Module | None
         if (
             node.op == "call_function"
@@ -44,6 +46,21 @@ def canonical(traced: fx.GraphModule) -> fx.GraphModule:
                 node.replace_all_uses_with(traced.graph.call_module(name, (node.args[0],)))
     _drop_rank_checks(traced)
     return without_in_place_work(traced)
+
+
+def _input_by_place(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Write `conv(input=x)` and `torch.flatten(input=x)` as `conv(x)` and `torch.flatten(x)`, which passes look for."""
+    if node.args or "input" not in node.kwargs or node.op not in ("call_module", "call_function"):
+        return
+    module = module_of(traced, node)
+    called: Any = node.target if module is None else module.forward
+    try:
+        first = next(iter(inspect.signature(called).parameters), None)
+    except (TypeError, ValueError):  # written in C++: what PyTorch calls so comes first there
+        first = "input"
+    if first == "input":
+        kwargs = dict(node.kwargs)
+        node.args, node.kwargs = (kwargs.pop("input"),), kwargs
 
 
 def _drop_rank_checks(traced: fx.GraphModule) -> None:

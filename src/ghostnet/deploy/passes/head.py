@@ -33,7 +33,8 @@ def _flattens(traced: fx.GraphModule, node: fx.Node) -> bool:
         return module.start_dim == 1 and module.end_dim == -1
     if node.target not in ("flatten", torch.flatten) or not node.args:
         return False
-    return (*node.args[1:], *node.kwargs.values()) in ((1,), (1, -1))
+    given, named = dict(enumerate(node.args[1:])), node.kwargs
+    return (given.get(0, named.get("start_dim", 0)), given.get(1, named.get("end_dim", -1))) == (1, -1)
 
 
 def _chain(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:

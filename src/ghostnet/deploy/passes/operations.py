@@ -35,9 +35,9 @@ _FUNCTIONS: set[Any] = {
     F.elu,
     F.mish,
 }
-_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh, torch.clamp, F.hardtanh, F.max_pool2d, torch.max_pool2d}
+_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh, F.hardtanh, F.max_pool2d, torch.max_pool2d}
 _FUNCTIONS |= {F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, halved}
-_METHODS = {"relu", "sigmoid", "tanh", "clamp", "contiguous"}
+_METHODS = {"relu", "sigmoid", "tanh", "contiguous"}
 _ARITHMETIC = {operator.add, operator.mul, operator.sub, operator.truediv}
 
 
@@ -67,6 +67,8 @@ def per_channel_unary(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         module = module_of(traced, node)
         return plain_module(module, (*ACTIVATIONS, *POOLS)) and not getattr(module, "return_indices", False)
+    if node.target in ("clamp", torch.clamp):  # bounds that are tensors may differ from channel to channel
+        return len(node.all_input_nodes) == 1
     if node.op == "call_method":
         return node.target in _METHODS or _spatial_mean(node)
     if node.target in _FUNCTIONS:
