@@ -11,10 +11,10 @@ from ghostnet.convert.moments import map_windows, patch_moments
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "size"),
-    [(3, 1, 1, 3), (3, 2, 1, 3), (3, 1, 2, 3), (1, 1, 1, 5), (3, 1, 1, 1)],
+    [(3, 1, 1, 3), (3, 2, 1, 3), (3, (2, 1), 1, 3), (3, 1, 2, 3), (1, 1, 1, 5), (3, 1, 1, 1)],
 )
 def test_moments_predict_ghost_maps_with_zero_borders(
-    kernel: int, stride: int, dilation: int, size: int
+    kernel: int, stride: int | tuple[int, int], dilation: int, size: int
 ) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, kernel, stride, dilation * (kernel // 2), dilation, bias=False)

@@ -13,7 +13,7 @@ from torch import nn
 
 import ghostnet
 from ghostnet import cli
-from ghostnet.models.origin import origin_of
+from ghostnet.models.origin import _without_weights, build_torchvision, origin_of
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.edits import apply_edits_
 
@@ -65,12 +65,20 @@ def test_edits_are_replayed(tmp_path):
     assert_same(model, ghostnet.load(tmp_path / "a.safetensors"))
 
 
-def test_torchvision_network_is_rebuilt(tmp_path):
-    from torchvision.models import resnet18
-
-    model = randomised(resnet18(num_classes=5))
+@pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf"])  # RegNet computes its widths with tensors
+def test_torchvision_network_is_rebuilt(tmp_path, name):
+    model = randomised(torchvision.models.get_model(name, num_classes=5))
     ghostnet.save(model, tmp_path / "a.safetensors")
     assert_same(model, ghostnet.load(tmp_path / "a.safetensors"))
+    ghost, _ = ghostnet.ghostify(model, layers=["*1*"], init="random")
+    ghostnet.save(randomised(ghost), tmp_path / "b.safetensors")
+    assert_same(ghost, ghostnet.load(tmp_path / "b.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_128gf"])  # 2.6 GB of weights, to be compared by shape
+def test_a_builder_is_tried_without_memory_for_weights(name):
+    made = _without_weights(lambda: build_torchvision(name, {}))
+    assert all(parameter.is_meta for parameter in made.parameters() if parameter.dim() > 1)
 
 
 class OwnNetwork(nn.Module):

@@ -20,6 +20,9 @@ from ghostnet.convert.observe import Pairs
 from ghostnet.nn import GhostConv2d
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
+_MOST_KEPT = (
+    2**27
+)  # numbers that groups keep for further fits: 1 GiB, somewhat more than the largest single layer
 
 
 def fit_layer(
@@ -39,10 +42,12 @@ def fit_layer(
         pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, without bias; None for a fit from the
             weights alone.
         options: how.
-        known: keeps what does not depend on the ratio, for further fits of the same layer on the same pairs.
+        known: keeps what does not depend on the ratio, for further fits of the same layer on the same pairs; that of
+            groups only where it is not too large.
     """
-    known = {} if known is None else known
     groups = convolution.groups
+    if groups > 1 and _kept(convolution, ghost) > _MOST_KEPT:
+        known = None
     if groups == 1 or ghost.ghost_channels % ghost.intrinsic_channels:
         return LayerFit(convolution, ghost, norm, pairs, options, known).run()
     lost = power = 0.0
@@ -59,7 +64,7 @@ def fit_layer(
             None if norm is None else _view(norm, outputs),
             None if pairs is None else [(one[:, inputs], two[:, outputs]) for one, two in pairs],
             replace(options, groups=groups),
-            known.setdefault(index, {}),
+            None if known is None else known.setdefault(index, {}),
         )
         fit.run()
         lost, power = lost + fit.lost, power + fit.power
@@ -68,6 +73,12 @@ def fit_layer(
         order[index] = torch.where(own.channel_order < kept, primary, ghostly + ghost.intrinsic_channels)
     ghost.set_channel_order_(order.flatten())
     return math.sqrt(lost / max(power, 1e-30))
+
+
+def _kept(convolution: nn.Conv2d, ghost: GhostConv2d) -> int:
+    """Count the numbers in the moments of all groups, of all images and of both halves."""
+    columns, taps = convolution.weight[0].numel(), ghost.cheap_kernel_size**2
+    return convolution.groups * 3 * (taps * columns) ** 2
 
 
 def _part(index: int, each: int) -> slice:

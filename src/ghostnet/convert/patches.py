@@ -54,18 +54,26 @@ def patch_size(convolution: nn.Conv2d, cheap_kernel_size: int) -> tuple[tuple[in
     return (size[0], size[1]), [left + columns, right + columns, top + rows, bottom + rows]
 
 
+def slices_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the large patch that the convolution reads when it stands at each tap."""
+    along = [
+        [
+            slice(tap * stride, tap * stride + (kernel - 1) * dilation + 1, dilation)
+            for tap in range(cheap_kernel_size)
+        ]
+        for kernel, dilation, stride in zip(
+            convolution.kernel_size, convolution.dilation, convolution.stride, strict=True
+        )
+    ]
+    return [(down, across) for down in along[0] for across in along[1]]
+
+
 def rows_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> Tensor:
     """Which entries of the large patch the convolution reads when it stands at each tap: `(T, C k k)`."""
     (height, width), _ = patch_size(convolution, cheap_kernel_size)
     index = torch.arange(convolution.in_channels * height * width).view(-1, height, width)
-    reach = [(k - 1) * d + 1 for k, d in zip(convolution.kernel_size, convolution.dilation, strict=True)]
-    rows = []
-    for top in range(cheap_kernel_size):
-        for left in range(cheap_kernel_size):
-            y, x = top * convolution.stride[0], left * convolution.stride[1]
-            part = index[:, y : y + reach[0], x : x + reach[1]]
-            rows.append(part[:, :: convolution.dilation[0], :: convolution.dilation[1]].flatten())
-    return torch.stack(rows)
+    taps = slices_of_taps(convolution, cheap_kernel_size)
+    return torch.stack([index[:, down, across].flatten() for down, across in taps])
 
 
 def patches_at(

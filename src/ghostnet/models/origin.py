@@ -7,6 +7,7 @@ without the change, fit its weights and answer wrongly. Left out: the weights.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,14 +73,45 @@ def rebuild(origin: Origin | None, path: str, changed: str | None = None) -> nn.
 
 def _change(model: nn.Module, origin: Origin) -> str | None:
     """Say how a network differs from what its origin and its edits make; None where it does not."""
+
+    def build() -> nn.Module:
+        return apply_edits_(rebuild(origin, ""), recorded_edits(model))
+
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), _Undrawn():
-            fresh = rebuild(origin, "")
-            apply_edits_(fresh, recorded_edits(model))
+        fresh = _without_weights(build)
     except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built
         with torch.random.fork_rng(devices=[]):
-            fresh = apply_edits_(rebuild(origin, ""), recorded_edits(model))
+            fresh = build()
     return difference(model, fresh)
+
+
+def _without_weights(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network whose weights take no memory, where that can be done."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"), _Undrawn():
+                return build()
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ):  # it computes while it is built, as RegNet does its widths
+            with _EmptyWithoutMemory(), _Undrawn():
+                return build()
+
+
+class _EmptyWithoutMemory(TorchFunctionMode):
+    """What is made to be filled, as weights are, takes no memory; all other tensors have their values."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, of `torch.empty` that without memory."""
+        given = dict(kwargs or {})
+        return func(*args, **(given | {"device": "meta"} if func is torch.empty else given))
 
 
 class _Undrawn(TorchFunctionMode):
@@ -210,8 +242,7 @@ def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
             continue
         for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
             try:
-                with torch.device("meta"), _Undrawn():
-                    candidate = build_torchvision(name, args)
+                candidate = _without_weights(functools.partial(build_torchvision, name, args))
             except (TypeError, ValueError, RuntimeError, NotImplementedError):
                 continue
             if type(candidate) is type(model) and _shapes(candidate, replaced) == wanted:

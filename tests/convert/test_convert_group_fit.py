@@ -1,0 +1,46 @@
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ghostnet.convert import group_fit
+from ghostnet.convert.layer_fit import FitOptions, LayerFit
+from ghostnet.convert.surgery import ghost_like
+
+
+def _layer(groups: int = 8) -> tuple[nn.Conv2d, Any, list[tuple[torch.Tensor, torch.Tensor]]]:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(4 * groups, 4 * groups, 3, padding=1, groups=groups, bias=False)
+    images = torch.randn(4, 4 * groups, 8, 8)
+    ghost = ghost_like(convolution, {"ratio": 2, "cheap_kernel_size": 3})
+    return convolution, ghost, [(images, convolution(images).detach())]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("known", "most_kept", "groups_kept"), [(None, 2**27, 0), ({}, 2**27, 8), ({}, 2**15, 0)]
+)
+def test_moments_of_groups_are_kept_only_for_further_fits_and_only_where_they_are_small(
+    monkeypatch: pytest.MonkeyPatch, known: dict | None, most_kept: int, groups_kept: int
+) -> None:
+    made: list[weakref.ref] = []
+    most_alive = 0
+
+    class Watched(LayerFit):
+        def run(self) -> float:
+            nonlocal most_alive
+            error = super().run()
+            made.append(weakref.ref(self.known["moments"]))
+            most_alive = max(most_alive, sum(one() is not None for one in made))
+            return error
+
+    monkeypatch.setattr(group_fit, "LayerFit", Watched)
+    monkeypatch.setattr(group_fit, "_MOST_KEPT", most_kept)
+    convolution, ghost, pairs = _layer()
+    first = group_fit.fit_layer(convolution, ghost, None, pairs, FitOptions(), known)
+    assert len(made) == 8
+    assert most_alive == max(groups_kept, 1)  # 32 groups of 32 channels held 6 GB at once
+    assert len(known or {}) == groups_kept
+    assert group_fit.fit_layer(convolution, ghost, None, pairs, FitOptions(), known) == first
