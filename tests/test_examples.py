@@ -194,11 +194,12 @@ def test_how_many_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = _example("how_many_images")
+    monkeypatch.setattr(example, "SYNTHETIC", 4)
     network = _small_network(tmp_path, monkeypatch, images=64)
-    example.main([str(network), "2", "2,32", str(tmp_path / "record.json")])
+    example.main([str(network), "2", "0,synthetic,2,32", str(tmp_path / "record.json")])
     record: dict[str, Any] = json.loads((tmp_path / "record.json").read_text())
-    assert [row["images"] for row in record["metrics"]["converted"]] == [2, 32]
-    assert record["metrics"]["converted"][1]["loss"] != record["metrics"]["converted"][0]["loss"]
+    assert [row["images"] for row in record["metrics"]["converted"]] == [0, 4, 2, 32]
+    assert len({row["loss"] for row in record["metrics"]["converted"]}) == 4
     assert record["metrics"]["dense"]["count"] == 64
-    assert record["command"].endswith("network.safetensors 2 2,32 record.json")
-    assert capsys.readouterr().out.splitlines()[0].startswith(" dense ")
+    assert record["command"].endswith("network.safetensors 2 0,synthetic,2,32 record.json")
+    assert capsys.readouterr().out.splitlines()[0].lstrip().startswith("dense ")

@@ -14,9 +14,10 @@ from torch import nn
 
 import ghostnet
 from ghostnet import cli, data
-from ghostnet.cli.calibration import calibration_batches, first_images
+from ghostnet.cli.calibration import calibration_batches, first_images, synthetic_batches
 from ghostnet.cli.images import preprocessing_for
 from ghostnet.cli.redundant import redundant_layers
+from ghostnet.convert import synthetic_images
 
 _MEAN, _STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 _SHORT = ("--layers", "layer1.2.*")
@@ -215,3 +216,35 @@ def test_what_cannot_be_is_one_line(
     out = tmp_path / "x.safetensors"
     assert message in _line(capsys, "convert", str(network), "-o", str(out), *given)
     assert not out.exists()
+
+
+def test_images_are_made_for_whoever_has_none(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ghost.safetensors"
+    asked = ("convert", str(network), "-o", str(out), "--calibration", "synthetic", "--images", "4", *_SHORT)
+    assert _json(capsys, *asked)["settings"]["calibrated"] is True
+    images = synthetic_images(ghostnet.load(network), 4, input_size=(3, 32, 32))
+    by_hand, _ = ghostnet.ghostify(ghostnet.load(network), layers=["layer1.2.*"], calibration=images)
+    given = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ghostnet.load(out).eval()(given), by_hand.eval()(given), atol=1e-4, rtol=1e-3
+        )
+    assert "needs labels, which synthetic" in _line(
+        capsys, *asked[:4], "--force", "--method", "taylor", *asked[4:6]
+    )
+    assert "--images (=0)" in _line(capsys, *asked[:4], "--force", *asked[4:7], "0")
+
+
+def test_as_many_images_are_made_as_their_size_allows(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def note(_model: nn.Module, count: int, **_: object) -> torch.Tensor:
+        made.append(count)
+        return torch.zeros(count, 1, 1, 1)
+
+    monkeypatch.setattr("ghostnet.convert.synthetic_images", note)
+    for side, count in ((32, None), (96, None), (224, None), (32, 7)):
+        synthetic_batches(ghostnet.load(network), (3, side, side), count)
+    assert made == [256, 113, 64, 7]

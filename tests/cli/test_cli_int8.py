@@ -69,6 +69,17 @@ def test_an_int8_export_says_what_it_cost(exported: Path) -> None:
     assert manifest["classes"] == sorted(COLOURS)
 
 
+def test_int8_without_images(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "net.onnx"
+    command = ["export", str(network), "-o", str(out), "--precision", "int8", "--calibration", "synthetic"]
+    assert "not on synthetic ones" in _line(capsys, *command, "--fine-tune-epochs", "1")
+    assert cli.run([*command, "--calibration-images", "20"]) == 0
+    manifest = json.loads(out.with_name("net.onnx.json").read_text())
+    assert (manifest["precision"], manifest["quantisation"]["images"]) == ("int8", 20)
+    assert manifest["quantisation"]["top1"] is None  # nobody knows what made images show
+
+
 def test_an_exported_file_is_evaluated_like_a_network(
     exported: Path, network: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

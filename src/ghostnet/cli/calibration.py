@@ -1,4 +1,4 @@
-"""Calibration images for the verbs: a folder of the user's own, as its network wants them, or CIFAR-10's."""
+"""Calibration images for the verbs: a folder of the user's own, as its network wants them, CIFAR-10's, or made ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from ghostnet.data import Preprocessing
 
-CALIBRATION = "--calibration FOLDER or --calibration cifar10"
+CALIBRATION = "--calibration FOLDER, cifar10 or synthetic"
+SYNTHETIC = "synthetic"
 _BATCH_PIXELS = 256 * 64 * 64  # 256 images of CIFAR-10 or somewhat larger, 20 of ImageNet's size
 
 
@@ -22,12 +23,12 @@ def check_calibration(place: str) -> None:
     """Raise unless there are images at a place, before anything slow is loaded.
 
     Raises:
-        InputError: neither "cifar10" nor a folder.
+        InputError: neither "cifar10" nor "synthetic" nor a folder.
     """
-    if place != "cifar10" and not Path(place).expanduser().is_dir():
+    if place not in ("cifar10", SYNTHETIC) and not Path(place).expanduser().is_dir():
         if "/" in place or "." in place:
             raise InputError(f"there is no folder {place} of calibration images")
-        raise unknown_name("folder or data set", place, ["cifar10"])
+        raise unknown_name("folder or data set", place, ["cifar10", SYNTHETIC])
 
 
 def folder_images(
@@ -65,6 +66,28 @@ def folder_images(
         raise InputError(f"none of the images in {folder} can be read")
     images = wanted.normalise(torch.stack(pixels)).float()
     return images, torch.tensor(labels) if label_of is not None else None
+
+
+def synthetic_batches(model: nn.Module, size: tuple[int, int, int], count: int | None) -> list[Tensor]:
+    """Return batches of images made for a network, by `convert.synthetic_images`.
+
+    Args:
+        model: the trained network.
+        size: `(C, H, W)`.
+        count: how many; None for 256, of large images fewer.
+
+    Raises:
+        InputError: a count below 1.
+    """
+    from ghostnet.convert import synthetic_images
+
+    pixels = size[1] * size[2]
+    if count is None:
+        count = min(256, max(64, _BATCH_PIXELS // pixels))
+    if count < 1:
+        raise InputError(f"--images (={count}) must be an integer >= 1")
+    images = synthetic_images(model, count, input_size=size, progress=True)
+    return list(images.split(max(1, min(256, _BATCH_PIXELS // pixels))))
 
 
 def calibration_batches(

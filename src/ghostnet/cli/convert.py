@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ghostnet.cli.calibration import calibration_batches, check_calibration
+from ghostnet.cli.calibration import SYNTHETIC, calibration_batches, check_calibration, synthetic_batches
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, Normalisation, normalisation_of
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.integer import integer, share
@@ -67,7 +67,10 @@ def convert(
     form: Annotated[str, typer.Option(help="linear, or ghostnet (norm and activation inside).")] = "linear",
     calibration: Annotated[
         str | None,
-        typer.Option(help="Unlabelled images that make the fit better: a folder of your own, or cifar10."),
+        typer.Option(
+            help="Unlabelled images that make the fit better: a folder of your own, or cifar10; synthetic makes some "
+            "that have the statistics of the network's batch norms."
+        ),
     ] = None,
     keep_plain: Annotated[
         bool,
@@ -78,8 +81,13 @@ def convert(
         ),
     ] = False,
     images: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="How many calibration images at most.")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            parser=integer,
+            metavar="INTEGER",
+            help="How many calibration images at most.  [default: 2048; synthetic: 256, of large ones fewer]",
+        ),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of the data set.")] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
@@ -117,12 +125,14 @@ def convert(
     """Replace a network's convolutions by Ghost convolutions, or prune its channels, and save the result.
 
     A folder of --calibration needs no subfolders; with a subfolder for each class of the network it gives labels too.
+    Without any images, --calibration synthetic does nearly as well for a network with batch norms.
     Pruning by channel or thinet looks at --calibration images, by taylor at images with labels; sss trains for two
     epochs on all of cifar10, and an interrupted one goes on from OUT.checkpoint.
 
     \b
     Example:
       ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration synthetic
       ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/ --macs 0.5
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --layers redundant:0.5
       ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
@@ -158,16 +168,25 @@ def convert(
     from ghostnet.convert import RandomInit, check_method, ghostify
 
     check_method(method)
+    if method == "taylor" and calibration == SYNTHETIC:
+        raise InputError(
+            "method 'taylor' needs labels, which synthetic images have not; give a folder of classes"
+        )
     if method == "sss" and calibration != "cifar10":
         raise InputError("method 'sss' trains for two epochs before it chooses: give --calibration cifar10")
     model = open_network(network, weights, trained=init == "dense")
-    batches = None
-    if calibration is not None:
+    size = input_size_of(model, input_size)
+    batches: list[Any] | None = None
+    if calibration == SYNTHETIC:
+        batches = synthetic_batches(model, size, images)
+    elif calibration is not None:
         wanted = _calibration_preprocessing(model, calibration, normalisation, input_size)
-        batches = calibration_batches(model, calibration, images, wanted, data_dir=data_dir)
+        batches = calibration_batches(
+            model, calibration, 2048 if images is None else images, wanted, data_dir=data_dir
+        )
         if method == "taylor":
             _require_labels(batches, calibration)
-    example = _example(input_size_of(model, input_size))
+    example = _example(size)
     output = _Output(out, _info(network, model, normalisation, input_size), force, as_json)
     if method != "ghost":
         checkpoint = out.with_name(f"{out.name}.checkpoint")

@@ -42,7 +42,10 @@ def export(
         str, typer.Option(help="fp32, fp16 (coreml) or int8 (onnx, openvino, litert).")
     ] = "fp32",
     calibration: Annotated[
-        str | None, typer.Option(metavar="FOLDER|cifar10", help="For int8: images of the kind to be seen.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER|cifar10|synthetic", help="For int8: images of the kind to be seen, or made ones."
+        ),
     ] = None,
     calibration_images: Annotated[
         int,

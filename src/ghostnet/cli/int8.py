@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostnet.cli.calibration import CALIBRATION, check_calibration, folder_images
+from ghostnet.cli.calibration import (
+    CALIBRATION,
+    SYNTHETIC,
+    check_calibration,
+    folder_images,
+    synthetic_batches,
+)
+from ghostnet.cli.network import input_size_of
 from ghostnet.cli.output import note
 from ghostnet.errors import InputError, unknown_name
 
@@ -49,6 +56,8 @@ def check_int8(precision: str, calibration: str | None, target: str, epochs: flo
         require_to_write(target_named(target))  # before the training, not after it
     if calibration is None:
         raise InputError(f"int8 needs images to calibrate on: give {CALIBRATION}")
+    if calibration == SYNTHETIC and epochs:
+        raise InputError("--fine-tune-epochs trains on images of a folder or cifar10, not on synthetic ones")
     check_calibration(calibration)
 
 
@@ -72,7 +81,8 @@ class Int8Job:
     Attributes:
         target: the runtime.
         out: the exported file; a checkpoint lies beside it while fine-tuning goes on.
-        place: of the images: "cifar10" or a folder, with a subfolder a class where fine-tuning or labels want them.
+        place: of the images: "cifar10", "synthetic" or a folder, with a subfolder a class where fine-tuning or labels
+            want them.
         count: calibration images at most.
         passes: rewrites by name, None for the runtime's own.
         limits: what rounding may cost.
@@ -165,7 +175,7 @@ def int8_images(
 
     Args:
         model: tells its classes.
-        place: "cifar10" or a folder.
+        place: "cifar10", "synthetic" or a folder.
         count: how many images at most.
         wanted: size and normalisation.
 
@@ -183,6 +193,9 @@ def int8_images(
 
         batches: list[tuple[Any, Any]] = calibration_batches(None, count, (wanted.mean, wanted.std))
         return _joined([images for images, _ in batches]), _joined([labels for _, labels in batches])
+    if place == SYNTHETIC:
+        size = (input_size_of(model, None)[0], wanted.size, wanted.size)
+        return _joined(synthetic_batches(model, size, count)), None
     images, labels = folder_images(model, place, count, wanted)
     return _array(images), None if labels is None else _array(labels)
 

@@ -7,6 +7,7 @@ from ghostnet.convert.pruning import METHODS, PRUNE_METHODS, check_method, prune
 from ghostnet.convert.report import ConversionReport, LayerReport
 from ghostnet.convert.select import Layers
 from ghostnet.convert.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from ghostnet.convert.synthetic import synthetic_images
 
 __all__ = [
     "METHODS",
@@ -24,4 +25,5 @@ __all__ = [
     "ghostify",
     "prune",
     "sensitivity",
+    "synthetic_images",
 ]

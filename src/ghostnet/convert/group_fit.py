@@ -20,9 +20,7 @@ from ghostnet.convert.observe import Pairs
 from ghostnet.nn import GhostConv2d
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
-_MOST_KEPT = (
-    2**27
-)  # numbers that groups keep for further fits: 1 GiB, somewhat more than the largest single layer
+_MOST_KEPT = 2**27  # numbers that groups keep for further fits: 1 GiB, more than the largest single layer
 
 
 def fit_layer(

@@ -275,10 +275,8 @@ def _assemble(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int,
     mean = torch.zeros(taps, columns, dtype=torch.float64)
     cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
     inside = torch.zeros(taps, dtype=torch.float64)
-    parts, patch = (
-        slices_of_taps(convolution, cheap_kernel_size),
-        patch_size(convolution, cheap_kernel_size)[0],
-    )
+    parts = slices_of_taps(convolution, cheap_kernel_size)
+    patch, _ = patch_size(convolution, cheap_kernel_size)
     for kind, (second, first, against, share) in sums.kinds.items():
         apart = second.view(-1, *patch, convolution.in_channels, *patch)
         for one in (tap for tap in range(taps) if kind[tap]):

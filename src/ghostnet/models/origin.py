@@ -91,10 +91,7 @@ def _without_weights(build: Callable[[], nn.Module]) -> nn.Module:
         try:
             with torch.device("meta"), _Undrawn():
                 return build()
-        except (
-            NotImplementedError,
-            RuntimeError,
-        ):  # it computes while it is built, as RegNet does its widths
+        except RuntimeError:  # it computes while it is built, as RegNet does its widths
             with _EmptyWithoutMemory(), _Undrawn():
                 return build()
 
