@@ -135,3 +135,12 @@ def test_calibration_may_be_numpy_arrays() -> None:
         torch.testing.assert_close(found(images), expected(images))
     with pytest.raises(InputError, match=r"must be images of shape \(N, C, H, W\)"):
         ghostify(dense, calibration=np.zeros((3, 10, 10), np.float32))
+
+
+def test_layers_that_the_ratios_leave_out_are_told_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    units = find_units(model, None)
+    reasons = select_layers(model, units, None, ratio={"1": 2}, cheap_kernel_size=3)
+    assert reasons == {"0": "no ratio is given for it", "1": None, "2": "no ratio is given for it"}
+    reasons = select_layers(model, units, ["2"], ratio={"1": 2, "2": 2}, cheap_kernel_size=3)
+    assert reasons["0"] == "not among the selected layers"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ghostnet.convert import ghostify
 from ghostnet.convert.graph import find_units
 from ghostnet.convert.sequential import initialise_from_dense_
 from ghostnet.convert.surgery import replace_convolutions
@@ -177,3 +178,13 @@ def test_large_layers_in_half_precision_are_fitted_as_in_float32(kind: torch.dty
         errors.append(initialise_from_dense_(dense, ghost, units, batches, max_gram=100))
         assert all(value.isfinite().all() for value in ghost.state_dict().values())
     assert list(errors[1].values()) == pytest.approx(list(errors[0].values()), rel=0.05)
+
+
+def test_the_fit_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    model = _network()
+    ghostify(model, calibration=BATCHES[0], progress=True)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("fit: 2/2 layers")
+    assert said.endswith("6")
+    ghostify(model, calibration=BATCHES[0])
+    assert capsys.readouterr().err == ""

@@ -218,7 +218,7 @@ def convert(
             model, batches, macs, cheap_kernel_size=cheap_kernel_size, layers=ghost["layers"], costs=costs
         )
         ghost["layers"] = None  # the ratios name them
-    output.write(*ghostify(model, example_input=example, **ghost))
+    output.write(*ghostify(model, example_input=example, progress=True, **ghost))
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def ghostify(
     example_input: Tensor | None = None,
     form: str = "linear",
     refit_plain: bool = True,
+    progress: bool = False,
 ) -> tuple[nn.Module, ConversionReport]:
     """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
 
@@ -78,6 +79,7 @@ def ghostify(
         refit_plain: with "dense" and images, also refit the convolutions that stay plain behind the first converted
             one, and the batch norms behind them, to the inputs that they get now. Frozen ones (`requires_grad` is
             False) and those whose weights others read stay as they are.
+        progress: with "dense", show a bar of layers on standard error.
 
     Returns:
         The new network, in the mode and on the device of the old one, and a `ConversionReport`.
@@ -114,7 +116,7 @@ def ghostify(
     )
     if chosen:
         fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
-        errors = _initialise_(model, ghost_model, fitted, refitted, init, batches)
+        errors = _initialise_(model, ghost_model, fitted, refitted, init, batches, progress=progress)
     settings: dict[str, Any] = {
         "ratio": said,
         "cheap_kernel_size": cheap_kernel_size,
@@ -202,13 +204,15 @@ def _initialise_(
     plain: set[str],
     init: str | RandomInit,
     batches: list[Tensor] | None,
+    *,
+    progress: bool,
 ) -> dict[str, float]:
     """Give the new layers, and those of `plain`, their weights; return each new one's error, if it is known."""
     placed = None if batches is None else on_device_of(model, batches)
     if init == "dense":
         from ghostnet.convert.sequential import initialise_from_dense_
 
-        errors = initialise_from_dense_(model, ghost_model, units, placed, plain=plain)
+        errors = initialise_from_dense_(model, ghost_model, units, placed, plain=plain, progress=progress)
         absorb_channel_orders_(ghost_model)
         refresh_edits_(ghost_model)
         return dict(errors)

@@ -114,14 +114,17 @@ def select_layers(
         InputError: a name or pattern matches nothing, or `ratio` exceeds the channels of all selected layers.
     """
     each = ratio_of_each(ratio, [unit.name for unit in units])
-    if layers is None and isinstance(ratio, Mapping):
-        layers = list(ratio)
+    by_ratio = layers is None and isinstance(ratio, Mapping)
+    if by_ratio:
+        layers = list(ratio)  # type: ignore[arg-type]
     asked = _asked_for(model, units, layers)
     reasons: dict[str, str | None] = {}
     too_few: list[int] = []
     fits = 0
     for unit in units:
         reason = unit.reason or asked(unit)
+        if by_ratio and unit.reason is None and reason is not None:
+            reason = "no ratio is given for it"
         if reason is None:
             convolution = model.get_submodule(unit.name)
             out_channels = int(getattr(convolution, "out_channels", 0))

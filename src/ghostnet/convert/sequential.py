@@ -19,6 +19,7 @@ from ghostnet.convert.observe import Observer, observe
 from ghostnet.convert.plain_fit import refit_plain_
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
+from ghostnet.progress import Progress
 
 
 @torch.no_grad()
@@ -32,6 +33,7 @@ def initialise_from_dense_(
     rounds: int = 6,
     ridge: float = 1e-6,
     max_gram: int = 1700,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Set the weights and batch norms of all Ghost convolutions of `ghost_model` from the dense network.
 
@@ -45,6 +47,7 @@ def initialise_from_dense_(
         ridge: the least, relative to the mean power of the inputs; draws filters to what they were, as strongly as
             halves of the images ask for.
         max_gram: largest Gram matrix (columns); larger layers are fitted on their output maps only.
+        progress: show a bar on standard error.
 
     Returns:
         For each converted unit the relative error of its outputs (0 is exact), weighted as batch norm weights them.
@@ -68,11 +71,13 @@ def initialise_from_dense_(
             None if calibration_batches is None else observe(dense_model, ghost_model, calibration_batches)
         )
         errors: dict[str, float] = {}
-        for unit in units:
-            if unit.name not in plain:
-                errors[unit.name] = _initialise(unit, dense_model, ghost_model, source, options)
-            elif source is not None:
-                _refit(unit, dense_model, ghost_model, source, options)
+        with Progress("fit", total=len(units), unit="layers", enabled=progress) as bar:
+            for unit in units:
+                if unit.name not in plain:
+                    errors[unit.name] = _initialise(unit, dense_model, ghost_model, source, options)
+                elif source is not None:
+                    _refit(unit, dense_model, ghost_model, source, options)
+                bar.update(1, unit.name)
         return errors
     finally:
         for module, training in modes:

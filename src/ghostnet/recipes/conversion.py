@@ -34,7 +34,7 @@ def convert_network(
         sets: the data of the run.
         checkpoint: where an interrupted sparsity training goes on from, see `fit`.
         identity: what that checkpoint must share with the run.
-        progress: show the sparsity training on standard error.
+        progress: show on standard error how far measuring, fitting or training is.
     """
     calibration = sets.calibration()
     if recipe.method == "ghost":
@@ -54,6 +54,7 @@ def convert_network(
             cheap_kernel_size=recipe.cheap_kernel_size,
             init=recipe.convert_init,
             calibration=calibration,
+            progress=progress,
         )
     return prune(
         dense,
