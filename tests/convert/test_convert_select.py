@@ -144,3 +144,28 @@ def test_layers_that_the_ratios_leave_out_are_told_so() -> None:
     assert reasons == {"0": "no ratio is given for it", "1": None, "2": "no ratio is given for it"}
     reasons = select_layers(model, units, ["2"], ratio={"1": 2, "2": 2}, cheap_kernel_size=3)
     assert reasons["0"] == "not among the selected layers"
+
+
+class _Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 1))
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 16, 1), nn.ReLU(), nn.Conv2d(16, 32, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.body(x)
+        return maps * self.gate(maps).sigmoid()
+
+
+def test_gates_are_kept_unless_they_are_asked_for() -> None:
+    model, image = _Gated(), torch.zeros(1, 3, 8, 8)
+    kept = {"body.0": "the first convolution", "gate.1": "of one pixel", "gate.3": "of one pixel"}
+    report = ghostify(model, init="random", example_input=image)[1]
+    assert report.converted == ["body.2"]
+    assert all(kept[layer.name] in str(layer.reason) for layer in report.layers if layer.name in kept)
+    assert "gate.3" in ghostify(model, init="random", layers=["gate.*"], example_input=image)[1].converted
+    assert "gate.1" in ghostify(model, init="random", layers="all", example_input=image)[1].converted
+    assert "gate.1" in ghostify(model, init="random")[1].converted, "nobody knows the sizes of maps"
+    assert ghostify(model, init="random", example_input=image[..., :3, :3])[1].converted == []

@@ -8,8 +8,9 @@ order of the modules. Left out: functional convolutions where fx does not trace;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,7 @@ class ConvUnit:
         first: the first convolution that runs.
         reason: why it must be left alone, or None.
         activation_dedicated: the activation is a module that nothing else uses, so it may be removed.
+        one_pixel: a 1x1 convolution that has maps of one pixel, as far as an example shows it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ConvUnit:
     first: bool
     reason: str | None
     activation_dedicated: bool = False
+    one_pixel: bool = False
 
 
 class _LeafTracer(fx.Tracer):
@@ -119,7 +122,7 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
 
     Args:
         model: any module; it is not changed.
-        example_input: `(N, C, H, W)`, used only where `torch.fx` does not trace.
+        example_input: `(N, C, H, W)`, for sizes of maps, and where `torch.fx` does not trace.
 
     Returns:
         One unit a convolution; those that never run come last.
@@ -142,8 +145,32 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
     for name in paths:
         found.setdefault(name, _describe(name, paths[name], calls=0))
     reasons = _reasons(model, graphs)
-    units = [replace(unit, reason=reasons(unit)) for unit in found.values()]
+    dots = _of_one_pixel(model, [name for name, unit in found.items() if unit.pointwise], example_input)
+    units = [replace(unit, reason=reasons(unit), one_pixel=unit.name in dots) for unit in found.values()]
     return [replace(unit, first=index == 0) for index, unit in enumerate(units)]
+
+
+def _of_one_pixel(model: nn.Module, names: Collection[str], example_input: Tensor | None) -> set[str]:
+    """Return which modules give maps of one pixel; none without an example, or where it does not run."""
+    if example_input is None or not names:
+        return set()
+    areas: dict[str, int] = {}
+
+    def note(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4:
+            areas[name] = max(areas.get(name, 0), output[0, 0].numel())
+
+    copied = copy_model(model, share_parameters=True).eval()
+    for name in names:
+        copied.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: note(name, output)
+        )
+    try:
+        with torch.no_grad():
+            copied(example_input[:1])
+    except Exception:  # it is the user's code that runs; what is wrong with the example is said elsewhere
+        return set()
+    return {name for name, area in areas.items() if area == 1}
 
 
 def _is_convolution(module: nn.Module) -> bool:

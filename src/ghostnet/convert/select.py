@@ -26,6 +26,7 @@ class Layers:
         first: convert the first convolution too (the paper keeps the stem of ResNet-50).
         pointwise: convert 1x1 convolutions.
         depthwise: convert depthwise convolutions, where that saves anything.
+        one_pixel: convert 1x1 convolutions of one pixel, as in squeeze-excitation, where the size of maps is known.
 
     Example:
         >>> Layers(exclude=["*.downsample.*"], pointwise=False).pointwise
@@ -37,6 +38,7 @@ class Layers:
     first: bool = False
     pointwise: bool = True
     depthwise: bool = False
+    one_pixel: bool = False
 
 
 LayerSelection = Layers | str | Iterable[str] | Callable[[str, nn.Module], bool] | None
@@ -149,7 +151,7 @@ def _asked_for(
     if layers is None:
         layers = Layers()
     if isinstance(layers, str):
-        layers = Layers(first=True, depthwise=True) if layers == "all" else [layers]
+        layers = Layers(first=True, depthwise=True, one_pixel=True) if layers == "all" else [layers]
     if isinstance(layers, Layers):
         return _by_kind(layers, [unit.name for unit in units])
     if callable(layers):
@@ -164,7 +166,9 @@ def _asked_for(
             f"`layers` (={layers!r}) must be None, 'all', names or patterns, a predicate or a Layers"
         ) from None
     # whoever names a layer means it, the first or a depthwise one included
-    return _by_kind(Layers(include=patterns, first=True, depthwise=True), [unit.name for unit in units])
+    return _by_kind(
+        Layers(include=patterns, first=True, depthwise=True, one_pixel=True), [unit.name for unit in units]
+    )
 
 
 def _by_kind(layers: Layers, names: list[str]) -> Callable[[ConvUnit], str | None]:
@@ -182,6 +186,8 @@ def _by_kind(layers: Layers, names: list[str]) -> Callable[[ConvUnit], str | Non
             return "a 1x1 convolution, deselected"
         if unit.depthwise and not layers.depthwise:
             return "a depthwise convolution, kept unless it is asked for"
+        if unit.one_pixel and not layers.one_pixel:
+            return "a 1x1 convolution of one pixel, where cheap filters have nothing to work on"
         return None
 
     return reason
