@@ -7,6 +7,7 @@ from torch import nn
 
 from ghostnet.convert import group_fit
 from ghostnet.convert.layer_fit import FitOptions, LayerFit
+from ghostnet.convert.moments import white_map_windows
 from ghostnet.convert.surgery import ghost_like
 
 
@@ -44,3 +45,16 @@ def test_moments_of_groups_are_kept_only_for_further_fits_and_only_where_they_ar
     assert most_alive == max(groups_kept, 1)  # 32 groups of 32 channels held 6 GB at once
     assert len(known or {}) == groups_kept
     assert group_fit.fit_layer(convolution, ghost, None, pairs, FitOptions(), known) == first
+
+
+@torch.no_grad()
+def test_white_inputs_of_one_group_say_nothing_of_another() -> None:
+    grouped = nn.Conv2d(6, 9, 3, stride=2, padding=1, groups=3, bias=False)
+    whole = nn.Conv2d(6, 9, 3, stride=2, padding=1, bias=False)
+    whole.weight.zero_()
+    for group in range(3):
+        outputs, inputs = slice(3 * group, 3 * group + 3), slice(2 * group, 2 * group + 2)
+        whole.weight[outputs, inputs] = grouped.weight[outputs]
+    ours, known = white_map_windows(grouped, 3), white_map_windows(whole, 3)
+    torch.testing.assert_close(ours.against, known.against)
+    torch.testing.assert_close(ours.windows, known.windows)

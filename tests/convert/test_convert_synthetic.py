@@ -115,10 +115,18 @@ def test_conversion_with_them_is_far_better_than_without(dense: nn.Module) -> No
 
 
 @pytest.mark.parametrize(
-    "bad", [{"count": 0}, {"steps": -1}, {"input_size": (32, 32)}, {"input_size": (3, 0, 4)}]
+    "bad", [{"count": 0}, {"steps": -1}, {"input_size": (32, 32)}, {"input_size": (3, 0, 4)}, {"count": 2.5}]
 )
 def test_what_cannot_be_made_is_refused(dense: nn.Module, bad: dict) -> None:
     with pytest.raises(InputError, match="`input_size`"):
         synthetic_images(dense, **{"count": 2, "input_size": (3, 32, 32), **bad})
     with pytest.raises(InputError, match="does not run on `input_size`"):
         synthetic_images(dense, 2, input_size=(4, 32, 32))
+
+
+def test_a_damaged_network_is_said_to_be_one(dense: nn.Module) -> None:
+    damaged = copy.deepcopy(dense)
+    with torch.no_grad():
+        damaged.get_submodule("features.3").weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="gives NaN or infinity"):
+        synthetic_images(damaged, 2, input_size=(3, 32, 32), steps=2)

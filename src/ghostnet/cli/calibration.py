@@ -83,11 +83,11 @@ def synthetic_batches(model: nn.Module, size: tuple[int, int, int], count: int |
 
     pixels = size[1] * size[2]
     if count is None:
-        count = min(256, max(64, _BATCH_PIXELS // pixels))
+        count = max(64, _batch_size(pixels))
     if count < 1:
         raise InputError(f"--images (={count}) must be an integer >= 1")
     images = synthetic_images(model, count, input_size=size, progress=True)
-    return list(images.split(max(1, min(256, _BATCH_PIXELS // pixels))))
+    return list(images.split(_batch_size(pixels)))
 
 
 def calibration_batches(
@@ -112,7 +112,7 @@ def calibration_batches(
     if count < 1:
         raise InputError(f"--images (={count}) must be an integer >= 1; 256 to 2048 are enough")
     images, labels = folder_images(model, place, count, wanted)
-    size = max(1, min(256, _BATCH_PIXELS // wanted.size**2))
+    size = _batch_size(wanted.size**2)
     batches = images.split(size)
     return list(batches) if labels is None else list(zip(batches, labels.split(size), strict=True))
 
@@ -129,6 +129,11 @@ def first_images(batches: Sequence[Any], count: int) -> Tensor:
         if missing <= 0:
             break
     return torch.cat(taken)
+
+
+def _batch_size(pixels: int) -> int:
+    """Return how many images of that many pixels a batch holds."""
+    return max(1, min(256, _BATCH_PIXELS // pixels))
 
 
 def _listed(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -41,6 +41,7 @@ class Layers:
     one_pixel: bool = False
 
 
+_EVERYTHING = Layers(first=True, depthwise=True, one_pixel=True)
 LayerSelection = Layers | str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 Ratio = int | Mapping[str, int]
 
@@ -116,17 +117,15 @@ def select_layers(
         InputError: a name or pattern matches nothing, or `ratio` exceeds the channels of all selected layers.
     """
     each = ratio_of_each(ratio, [unit.name for unit in units])
-    by_ratio = layers is None and isinstance(ratio, Mapping)
-    if by_ratio:
-        layers = list(ratio)  # type: ignore[arg-type]
-    asked = _asked_for(model, units, layers)
+    unnamed = "not among the selected layers"
+    if layers is None and isinstance(ratio, Mapping):
+        layers, unnamed = list(ratio), "no ratio is given for it"
+    asked = _asked_for(model, units, layers, unnamed)
     reasons: dict[str, str | None] = {}
     too_few: list[int] = []
     fits = 0
     for unit in units:
         reason = unit.reason or asked(unit)
-        if by_ratio and unit.reason is None and reason is not None:
-            reason = "no ratio is given for it"
         if reason is None:
             convolution = model.get_submodule(unit.name)
             out_channels = int(getattr(convolution, "out_channels", 0))
@@ -145,15 +144,23 @@ def select_layers(
 
 
 def _asked_for(
-    model: nn.Module, units: list[ConvUnit], layers: LayerSelection
+    model: nn.Module, units: list[ConvUnit], layers: LayerSelection, unnamed: str
 ) -> Callable[[ConvUnit], str | None]:
-    """Turn any form of `layers` into a function that gives the reason for not selecting a unit."""
+    """Turn any form of `layers` into a function that gives the reason for not selecting a unit.
+
+    Args:
+        model: the network.
+        units: its convolutions.
+        layers: as `select_layers` takes them.
+        unnamed: the reason where names are given, and not this one.
+    """
+    names = [unit.name for unit in units]
     if layers is None:
         layers = Layers()
     if isinstance(layers, str):
-        layers = Layers(first=True, depthwise=True, one_pixel=True) if layers == "all" else [layers]
+        layers = _EVERYTHING if layers == "all" else [layers]
     if isinstance(layers, Layers):
-        return _by_kind(layers, [unit.name for unit in units])
+        return _by_kind(layers, names, unnamed)
     if callable(layers):
         predicate = layers
         return lambda unit: (
@@ -166,12 +173,10 @@ def _asked_for(
             f"`layers` (={layers!r}) must be None, 'all', names or patterns, a predicate or a Layers"
         ) from None
     # whoever names a layer means it, the first or a depthwise one included
-    return _by_kind(
-        Layers(include=patterns, first=True, depthwise=True, one_pixel=True), [unit.name for unit in units]
-    )
+    return _by_kind(replace(_EVERYTHING, include=patterns), names, unnamed)
 
 
-def _by_kind(layers: Layers, names: list[str]) -> Callable[[ConvUnit], str | None]:
+def _by_kind(layers: Layers, names: list[str], unnamed: str) -> Callable[[ConvUnit], str | None]:
     included = None if layers.include is None else _expand(layers.include, names)
     excluded = _expand(layers.exclude, names)
 
@@ -179,7 +184,7 @@ def _by_kind(layers: Layers, names: list[str]) -> Callable[[ConvUnit], str | Non
         if unit.name in excluded:
             return "excluded"
         if included is not None and unit.name not in included:
-            return "not among the selected layers"
+            return unnamed
         if unit.first and not layers.first:
             return "the first convolution, kept unless it is asked for"
         if unit.pointwise and not layers.pointwise:

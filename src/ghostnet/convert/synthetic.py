@@ -48,7 +48,8 @@ def synthetic_images(
         `(count, C, H, W)`, normalised, on the model's device and in the type of its parameters.
 
     Raises:
-        InputError: a count, size or number of steps out of range, or a network that does not run on such images.
+        InputError: a count, size or number of steps out of range, or a network that does not run on such images or
+            gives NaN.
 
     Example:
         >>> dense = ghostnet.load("resnet9_050")  # doctest: +SKIP
@@ -56,9 +57,11 @@ def synthetic_images(
         >>> ghost, report = ghostnet.ghostify(dense, calibration=images)  # doctest: +SKIP
     """
     size = tuple(input_size)
-    if count < 1 or steps < 0 or len(size) != 3 or min(size) < 1:
+    whole = all(type(number) is int for number in (count, steps, *size))
+    if not whole or count < 1 or steps < 0 or len(size) != 3 or min(size) < 1:
         raise InputError(
-            f"`count` (={count}) must be >= 1, `steps` (={steps}) >= 0 and `input_size` (={size}) be (C, H, W)"
+            f"`count` (={count!r}) must be an integer >= 1, `steps` (={steps!r}) one >= 0, and `input_size` (={size}) "
+            "three of them, (C, H, W)"
         )
     generator = torch.Generator().manual_seed(seed)
     parameter = next(model.parameters(), torch.zeros(()))
@@ -72,6 +75,10 @@ def synthetic_images(
     with bar, torch.inference_mode(mode=False), torch.enable_grad():
         frozen = copy_model(model).eval().requires_grad_(False).float()
         moved = torch.cat([_moved(frozen, batch.clone(), steps, generator, bar) for batch in batches])
+    if not moved.isfinite().all():
+        raise InputError(
+            "no images have the statistics of this network's batch norms: it gives NaN or infinity on them"
+        )
     return moved.to(parameter.dtype)
 
 

@@ -79,7 +79,7 @@ def _change(model: nn.Module, origin: Origin) -> str | None:
 
     try:
         fresh = _without_weights(build)
-    except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built
+    except RuntimeError:  # it computes with its weights while it is built
         with torch.random.fork_rng(devices=[]):
             fresh = build()
     return difference(model, fresh)
@@ -92,27 +92,20 @@ def _without_weights(build: Callable[[], nn.Module]) -> nn.Module:
             with torch.device("meta"), _Undrawn():
                 return build()
         except RuntimeError:  # it computes while it is built, as RegNet does its widths
-            with _EmptyWithoutMemory(), _Undrawn():
+            with _Undrawn(empty_on_meta=True):
                 return build()
 
 
-class _EmptyWithoutMemory(TorchFunctionMode):
-    """What is made to be filled, as weights are, takes no memory; all other tensors have their values."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call the function, of `torch.empty` that without memory."""
-        given = dict(kwargs or {})
-        return func(*args, **(given | {"device": "meta"} if func is torch.empty else given))
-
-
 class _Undrawn(TorchFunctionMode):
-    """Weights without memory need no random numbers; to draw them PyTorch would import its compiler, for seconds."""
+    """Weights without memory need no random numbers; to draw them PyTorch would import its compiler, for seconds.
+
+    Args:
+        empty_on_meta: what is made to be filled, as weights are, takes no memory; all other tensors have their values.
+    """
+
+    def __init__(self, *, empty_on_meta: bool = False) -> None:
+        super().__init__()
+        self._empty_on_meta = empty_on_meta
 
     def __torch_function__(
         self,
@@ -122,10 +115,12 @@ class _Undrawn(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Return the tensor that a drawing method was called on, and call everything else."""
-        given = kwargs or {}
+        given = dict(kwargs or {})
         drawn = args[0] if args else given.get("tensor")  # the functions of nn.init pass it by name
         if getattr(func, "__name__", "") in _DRAWS and isinstance(drawn, Tensor) and drawn.is_meta:
             return drawn
+        if self._empty_on_meta and func is torch.empty:
+            given["device"] = "meta"
         return func(*args, **given)
 
 
