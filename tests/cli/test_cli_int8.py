@@ -181,6 +181,26 @@ def test_convert_by_plan_writes_a_network_or_says_that_none_is_worth_it(
         assert not out.exists()
 
 
+def test_a_budget_with_images_measures_costs_and_gives_ratios(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    out, costs = tmp_path / "ghost.safetensors", tmp_path / "costs.json"
+    start = ("convert", str(network), "-o", str(out), "--plan", "onnx", "--budget", "0.999", "--force")
+    images = ("--calibration", "synthetic", "--images", "16", "--layers", "layer3.1.conv?")
+    found = _json(capsys, *start, *images, "--costs", str(costs))
+    rows = found["plan"]["rows"]
+    assert [set(row["costs"]) for row in rows] == [{"2", "3", "4"}] * 2
+    assert [set(row["ghost_times"]) for row in rows] == [{"2", "3", "4"}] * 2
+    assert costs.exists()
+    found = _json(capsys, *start, *images, "--ratio", "3")
+    assert [set(row["costs"]) for row in found["plan"]["rows"]] == [{"3"}] * 2
+    assert set(found["plan"]["ratios"].values()) <= {3}
+    assert "--costs keeps what --macs, or --plan with --budget" in _line(
+        capsys, *start[:6], "--costs", str(costs), "--force"
+    )
+
+
 def test_unusable_plans_are_one_line(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

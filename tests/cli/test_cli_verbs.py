@@ -131,7 +131,7 @@ def _source(folder: Path) -> str:
         (("--macs", "0.5", "--plan", "onnx"), "--macs chooses a ratio for each layer; leave out --plan"),
         (("--macs", "0.5", "--init", "random"), "leave out --init random"),
         (("--macs", "0.5", "--form", "ghostnet"), "leave out --form ghostnet"),
-        (("--costs", "costs.json"), "--costs keeps what --macs measures for method ghost; give --macs too"),
+        (("--costs", "costs.json"), "--costs keeps what --macs, or --plan with --budget"),
         (("--method", "l1", "--macs", "0.5", "--costs", "c.json"), "--costs is for method ghost, not for l1"),
     ],
 )

@@ -12,8 +12,8 @@ from torch import nn
 
 import ghostnet
 from ghostnet.convert import ghostify, sensitivity
-from ghostnet.convert.allocate import allocate
 from ghostnet.errors import InputError
+from ghostnet.knapsack import allocate
 from ghostnet.nn import GhostConv2d
 
 

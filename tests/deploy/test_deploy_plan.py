@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from torch import nn
 
 from ghostnet.deploy import Plan, PlannedLayer, plan
 from ghostnet.deploy.layer_times import find_sites
-from ghostnet.deploy.plan import _search
+from ghostnet.deploy.plan_search import GhostOption, least_cost, search
 from ghostnet.errors import InputError
-from ghostnet.measure import Timing, profile
+from ghostnet.measure import profile
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.edits import replace_module_
 
@@ -84,6 +86,7 @@ def test_the_table_and_the_record_say_what_was_chosen(found: tuple[Plan, Path, l
     assert lines[1].endswith("ghost")
     assert "whole network at" in lines[-1]
     assert made.to_dict()["layers"] == made.layers
+    assert made.ratios == dict.fromkeys(made.layers, 2)
 
 
 def test_kept_files_are_used_again(found: tuple[Plan, Path, list[str]]) -> None:
@@ -107,17 +110,17 @@ def test_kept_files_are_used_again(found: tuple[Plan, Path, list[str]]) -> None:
 
 def test_int8_and_a_builder_of_ones_own() -> None:
     pytest.importorskip("onnxruntime")
-    built: list[list[str]] = []
+    built: list[dict[str, int]] = []
     model = nn.Sequential(nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1)).eval()
 
-    def build(names: list[str]) -> nn.Module:
-        built.append(names)
+    def build(ratios: dict[str, int]) -> nn.Module:
+        built.append(ratios)
         return nn.Sequential(model[0], nn.ReLU(), GhostConv2d(96, 96, 3, padding=1)).eval()
 
     made = plan(model, "onnx", input_size=SIZE, precision="int8", seconds=0.02, build=build)
     row = made.rows[0]
     assert row.dense_ms is not None
-    assert built in ([], [["2"]])  # asked for only where the layer gains
+    assert built in ([], [{"2": 2}])  # asked for only where the layer gains
     assert bool(built) == (row.time_ratio is not None and row.time_ratio <= 0.98)
     assert made.measured_ratio <= 1.0
 
@@ -125,12 +128,12 @@ def test_int8_and_a_builder_of_ones_own() -> None:
 def test_a_layer_that_cannot_be_ghosted_stays_out_of_every_network() -> None:
     pytest.importorskip("onnxruntime")
     mask = nn.Sequential(*network()[:5], nn.Conv2d(160, 1, 1)).eval()
-    built: list[list[str]] = []
+    built: list[dict[str, int]] = []
 
-    def build(names: list[str]) -> nn.Module:
-        built.append(names)
+    def build(ratios: dict[str, int]) -> nn.Module:
+        built.append(ratios)
         ghost = network()
-        for name in names:
+        for name in ratios:
             replace_module_(ghost, name, GhostConv2d(160, 160, 3, padding=1, bias=False))
         return nn.Sequential(*ghost[:5], nn.Conv2d(160, 1, 1)).eval()
 
@@ -138,58 +141,133 @@ def test_a_layer_that_cannot_be_ghosted_stays_out_of_every_network() -> None:
     assert made.rows[-1].reason.startswith("cannot be ghosted: `ratio` (=2) must not be larger")
     assert set(made.layers) <= {"2", "4"}
     assert built
-    assert not any("5" in names for names in built)
+    assert not any("5" in ratios for ratios in built)
     assert "None" not in str(made)
 
 
-class Whole:
-    """Whole networks whose time ratio by their number of layers is known."""
-
-    def __init__(self, ratios: dict[int, float]) -> None:
-        self.ratios = ratios
-        self.asked: list[int] = []
-
-    def ratio(self, names: list[str]) -> float:
-        self.asked.append(len(names))
-        return self.ratios[len(names)]
+Options = dict[str, list[GhostOption]]
 
 
-def search(ratios: dict[int, float], budget: float, count: int = 8) -> tuple[list[str], float, list[int]]:
-    order = [f"layer{number}" for number in range(count)]
-    timed: dict[str, Any] = {name: (Timing(2.0, 2.0, 2.0, 9), Timing(1.0, 1.0, 1.0, 9)) for name in order}
-    whole = Whole(ratios)
-    names, ratio = _search(order, timed, whole, budget)  # type: ignore[arg-type]
-    assert names == order[: len(names)]
-    return names, ratio, whole.asked
+def equal_layers(count: int = 8) -> Options:
+    return {f"layer{number}": [GhostOption(2, 1.0, 1.0)] for number in range(count)}
+
+
+def searched(
+    options: Options, time: Callable[[dict[str, int]], float], budget: float
+) -> tuple[dict[str, int], float, list[int]]:
+    """Search where the time of each whole network is known; the last is how many layers each that was asked for had."""
+    asked: list[int] = []
+
+    def measure(chosen: dict[str, int]) -> float:
+        asked.append(len(chosen))
+        return time(chosen)
+
+    return *search(options, measure, budget), asked
+
+
+def by_count(ratios: dict[int, float]) -> Callable[[dict[str, int]], float]:
+    return lambda chosen: ratios[len(chosen)]
 
 
 def test_layers_are_dropped_until_the_whole_network_is_faster() -> None:
-    names, ratio, asked = search({8: 1.3, 4: 1.01, 2: 0.9, 3: 0.92}, 1.0)
-    assert (len(names), ratio, asked) == (2, 0.9, [8, 4, 2, 3])
+    chosen, ratio, asked = searched(equal_layers(), by_count({8: 1.3, 4: 1.01, 2: 0.9, 3: 0.92}), 1.0)
+    assert (len(chosen), ratio, asked) == (2, 0.9, [8, 4, 2, 3])
 
 
 def test_a_better_number_of_layers_between_is_found() -> None:
-    names, ratio, asked = search({8: 1.16, 4: 0.92, 6: 0.85, 7: 0.86}, 1.0)
-    assert (len(names), ratio, asked) == (6, 0.85, [8, 4, 6, 7])
-    _, ratio, asked = search(dict.fromkeys(range(1, 41), 1.2) | {20: 0.8}, 1.0, 40)
-    assert (ratio, asked) == (0.8, [40, 20, 30, 25, 22, 21])
+    chosen, ratio, asked = searched(equal_layers(), by_count({8: 1.16, 4: 0.92, 6: 0.85, 7: 0.86}), 1.0)
+    assert (len(chosen), ratio, asked) == (6, 0.85, [8, 4, 6, 7])
+    times = by_count(dict.fromkeys(range(1, 41), 1.2) | {20: 0.8})
+    _, ratio, asked = searched(equal_layers(40), times, 1.0)
+    assert (ratio, asked) == (0.8, [40, 20, 30, 25, 23, 22, 21])
 
 
 def test_no_layer_is_the_answer_where_none_helps() -> None:
-    names, ratio, asked = search({8: 1.3, 4: 1.2, 2: 1.1, 1: 0.96}, 1.0)
-    assert (names, ratio, asked) == ([], 1.0, [8, 4, 2, 1])
+    chosen, ratio, asked = searched(equal_layers(), by_count({8: 1.3, 4: 1.2, 2: 1.1, 1: 0.96}), 1.0)
+    assert (chosen, ratio, asked) == ({}, 1.0, [8, 4, 2, 1])
 
 
 def test_a_budget_takes_the_fewest_layers_that_meet_it() -> None:
-    linear = {count: 1 - 0.06 * count for count in range(1, 9)}
-    names, ratio, _ = search(linear, 0.7)
-    assert (len(names), ratio) == (5, pytest.approx(0.7))
-    names, ratio, asked = search(linear, 0.3)
-    assert (len(names), asked) == (8, [8])  # cannot be met: as fast as it gets
+    linear = by_count({count: 1 - 0.06 * count for count in range(1, 9)})
+    chosen, ratio, asked = searched(equal_layers(), linear, 0.7)
+    assert (len(chosen), ratio, asked) == (5, pytest.approx(0.7), [8, 6, 5])
+    chosen, ratio, asked = searched(equal_layers(), linear, 0.3)
+    assert (len(chosen), asked) == (8, [8])  # cannot be met: as fast as it gets
+    chosen, ratio, asked = searched(equal_layers(), linear, 0.75)
+    assert (len(chosen), asked) == (5, [8, 5, 4])  # four layers take 0.76
+
+
+def mixed_layers() -> Options:
+    """Return layers that gain alike, each in ratios 2 and 4, the later ones at ever higher cost."""
+    return {
+        f"layer{number}": [GhostOption(2, 1.0, 0.1 * 3**number), GhostOption(4, 1.5, 0.4 * 3**number)]
+        for number in range(6)
+    }
+
+
+def gained(chosen: dict[str, int]) -> float:
+    return sum({2: 1.0, 4: 1.5}[ratio] for ratio in chosen.values())
+
+
+@pytest.mark.parametrize("in_company", [0.3, 1.0, 1.4])
+def test_a_budget_is_met_at_the_least_cost_in_mixed_ratios(in_company: float) -> None:
+    options, full = mixed_layers(), 30.0
+    budget = 1 - in_company * 5.5 / full
+
+    def cost(chosen: dict[str, int]) -> float:
+        return sum(form.cost for name in chosen for form in options[name] if form.ratio == chosen[name])
+
+    chosen, ratio, asked = searched(options, lambda one: 1 - in_company * gained(one) / full, budget)
+    every = [
+        {f"layer{k}": ratio for k, ratio in enumerate(ratios) if ratio}
+        for ratios in itertools.product((0, 2, 4), repeat=6)
+    ]
+    meeting = [one for one in every if 1 - in_company * gained(one) / full <= budget + 1e-9]
+    within = [one for one in every if 1 - in_company * gained(one) / full <= budget - 0.03]
+    assert ratio <= budget
+    assert min(map(cost, meeting)) <= cost(chosen) + 1e-9
+    assert cost(chosen) <= min(map(cost, within), default=1e9)
+    assert set(chosen.values()) == {2, 4}
+    assert len(asked) <= 8
+
+
+def test_the_choice_of_least_cost_saves_what_is_asked() -> None:
+    options = mixed_layers()
+    for share in (0.1, 0.4, 0.75, 1.0):
+        assert gained(least_cost(options, share)) >= share * 9 - 1e-3
+    assert least_cost(options, 1.0) == dict.fromkeys(options, 4)
+    assert least_cost(options, 0.1) == {"layer0": 2}
+
+
+def test_several_ratios_are_timed_and_each_layer_gets_one() -> None:
+    pytest.importorskip("onnxruntime")
+    said: list[str] = []
+    cost = {"2": {2: 0.1, 3: 0.2, 6: 0.3}, "4": {2: 5.0, 3: 6.0}, "7": {2: 1.0}}
+    made = plan(
+        network(),
+        "onnx",
+        input_size=SIZE,
+        ratio=(6, 2, 3),
+        budget=0.97,
+        cost=cost,
+        seconds=0.05,
+        announce=said.append,
+    )
+    first, _, last = made.rows
+    assert set(first.ghost_times) == {2, 3, 6}
+    assert first.costs == cost["2"]
+    assert made.ratios["2"] in (2, 3, 6)
+    assert first.ghost_ms == first.ghost_times[made.ratios["2"]]
+    assert first.macs_ratio == pytest.approx(1 / made.ratios["2"], rel=0.1)
+    assert f"ghost, s = {made.ratios['2']}" in str(made)
+    assert set(last.ghost_times) == {2, 3}  # four channels have no ratio of six
+    assert made.to_dict()["ratios"] == made.ratios
+    assert made.settings["ratio"] == [2, 3, 6]
+    assert any("ghosted in 3 ratios" in line for line in said)
 
 
 def test_the_verdict_says_what_cannot_be_had() -> None:
-    row = PlannedLayer("a", "s", 10, 0.5, 2.0, 3.0, 1.0, False, "slower as a Ghost convolution")
+    row = PlannedLayer("a", "s", 10, 2, 0.5, 2.0, 3.0, 1.0, False, "slower as a Ghost convolution")
     facts: dict[str, Any] = {"left_out": {}, "attempts": (), "settings": {}, "environment": {}}
     none = Plan("onnx", "fp32", 1, 1.0, (row,), measured_ratio=1.0, **facts)
     assert "no layer is worth ghosting in ONNX Runtime fp32" in str(none)
@@ -199,7 +277,7 @@ def test_the_verdict_says_what_cannot_be_had() -> None:
         "onnx", "fp32", 1, 1.0, (), measured_ratio=1.0, **{**facts, "left_out": dict.fromkeys("abcde", "why")}
     )
     assert str(many).endswith("a: why; b: why; c: why; and 2 more")
-    taken = PlannedLayer("a", "s", 10, 0.5, 2.0, 1.0, 1.0, True, "gains")
+    taken = PlannedLayer("a", "s", 10, 2, 0.5, 2.0, 1.0, 1.0, True, "gains")
     missed = Plan("onnx", "fp32", 1, 0.4, (taken,), measured_ratio=0.6, **facts)
     assert "the budget of 0.4 cannot be met" in str(missed)
     assert not missed.met
@@ -218,6 +296,14 @@ def test_the_verdict_says_what_cannot_be_had() -> None:
         ({"cost": lambda _name: -1.0}, r"the cost of layer 2 \(=-1.0\) must be a finite number >= 0"),
         ({"threads": 0}, r"threads \(=0\) must be an integer >= 1"),
         ({"ratio": 0}, r"ratio \(=0\) must be an integer >= 2"),
+        ({"ratio": "2"}, r"ratio \(='2'\) must be an integer >= 2"),
+        ({"ratio": (2, 2.5)}, r"ratio \(=2.5\) must be an integer >= 2"),
+        ({"ratio": ()}, r"ratio is an empty list"),
+        ({"ratio": (2, 4)}, r"several ratios \(2, 4\) need a budget below 1"),
+        (
+            {"cost": lambda _name: {2: float("nan")}},
+            r"the cost of layer 2 \(=nan\) must be a finite number >= 0",
+        ),
         ({"cheap_kernel_size": 2}, r"`cheap_kernel_size` \(=2\) must be an odd integer"),
         (
             {"precision": "int8", "calibration": np.zeros((16, 3, 8, 8), np.float32)},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from ghostnet.convert import ghostify, sensitivity
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 from ghostnet.recipes.latency_plan import GhostSettings, convert_by_plan
@@ -55,3 +57,42 @@ def test_the_candidates_are_those_of_ghostify() -> None:
     assert plan.left_out["3"] == "not among the selected layers"
     with pytest.raises(InputError, match=r"found no convolution in this Sequential"):
         convert_by_plan(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), "onnx", example_input=example)
+
+
+def test_a_budget_gives_each_layer_a_ratio_by_what_it_costs_on_images(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    dense, images = network(), torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    settings = GhostSettings(ratio=(2, 4), calibration=[images])
+    given: dict[str, Any] = {"example_input": images[:1], "ghost": settings, "costs": tmp_path / "costs.json"}
+    ghost, report, plan = convert_by_plan(dense, "onnx", budget=0.9, seconds=0.03, **given)
+    assert ghost is not None
+    assert report is not None
+    assert report.settings["calibrated"] is True
+    measured = sensitivity(dense, [images], ratios=(2, 4))
+    assert {row.name: row.costs for row in plan.rows} == {
+        layer.name: pytest.approx(layer.costs) for layer in measured.layers
+    }
+    assert {name: m.ratio for name, m in ghost.named_modules() if isinstance(m, GhostConv2d)} == plan.ratios
+    assert plan.measured_ratio <= 0.9
+    direct, _ = ghostify(dense, ratio=plan.ratios, calibration=[images])
+    torch.testing.assert_close(
+        ghost(images), direct(images)
+    )  # not the network that was timed, but the fitted one
+    known = (tmp_path / "costs.json").read_text()
+    convert_by_plan(dense, "onnx", budget=0.95, seconds=0.01, **given)
+    assert (tmp_path / "costs.json").read_text() == known
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget"),
+    [({}, 0.8), ({"calibration": "images"}, 1.0), ({"calibration": "images", "init": "random"}, 0.8)],
+)
+def test_several_ratios_without_what_chooses_among_them_are_one_line(
+    changes: dict[str, Any], budget: float
+) -> None:
+    images = torch.randn(4, 3, 16, 16)
+    given = {key: [images] if value == "images" else value for key, value in changes.items()}
+    with pytest.raises(InputError, match=r"several ratios are chosen by what each costs on images"):
+        convert_by_plan(
+            network(), "onnx", example_input=images, ghost=GhostSettings(ratio=(2, 4), **given), budget=budget
+        )

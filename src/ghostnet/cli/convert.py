@@ -50,7 +50,8 @@ def convert(
         typer.Option(
             parser=integer,
             metavar="INTEGER",
-            help="s of the paper, for all layers; 1 keeps plain convolutions.  [default: 2]",
+            help="s of the paper, for all layers; 1 keeps plain convolutions.  [default: 2; with --budget and "
+            "--calibration a ratio of 2, 3 or 4 for each layer]",
         ),
     ] = None,
     cheap_kernel_size: Annotated[
@@ -94,11 +95,16 @@ def convert(
     plan: Annotated[
         str | None,
         typer.Option(
-            metavar="RUNTIME[:PRECISION]", help="Ghost only layers that gain there: onnx, openvino:int8."
+            metavar="RUNTIME[:PRECISION]",
+            help="Ghost only layers that gain there, measured on this machine: onnx, openvino:int8.",
         ),
     ] = None,
     budget: Annotated[
-        float, typer.Option(help="For --plan: time ratio to reach, above 0; 1 takes every layer that gains.")
+        float,
+        typer.Option(
+            help="For --plan: time ratio to reach, above 0, at the least cost in accuracy, which is measured on "
+            "--calibration images; 1 takes every layer that gains."
+        ),
     ] = 1.0,
     plan_files: Annotated[
         Path | None,
@@ -113,7 +119,8 @@ def convert(
     costs: Annotated[
         Path | None,
         typer.Option(
-            "--costs", help="For --macs: keep what was measured here (.json); an interrupted run goes on."
+            "--costs",
+            help="For --macs and --budget: keep what layers cost here (.json); an interrupted run goes on.",
         ),
     ] = None,
     seed: Annotated[
@@ -135,7 +142,8 @@ def convert(
       ghostnet convert model.safetensors -o ghost.safetensors --calibration synthetic
       ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/ --macs 0.5
       ghostnet convert model.safetensors -o ghost.safetensors --calibration cifar10 --layers redundant:0.5
-      ghostnet convert model.safetensors -o ghost.safetensors --plan onnx --budget 0.7
+      ghostnet convert model.safetensors -o ghost.safetensors --plan onnx
+      ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/ --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
     """
     if init not in ("dense", "random"):
@@ -162,7 +170,9 @@ def convert(
         f"--init {init}": init != "dense",
         f"--form {form}": form != "linear",
     }
-    check_measured(macs, costs, calibration, method, others)
+    by_budget = plan is not None and budget < 1 and calibration is not None
+    measured = by_budget and init == "dense" and form == "linear"
+    check_measured(macs, costs, calibration, method, others, by_budget=measured)
     redundant = redundant_share(layers, calibration)
     refuse_overwrite(out, force=force)
     from ghostnet.convert import RandomInit, check_method, ghostify
@@ -197,7 +207,7 @@ def convert(
             checkpoint.unlink(missing_ok=True)
         return
     ghost: dict[str, Any] = {
-        "ratio": 2 if ratio is None else ratio,
+        "ratio": ratio if ratio is not None else (2, 3, 4) if measured else 2,
         "cheap_kernel_size": cheap_kernel_size,
         "layers": layers or None,
         "init": RandomInit(seed) if init == "random" else init,
@@ -206,12 +216,13 @@ def convert(
         "refit_plain": not keep_plain,
     }
     if redundant is not None and batches is not None:
-        ghost["layers"] = redundant_layers(model, batches, redundant, (ghost["ratio"], cheap_kernel_size))
+        ghost["layers"] = redundant_layers(
+            model, batches, redundant, (2 if ratio is None else ratio, cheap_kernel_size)
+        )
     if plan is not None:
         recipe = {"network": network, "plan": plan, "budget": budget, "ratio": ghost["ratio"], "init": init}
-        output.write_planned(
-            convert_planned(model, plan, budget, example, ghost, plan_files, plan_result, recipe)
-        )
+        files = plan_files, costs, plan_result
+        output.write_planned(convert_planned(model, plan, budget, example, ghost, files, recipe))
         return
     if macs is not None and batches is not None:
         ghost["ratio"] = measured_ratios(

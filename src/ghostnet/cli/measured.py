@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def check_measured(
-    macs: float | None, costs: Path | None, calibration: str | None, method: str, others: dict[str, bool]
+    macs: float | None,
+    costs: Path | None,
+    calibration: str | None,
+    method: str,
+    others: dict[str, bool],
+    *,
+    by_budget: bool,
 ) -> None:
     """Refuse what makes no sense with `--macs` or `--costs`, before anything slow is loaded.
 
@@ -25,13 +31,14 @@ def check_measured(
         calibration: value of `--calibration`.
         method: value of `--method`; pruning has its own use of `--macs`.
         others: options that do not go with measured ratios, and whether each was given.
+        by_budget: whether a plan measures costs.
 
     Raises:
         InputError: one of them was, or images are missing.
     """
-    if costs is not None and (macs is None or method != "ghost"):
+    if costs is not None and not by_budget and (macs is None or method != "ghost"):
         raise InputError(
-            "--costs keeps what --macs measures for method ghost; give --macs too"
+            "--costs keeps what --macs, or --plan with --budget and --calibration, measures for method ghost; give one"
             if macs is None
             else f"--costs is for method ghost, not for {method}; leave out one of them"
         )

@@ -1,4 +1,4 @@
-"""`ghostnet convert --plan`: only the layers that gain in a runtime on this machine."""
+"""`ghostnet convert --plan`: only the layers that gain in a runtime on this machine, each in its ratio."""
 
 from __future__ import annotations
 
@@ -75,15 +75,25 @@ def convert_planned(
     budget: float,
     example: Tensor,
     settings: dict[str, Any],
-    files: Path | None,
-    result: Path | None,
+    files: tuple[Path | None, Path | None, Path | None],
     recipe: dict[str, Any],
 ) -> Planned:
-    """Plan, convert, and write what was measured."""
+    """Plan, convert, and write what was measured.
+
+    Args:
+        model: the dense network.
+        plan: runtime and precision.
+        budget: time ratio.
+        example: images of the size that is timed.
+        settings: of `GhostSettings`.
+        files: the folder of exported candidates, the file of costs and the result to write; each or None.
+        recipe: what the result says of the conversion.
+    """
     from ghostnet import recipes
     from ghostnet.recipes.latency_plan import GhostSettings, convert_by_plan
 
     started = time.perf_counter()
+    candidates, costs, result = files
     target, _, precision = plan.partition(":")
     network, report, found = convert_by_plan(
         model,
@@ -92,7 +102,9 @@ def convert_planned(
         ghost=GhostSettings(**settings),
         precision=precision or "fp32",
         budget=budget,
-        folder=files,
+        folder=candidates,
+        costs=costs,
+        progress=True,
         announce=note,
     )
     if result is not None:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostnet.convert.allocate import allocate
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
 from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.layer_cost import Measurement, ghost_macs
@@ -29,6 +28,7 @@ from ghostnet.convert.select import (
 )
 from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.knapsack import allocate
 from ghostnet.measure import profile
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module

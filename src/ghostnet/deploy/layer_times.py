@@ -206,47 +206,84 @@ def _reason(layer: nn.Conv2d, calls: int, in_ghost: bool) -> str | None:
     return "runs more than once" if calls > 1 else None
 
 
-def time_sites(
-    sites: Sequence[Site], setting: Setting, *, ratio: int, cheap_kernel_size: int
-) -> dict[str, tuple[Timing, Timing] | str]:
-    """Return for each site the times of its dense and its ghosted form, or why there are none.
+@dataclasses.dataclass(frozen=True)
+class LayerTimes:
+    """What one layer takes.
 
-    Layers of equal shape are exported and timed once.
+    Attributes:
+        dense_ms: median of the plain convolution.
+        ghosts: by ratio, of its Ghost forms; empty where it cannot be ghosted or exported.
+        failed: why a form is missing, None where none is.
     """
+
+    dense_ms: float
+    ghosts: dict[int, float]
+    failed: str | None = None
+
+    def gain_ms(self, ratio: int) -> float:
+        """Return what a form saves; below 0 where it is slower."""
+        return self.dense_ms - self.ghosts[ratio]
+
+
+def time_sites(
+    sites: Sequence[Site], setting: Setting, *, ratios: Sequence[int], cheap_kernel_size: int
+) -> dict[str, LayerTimes]:
+    """Return for each site the times of its forms. Layers of equal shape are exported and timed once."""
     distinct: dict[str, Site] = {}
     for site in sites:
         distinct.setdefault(site.key(), site)
-    pairs: dict[str, tuple[dict[str, Session], tuple[int, ...]] | str] = {}
+    opened: dict[str, _Forms] = {}
     for number, (key, site) in enumerate(distinct.items(), start=1):
         title = f"layer {number} of {len(distinct)} ({site.name}"
-        pairs[key] = _pair(site, setting, title, ratio, cheap_kernel_size)
-    least = 2 * setting.seconds * len(pairs)
-    setting.announce(f"timing {len(pairs)} distinct layers, dense against ghosted: {least:.0f} s at least")
-    timed: dict[str, tuple[Timing, Timing] | str] = {}
-    for key, pair in pairs.items():
-        if isinstance(pair, str):
-            timed[key] = pair
+        opened[key] = _open_forms(site, setting, title, ratios, cheap_kernel_size)
+    count = sum(len(forms.sessions) for forms in opened.values())
+    against = "ghosted" if len(ratios) == 1 else f"ghosted in {len(ratios)} ratios"
+    setting.announce(
+        f"timing {len(opened)} distinct layers, dense against {against}: {count * setting.seconds:.0f} s at least"
+    )
+    timed: dict[str, LayerTimes] = {}
+    for key, forms in opened.items():
+        if len(forms.sessions) < 2:
+            timed[key] = LayerTimes(0.0, {}, forms.failed)
             continue
-        found = setting.times(pair[0], pair[1], setting.seconds)
-        timed[key] = found["dense"], found["ghost"]
+        found = setting.times(forms.sessions, distinct[key].input_size, setting.seconds)
+        ghosts = {ratio: found[_form(ratio)].median_ms for ratio in ratios if _form(ratio) in found}
+        timed[key] = LayerTimes(found["dense"].median_ms, ghosts, forms.failed)
     return {site.name: timed[site.key()] for site in sites}
 
 
-def _pair(
-    site: Site, setting: Setting, title: str, ratio: int, cheap_kernel_size: int
-) -> tuple[dict[str, Session], tuple[int, ...]] | str:
-    try:
-        ghost = site.ghost(ratio, cheap_kernel_size)
-    except InputError as error:
-        return f"cannot be ghosted: {error}"
-    forms: dict[str, nn.Module] = {"dense": copy.deepcopy(site.convolution), "ghost": ghost}
-    what = f" {ratio} {cheap_kernel_size}"
-    sessions = {}
-    for form, layer in forms.items():
-        network = nn.Sequential(layer, nn.ReLU()).eval()  # as in a network, where the activation is fused
-        key = f"{form} {site.key()}{what if form == 'ghost' else ''}"
+@dataclasses.dataclass(frozen=True)
+class _Forms:
+    sessions: dict[str, Session]
+    failed: str | None
+
+
+def _form(ratio: int) -> str:
+    return f"ghost {ratio}"
+
+
+def _open_forms(
+    site: Site, setting: Setting, title: str, ratios: Sequence[int], cheap_kernel_size: int
+) -> _Forms:
+    """Export a layer and its Ghost forms, those that there can be."""
+    failed: str | None = None
+    layers: dict[str, nn.Module] = {}
+    for ratio in ratios:
         try:
-            sessions[form] = setting.session(f"{title}, {form})", key, network, site.input_size)
+            layers[_form(ratio)] = site.ghost(ratio, cheap_kernel_size)
+        except InputError as error:
+            failed = f"cannot be ghosted: {error}"
+    if not layers:
+        return _Forms({}, failed)
+    sessions: dict[str, Session] = {}
+    for form, layer in {"dense": copy.deepcopy(site.convolution), **layers}.items():
+        network = nn.Sequential(layer, nn.ReLU()).eval()  # as in a network, where the activation is fused
+        said = form if len(ratios) > 1 else form.split()[0]
+        key = f"{form} {site.key()}{f' {cheap_kernel_size}' if form != 'dense' else ''}"
+        try:
+            sessions[form] = setting.session(f"{title}, {said})", key, network, site.input_size)
         except (InputError, RuntimeError) as error:
-            return f"{form} form cannot be exported: {error}"
-    return sessions, site.input_size
+            failed = f"{said} form cannot be exported: {error}"
+            if form == "dense":
+                break
+    return _Forms(sessions, failed)

@@ -1,9 +1,9 @@
-"""Which layers to ghost, by measuring in the runtime: `plan`.
+"""Which layers to ghost, and in which ratio, by measuring in the runtime: `plan`.
 
-A layer gains if its ghosted form is faster at its real input. Of those that gain, the cheapest in accuracy are taken
-until the budget is met; then the whole network is timed against the original, and layers are dropped again while it
-is not at least 5 % faster. Without a budget the network with all candidates ghosted is timed too, for comparison.
-Left out: the conversion itself, which is `ghostify(model, layers=plan.layers)`.
+A layer gains if its ghosted form is faster at its real input. Of the forms that gain, those that cost least accuracy
+are taken until the budget is met; then the whole network is timed against the original, and fewer are taken while it
+is not at least 5 % faster (`plan_search.py`). Without a budget the network with all candidates ghosted is timed too,
+for comparison. Left out: the conversion itself, which is `ghostify(model, ratio=plan.ratios)`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from typing import Any
 
 from torch import nn
 
-from ghostnet.deploy.layer_times import Setting, Site, find_sites, time_sites
+from ghostnet.deploy.layer_times import LayerTimes, Setting, Site, find_sites, time_sites
+from ghostnet.deploy.plan_search import WORTH, Choice, GhostOption, search
 from ghostnet.deploy.planned import Plan, PlannedLayer
 from ghostnet.deploy.quantization.calibration import calibration_array
 from ghostnet.deploy.quantization.quantiser import require_quantiser
 from ghostnet.deploy.targets import require_to_write, target_named
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.measure import Timing, environment
+from ghostnet.measure import environment
 from ghostnet.nn.cheap_operations import check_cheap_kernel_size
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
 LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
-WORTH = 0.05  # of the whole network's time; for less nobody gives accuracy away
-_ATTEMPTS = 8
 _NOT_IN_COMPANY = "gains alone, but not in the whole network"
 
-Cost = Mapping[str, float] | Callable[[str], float] | None
+Cost = Mapping[str, float | Mapping[int, float]] | Callable[[str], float | Mapping[int, float]] | None
 
 
 def plan(
@@ -44,17 +43,17 @@ def plan(
     precision: str = "fp32",
     budget: float = 1.0,
     layers: Sequence[str] | None = None,
-    ratio: int = 2,
+    ratio: int | Sequence[int] = 2,
     cheap_kernel_size: int = 3,
     cost: Cost = None,
-    build: Callable[[list[str]], nn.Module] | None = None,
+    build: Callable[[dict[str, int]], nn.Module] | None = None,
     calibration: Any = None,
     threads: int = 1,
     seconds: float = 0.3,
     folder: str | Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Plan:
-    """Choose the layers whose Ghost form pays in a runtime on this machine.
+    """Choose the layers whose Ghost form pays in a runtime on this machine, and the ratio of each.
 
     Args:
         model: the dense network; it is untouched.
@@ -63,11 +62,13 @@ def plan(
         precision: "fp32", "bf16" (OpenVINO) or "int8" (onnx, openvino, litert).
         budget: time of the Ghost network over that of the original, in (0, 1]; 1 takes every layer that gains.
         layers: names of the candidates; None for all but the first and depthwise ones.
-        ratio: s of Eq. 2.
+        ratio: s of Eq. 2, or several of which each layer gets one: that needs a budget below 1, since without one the
+            largest would always be taken.
         cheap_kernel_size: d, odd.
-        cost: what each layer costs in accuracy, >= 0, such as `reconstruction_error` of a `ConversionReport`: by
-            name or as a function of the name. None counts every layer alike.
-        build: makes the Ghost network for a list of names, such as `lambda names: ghostify(model, layers=names)[0]`;
+        cost: what each layer costs in accuracy, >= 0, by name or as a function of the name: a number, such as
+            `reconstruction_error` of a `ConversionReport`, or a number for each ratio, such as the `costs` of
+            `sensitivity`. None counts every layer alike.
+        build: makes the Ghost network for ratios by name, such as `lambda ratios: ghostify(model, ratio=ratios)[0]`;
             None puts Ghost convolutions with random weights in their places.
         calibration: float32 images `(N, C, H, W)` for int8; None takes random ones, which is enough for times.
         threads: inside one operator.
@@ -77,8 +78,8 @@ def plan(
         announce: called with a line before each slow step.
 
     Returns:
-        A `Plan`: `plan.layers` are the names; `print(plan)` gives a table. No layer is in it where that would not
-        make the whole network 5 % faster: then none is worth its accuracy.
+        A `Plan`: `plan.layers` are the names, `plan.ratios` the ratio of each; `print(plan)` gives a table. No layer
+        is in it where that would not make the whole network 5 % faster: then none is worth its accuracy.
 
     Raises:
         InputError: a bad argument, a runtime that is missing or cannot run in `precision`, or a model without
@@ -86,28 +87,30 @@ def plan(
 
     Example:
         >>> chosen = plan(model, "onnx", input_size=(3, 224, 224), budget=0.7)  # doctest: +SKIP
-        >>> ghost, report = ghostify(model, layers=chosen.layers)  # doctest: +SKIP
+        >>> ghost, report = ghostify(model, ratio=chosen.ratios)  # doctest: +SKIP
     """
     _check(target, precision, budget, seconds)
-    _check_forms(threads, ratio, cheap_kernel_size)
+    ratios = _check_forms(threads, ratio, cheap_kernel_size, budget)
     sizes = tuple(input_size)
     if calibration is not None and precision == "int8":
         calibration = calibration_array(calibration, sizes)
     sites, left_out = find_sites(model, sizes)
     sites, left_out = _among(sites, left_out, layers)
-    costs = {site.name: _cost_of(site.name, cost) for site in sites}
+    costs = {site.name: _costs_of(site.name, cost, ratios) for site in sites}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(folder if folder is not None else scratch)
         place.mkdir(parents=True, exist_ok=True)
         tell = announce or (lambda _line: None)
         setting = Setting(target, precision, threads, seconds, place, calibration, tell)
-        timed = time_sites(sites, setting, ratio=ratio, cheap_kernel_size=cheap_kernel_size) if sites else {}
-        make = build or (lambda names: _ghosted(model, sites, names, ratio, cheap_kernel_size))
+        timed = (
+            time_sites(sites, setting, ratios=ratios, cheap_kernel_size=cheap_kernel_size) if sites else {}
+        )
+        make = build or (lambda chosen: _ghosted(model, sites, chosen, cheap_kernel_size))
         whole = _Whole(model, make, setting, sizes)
-        order = _best_first(timed, costs)
-        chosen, measured = _search(order, timed, whole, budget) if order else ([], 1.0)
-        everything = [site.name for site in sites if not isinstance(timed[site.name], str)]
-        if budget == 1 and 0 < len(order) < len(everything):
+        options = {name: found for name in timed if (found := _options(timed[name], costs[name]))}
+        chosen, measured = search(options, whole.ratio, budget) if options else ({}, 1.0)
+        everything = {name: ratios[0] for name, found in timed.items() if found.ghosts}
+        if budget == 1 and 0 < len(options) < len(everything):
             measured_all = whole.ratio(everything)
             if measured_all < min(
                 1 - WORTH, measured - LEAST_GAIN
@@ -115,9 +118,8 @@ def plan(
                 chosen, measured = everything, measured_all
     met_without = budget < 1 and bool(chosen) and measured <= budget
     passed_over = "gains, but the budget is met without it" if met_without else _NOT_IN_COMPANY
-    form = ratio, cheap_kernel_size
     rows = [
-        _row(site, timed[site.name], costs[site.name], site.name in chosen, form, passed_over)
+        _row(site, timed[site.name], costs[site.name], chosen.get(site.name), cheap_kernel_size, passed_over)
         for site in sites
     ]
     return Plan(
@@ -129,7 +131,11 @@ def plan(
         left_out=left_out,
         measured_ratio=measured,
         attempts=tuple(whole.attempts),
-        settings={"ratio": ratio, "cheap_kernel_size": cheap_kernel_size, "input_size": list(sizes)},
+        settings={
+            "ratio": ratio if isinstance(ratio, int) else ratios,
+            "cheap_kernel_size": cheap_kernel_size,
+            "input_size": list(sizes),
+        },
         environment=environment() | _versions(target, precision),
     )
 
@@ -159,12 +165,25 @@ def _check(target: str, precision: str, budget: float, seconds: float) -> None:
         raise InputError(f"seconds (={seconds}) must be above 0; 0.3 is usual")
 
 
-def _check_forms(threads: int, ratio: int, cheap_kernel_size: int) -> None:
+def _check_forms(
+    threads: int, ratio: int | Sequence[int], cheap_kernel_size: int, budget: float
+) -> list[int]:
+    """Return the ratios to try, in order."""
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads (={threads!r}) must be an integer >= 1")
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 2:
-        raise InputError(f"ratio (={ratio!r}) must be an integer >= 2; 1 is the plain convolution itself")
+    several = isinstance(ratio, Sequence) and not isinstance(ratio, str)
+    ratios = list(ratio) if isinstance(ratio, Sequence) and several else [ratio]
+    for one in ratios:
+        if isinstance(one, bool) or not isinstance(one, int) or one < 2:
+            raise InputError(f"ratio (={one!r}) must be an integer >= 2; 1 is the plain convolution itself")
+    if not ratios:
+        raise InputError("ratio is an empty list; give an integer >= 2, or several")
+    if len(set(ratios)) > 1 and budget == 1:
+        raise InputError(
+            f"several ratios ({', '.join(map(str, ratios))}) need a budget below 1: without one the largest is taken"
+        )
     check_cheap_kernel_size(cheap_kernel_size)
+    return sorted(set(ratios))  # type: ignore[arg-type]
 
 
 def _among(
@@ -184,33 +203,30 @@ def _among(
     return [site for site in sites if site.name in layers], {**left_out, **rest}
 
 
-def _cost_of(name: str, cost: Cost) -> float:
+def _costs_of(name: str, cost: Cost, ratios: list[int]) -> dict[int, float]:
+    """Return what a layer costs in each ratio; those that its cost does not name are no choice."""
     if cost is None:
-        return 1.0
+        return dict.fromkeys(ratios, 1.0)
     if callable(cost):
         value = cost(name)
     elif name in cost:
         value = cost[name]
     else:
         raise InputError(f"cost has no entry for layer {name}; give one for each candidate, or a function")
-    if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-        raise InputError(f"the cost of layer {name} (={value!r}) must be a finite number >= 0")
-    return float(value)
+    each = dict(value) if isinstance(value, Mapping) else dict.fromkeys(ratios, value)
+    for one in each.values():
+        if not (isinstance(one, int | float) and math.isfinite(one) and one >= 0):
+            raise InputError(f"the cost of layer {name} (={one!r}) must be a finite number >= 0")
+    return {ratio: float(each[ratio]) for ratio in ratios if ratio in each}
 
 
-def _gain(timed: tuple[Timing, Timing] | str) -> float:
-    """Return milliseconds that the ghosted form saves; 0 where it does not."""
-    if isinstance(timed, str):
-        return 0.0
-    dense, ghost = timed[0].median_ms, timed[1].median_ms
-    return dense - ghost if ghost <= (1 - LEAST_GAIN) * dense else 0.0
-
-
-def _best_first(timed: Mapping[str, tuple[Timing, Timing] | str], costs: Mapping[str, float]) -> list[str]:
-    """Return the layers that gain, by milliseconds for a unit of cost."""
-    gains = {name: _gain(found) for name, found in timed.items()}
-    worth = {name: gain / max(costs[name], 1e-9) for name, gain in gains.items() if gain > 0}
-    return sorted(worth, key=lambda name: -worth[name])
+def _options(timed: LayerTimes, costs: Mapping[int, float]) -> list[GhostOption]:
+    """Return the forms of a layer that gain."""
+    return [
+        GhostOption(ratio, timed.gain_ms(ratio), costs[ratio])
+        for ratio in timed.ghosts
+        if ratio in costs and timed.gain_ms(ratio) >= LEAST_GAIN * timed.dense_ms
+    ]
 
 
 class _Whole:
@@ -219,7 +235,7 @@ class _Whole:
     def __init__(
         self,
         model: nn.Module,
-        make: Callable[[list[str]], nn.Module],
+        make: Callable[[Choice], nn.Module],
         setting: Setting,
         input_size: tuple[int, ...],
     ) -> None:
@@ -227,11 +243,11 @@ class _Whole:
         self.attempts: list[dict[str, Any]] = []
         self.dense_ms = 0.0
 
-    def ratio(self, names: list[str]) -> float:
+    def ratio(self, chosen: Choice) -> float:
         """Return time of the network with these layers ghosted over that of the original."""
-        layers = "1 layer" if len(names) == 1 else f"{len(names)} layers"
+        layers = "1 layer" if len(chosen) == 1 else f"{len(chosen)} layers"
         self._setting.announce(f"ghosting {layers}")
-        network = self._make(names)
+        network = self._make(chosen)
         dense = self._setting.session("the network", f"{self._size} {self._model}", self._model, self._size)
         ghost = self._setting.session(
             f"the network with {layers} ghosted", f"{self._size} {network}", network, self._size
@@ -241,7 +257,7 @@ class _Whole:
         ratio = found["ghost"].median_ms / self.dense_ms
         self.attempts.append(
             {
-                "layers": len(names),
+                "layers": len(chosen),
                 "dense_ms": self.dense_ms,
                 "ghost_ms": found["ghost"].median_ms,
                 "ratio": ratio,
@@ -251,81 +267,43 @@ class _Whole:
         return ratio
 
 
-def _search(
-    order: list[str], timed: Mapping[str, tuple[Timing, Timing] | str], whole: _Whole, budget: float
-) -> tuple[list[str], float]:
-    """Return the layers to ghost and the time ratio that was measured with them."""
-    gains = [_gain(timed[name]) for name in order]
-    measured: dict[int, float] = {}
-    take = len(order)
-    while take and len(measured) < _ATTEMPTS and take not in measured:
-        measured[take] = whole.ratio(order[:take])
-        if min(measured.values()) > 1 - WORTH:
-            take //= 2  # the worst of those that gain alone do not gain in company
-        elif budget < 1:
-            take = _next_take(measured, gains, budget)
-        else:
-            take = _above_the_best(measured)
-    good = {count: ratio for count, ratio in measured.items() if ratio <= 1 - WORTH}
-    if not good:
-        return [], 1.0
-    meeting = [count for count, ratio in good.items() if ratio <= budget < 1]
-    count = min(meeting) if meeting else min(good, key=lambda key: good[key])
-    return order[:count], measured[count]
-
-
-def _above_the_best(measured: Mapping[int, float]) -> int:
-    """Return how many layers to try next: halfway from the number that was fastest to the next larger one measured.
-
-    That larger number itself, or the best, where nothing lies between.
-    """
-    best = min(measured, key=lambda count: measured[count])
-    return (best + min((count for count in measured if count > best), default=best)) // 2
-
-
-def _next_take(measured: Mapping[int, float], gains: Sequence[float], budget: float) -> int:
-    """Return how many layers to try next: between the most that miss the budget and the least that meet it."""
-    meeting = [count for count, ratio in measured.items() if ratio <= budget]
-    if not meeting:
-        return max(measured)  # even all of them miss it
-    high = min(meeting)
-    low = max((count for count in measured if count < high), default=0)
-    if high - low <= 1:
-        return high
-    # the gains of the layers, scaled to what the whole network gained with `high` of them
-    total = sum(gains[:high])
-    wanted = total * (1 - budget) / (1 - measured[high])
-    guess = next(count for count in range(1, high + 1) if sum(gains[:count]) >= min(wanted, total))
-    return min(max(guess, low + 1), high - 1)
-
-
-def _ghosted(
-    model: nn.Module, sites: Sequence[Site], names: Sequence[str], ratio: int, cheap_kernel_size: int
-) -> nn.Module:
+def _ghosted(model: nn.Module, sites: Sequence[Site], chosen: Choice, cheap_kernel_size: int) -> nn.Module:
     network = copy_model(model).eval().cpu()
     for site in sites:
-        if site.name in names:
-            replace_module_(network, site.name, site.ghost(ratio, cheap_kernel_size))
+        if site.name in chosen:
+            replace_module_(network, site.name, site.ghost(chosen[site.name], cheap_kernel_size))
     return network
 
 
 def _row(
     site: Site,
-    timed: tuple[Timing, Timing] | str,
-    cost: float,
-    chosen: bool,
-    form: tuple[int, int],
+    timed: LayerTimes,
+    costs: dict[int, float],
+    chosen: int | None,
+    cheap_kernel_size: int,
     passed_over: str,
 ) -> PlannedLayer:
-    if isinstance(timed, str):
-        return PlannedLayer(site.name, site.shape(), site.macs(), None, None, None, cost, False, timed)
-    dense, ghost = timed[0].median_ms, timed[1].median_ms
+    """Return what the table says of a layer; of one that stays plain, in the first ratio that gains, if any does."""
+    gains = [option.ratio for option in _options(timed, costs)]
+    shown = chosen or next(iter(gains or timed.ghosts), None)
+    if shown is None:
+        return PlannedLayer(site.name, site.shape(), site.macs(), reason=timed.failed or "")
     reason = "gains"
     if not chosen:
-        reason = "slower as a Ghost convolution" if ghost > dense else "gains too little"
-        if _gain(timed) > 0:
+        reason = "slower as a Ghost convolution" if timed.gain_ms(shown) < 0 else "gains too little"
+        if gains:
             reason = passed_over
-    macs = site.macs()
     return PlannedLayer(
-        site.name, site.shape(), macs, site.ghost_macs(*form) / macs, dense, ghost, cost, chosen, reason
+        site.name,
+        site.shape(),
+        site.macs(),
+        ratio=shown,
+        macs_ratio=site.ghost_macs(shown, cheap_kernel_size) / site.macs(),
+        dense_ms=timed.dense_ms,
+        ghost_ms=timed.ghosts[shown],
+        cost=costs.get(shown),
+        chosen=chosen is not None,
+        reason=reason,
+        ghost_times=timed.ghosts,
+        costs=costs,
     )

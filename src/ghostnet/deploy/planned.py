@@ -19,22 +19,29 @@ class PlannedLayer:
         name: its path.
         shape: input, kernel, output channels.
         macs: of the dense form.
-        macs_ratio: of the ghosted form over the dense one.
-        dense_ms, ghost_ms: medians, each form alone; None where it could not be run.
+        ratio: s of the Ghost form that the next five are about: the chosen one, else the first that gains, else the
+            first; None where no form could be run.
+        macs_ratio: of that form over the dense one.
+        dense_ms, ghost_ms: medians, each form alone.
         cost: in accuracy, as it was given.
-        chosen: whether it is ghosted.
+        chosen: whether the layer is ghosted.
         reason: why, or why not.
+        ghost_times: milliseconds by ratio, of all forms that were timed.
+        costs: by ratio.
     """
 
     name: str
     shape: str
     macs: int
-    macs_ratio: float | None
-    dense_ms: float | None
-    ghost_ms: float | None
-    cost: float
-    chosen: bool
-    reason: str
+    ratio: int | None = None
+    macs_ratio: float | None = None
+    dense_ms: float | None = None
+    ghost_ms: float | None = None
+    cost: float | None = None
+    chosen: bool = False
+    reason: str = ""
+    ghost_times: dict[int, float] = dataclasses.field(default_factory=dict)
+    costs: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def time_ratio(self) -> float | None:
@@ -70,8 +77,13 @@ class Plan:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers to ghost, for `ghostify(model, layers=plan.layers)`; empty if none is worth it."""
-        return [row.name for row in self.rows if row.chosen]
+        """Names of the layers to ghost; empty if none is worth it."""
+        return list(self.ratios)
+
+    @property
+    def ratios(self) -> dict[str, int]:
+        """The ratio of each layer to ghost, for `ghostify(model, ratio=plan.ratios)`; empty if none is worth it."""
+        return {row.name: row.ratio for row in self.rows if row.chosen and row.ratio}
 
     @property
     def met(self) -> bool:
@@ -93,6 +105,7 @@ class Plan:
         return {
             **dataclasses.asdict(self),
             "layers": self.layers,
+            "ratios": self.ratios,
             "met": self.met,
             "all_ratio": self.all_ratio,
             "processor_features": processor_features(),
@@ -103,7 +116,10 @@ class Plan:
         if not self.rows:
             return self.verdict()
         header = ("layer", "shape", "MACs", "dense ms", "ghost ms", "time", "cost", "choice")
-        table = [header, *(_cells(row) for row in self.rows)]
+        table = [
+            header,
+            *(_cells(row, several=isinstance(self.settings.get("ratio"), list)) for row in self.rows),
+        ]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
         lines = ["  ".join(_aligned(line, widths)).rstrip() for line in table]
         return "\n".join([*lines, self.verdict()])
@@ -137,9 +153,11 @@ def _some_left_out(left_out: dict[str, str]) -> str:
     return text if len(left_out) <= 3 else f"{text}; and {len(left_out) - 3} more"
 
 
-def _cells(row: PlannedLayer) -> tuple[str, ...]:
+def _cells(row: PlannedLayer, *, several: bool) -> tuple[str, ...]:
     numbers = (_number(row.macs_ratio), _number(row.dense_ms), _number(row.ghost_ms), _number(row.time_ratio))
-    return (row.name, row.shape, *numbers, f"{row.cost:.3g}", row.reason if not row.chosen else "ghost")
+    cost = "?" if row.cost is None else f"{row.cost:.3g}"
+    taken = f"ghost, s = {row.ratio}" if several else "ghost"
+    return (row.name, row.shape, *numbers, cost, taken if row.chosen else row.reason)
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_STEPS = 10_000  # the resolution of the target; savings are rounded down to it, so that it is met
+_STEPS = 50_000  # the resolution of the target; savings are rounded down to it, so that it is met
 
 
 def allocate(options: Sequence[Sequence[tuple[int, float]]], target: int) -> list[int] | None:
