@@ -269,7 +269,7 @@ def test_other_counts_of_maps_have_no_shared_block(maps: int) -> None:
     assert (result["cat"], result["Conv2d"], result["index_select"]) == (1, 3, 0)
 
 
-@pytest.mark.parametrize("name", ["split", "split_residuals", "pad_halves"])
+@pytest.mark.parametrize("name", ["split", "split_residuals", "pad_halves", "pad_eights"])
 def test_a_gate_is_computed_once_for_all_parts(name: str) -> None:
     model = randomise_(create_model("ghostnet_100"))
     gates = sum(isinstance(module, SqueezeExcite) for module in model.modules())
@@ -277,17 +277,17 @@ def test_a_gate_is_computed_once_for_all_parts(name: str) -> None:
     assert (result["mul"], result["mean"], result["Hardsigmoid"]) == (gates, gates, gates)
 
 
-def test_padded_halves_are_multiples_of_a_block_and_cost_no_slice() -> None:
-    result = optimize(
-        randomise_(create_model("ghostnet_100")), passes=["fold_batch_norm", "twin", "pad_halves"]
-    )
+@pytest.mark.parametrize(("padding", "block"), [("pad_halves", 16), ("pad_eights", 8)])
+def test_padded_halves_are_multiples_of_a_block_and_cost_no_slice(padding: str, block: int) -> None:
+    result = optimize(randomise_(create_model("ghostnet_100")), passes=["fold_batch_norm", "twin", padding])
     assert isinstance(result, fx.GraphModule)
     assert not {"getitem", "index_select"} & set(count(result))
     maps = [
         conv for name, conv in result.named_modules() if type(conv) is nn.Conv2d and "squeeze" not in name
     ]
-    blocks = [conv.out_channels % 16 == 0 for conv in maps]
+    blocks = [conv.out_channels % block == 0 for conv in maps]
     assert sum(blocks) >= len(blocks) - 2  # what is left are the gates' layers, on one pixel
+    assert any(conv.out_channels % 16 for conv in maps) == (block == 8)
 
 
 def test_a_pass_changes_nothing_the_second_time() -> None:
@@ -370,6 +370,15 @@ def test_every_target_has_a_measured_set(target: str | None) -> None:
     assert "fold_batch_norm" in default_passes(target)
     assert set(default_passes(target)) <= set(PASSES)
     optimize(randomise_(nn.Sequential(GhostModule(3, 10), nn.Conv2d(10, 4, 1))), target=target)
+
+
+@pytest.mark.parametrize(("capability", "padding"), [("AVX512", "pad_halves"), ("AVX2", "pad_eights")])
+def test_blocks_are_as_wide_as_the_registers(
+    capability: str, padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert [name for name in default_passes("onnx") if name.startswith("pad_")] == [padding]
+    assert not [name for name in default_passes("openvino") if name.startswith("pad_")]
 
 
 @pytest.mark.parametrize("names", [["split"], ["pad_halves"], ["fold_batch_norm", "split"], ["join_late"]])

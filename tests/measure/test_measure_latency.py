@@ -44,5 +44,5 @@ def test_nothing_to_time_is_refused() -> None:
 
 def test_environment_is_complete_and_json() -> None:
     found = json.loads(json.dumps(environment()))
-    assert {"python", "torch", "platform", "cpu", "cores", "threads", "gpu"} <= found.keys()
+    assert {"python", "torch", "platform", "cpu", "cores", "vectors", "threads", "gpu"} <= found.keys()
     assert found["cores"] >= 1

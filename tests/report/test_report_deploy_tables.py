@@ -8,6 +8,7 @@ from typing import Any
 from ghostnet.report import deploy_part, latency_summary
 from ghostnet.report.deploy_tables import int8_rows, peers_part, plan_rows, time_over
 from ghostnet.report.headline import headline
+from ghostnet.report.points import figure7
 
 
 def record(exhibit: str, recipe: dict[str, Any], metrics: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -65,7 +66,31 @@ def test_int8_stands_beside_the_float_file_of_the_same_runtime() -> None:
 
 def test_a_plan_says_how_many_layers_and_how_fast() -> None:
     [row] = plan_rows([planned()])
-    assert row[:6] == ("resnet50", "OpenVINO", "int8", "2 of 3", "0.788", "–")
+    assert row[:8] == ("resnet50", "OpenVINO", "int8", "?", "–", "2 of 3", "0.788", "–")
+    place, result = planned()
+    result["metrics"] |= {
+        "processor_features": ["avx2"],
+        "budget": 0.8,
+        "settings": {"ratio": [2, 3, 4]},
+        "ratios": {"a": 4, "b": 2},
+    }
+    [row] = plan_rows([(place, result)])
+    assert row[3:6] == ("AVX2", "0.8", "2 of 3, s = 2, 4")
+
+
+def test_another_processor_has_a_table_of_its_own_and_is_in_no_picture() -> None:
+    rows = [
+        {"name": "a", "runtime": "onnx", "precision": "fp32", "threads": 1, "median_ms": 2.0, "ratio": 1.0},
+        {"name": "b", "runtime": "onnx", "precision": "fp32", "threads": 1, "median_ms": 1.5, "ratio": 0.75},
+    ]
+    here = record("deploy", {"name": "x"}, {"rows": rows})
+    there = record("processors", {"name": "x"}, {"rows": rows})
+    there[1]["environment"]["vectors"] = "AVX2"
+    text = deploy_part([here, there])
+    assert "\n\nThe same on A processor with AVX2, no wider ones:\n\n" in text
+    assert text.count("| ONNX Runtime | b | – | 1.50 | 0.750 |") == 2
+    assert "(results/processors/x.json)" in text
+    assert {point.record for point in figure7([here, there])} == {"", "deploy/x.json"}
 
 
 def test_arm_rows_say_both_differences() -> None:
@@ -99,7 +124,7 @@ def test_browsers_say_differences_and_times() -> None:
 def test_nothing_run_is_nothing_said() -> None:
     assert deploy_part([]) == ""
     text = deploy_part([planned()])
-    assert "A processor (avx512_vnni)" in text
+    assert "one thread, batch 1, A processor; s: the ratios" in text
     assert "int8 against float" not in text
 
 

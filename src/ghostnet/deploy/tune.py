@@ -36,11 +36,13 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
     (*_BASE, "pad_halves"),
     (*_BASE, "twin", "pad_halves"),
     (*_BASE, "twin", "twin_rest", "pad_halves"),
+    (*_BASE, "pad_eights"),
     (*_BASE, "split_residuals"),
     (*_BASE, "winograd"),  # in networks without a layer for it these are the sets above, and not timed again
     (*_BASE, "winograd", "join_late"),
     (*_BASE, "winograd", "twin", "split"),
     (*_BASE, "winograd", "twin", "twin_rest", "pad_halves"),
+    (*_BASE, "winograd", "pad_eights"),
 )
 
 

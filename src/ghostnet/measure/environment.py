@@ -18,7 +18,8 @@ def environment() -> dict[str, Any]:
 
     Returns:
         JSON-able values: `python`, one version per installed library, `platform`, `cpu`, `cores` (that this
-        process may use), `threads` (of torch) and `gpu` (a name or None).
+        process may use), `vectors` (the widest extension that PyTorch finds, such as "AVX512"), `threads` (of torch)
+        and `gpu` (a name or None).
 
     Example:
         >>> environment()["cores"] >= 1
@@ -32,6 +33,7 @@ def environment() -> dict[str, Any]:
     found["platform"] = f"{platform.system()} {platform.machine()}"
     found["cpu"] = _cpu_model()
     found["cores"] = _usable_cores()
+    found["vectors"] = torch.backends.cpu.get_cpu_capability()
     found["threads"] = torch.get_num_threads()
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return found

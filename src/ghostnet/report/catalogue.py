@@ -104,13 +104,16 @@ def records_of(key: str, results: Records) -> list[tuple[Path, Mapping[str, Any]
     """Return the records that answer an exhibit.
 
     A record belongs to the exhibit that it names; those of `results/features` name it first in their recipe's name
-    ("table2_resnet50"), and those with latencies belong to Fig. 7: but for detectors', which have no top-1.
+    ("table2_resnet50"), and those with latencies belong to Fig. 7: but for detectors', which have no top-1, and for
+    those of `results/processors`, since a picture shows one processor.
     """
     if key == "figure6":
         key = "table7"
     if key == "figure7":
         timed = [(path, result) for path, result in results if timed_rows(result)]
-        return [(path, result) for path, result in timed if result["exhibit"] != "detection"]
+        return [
+            (path, result) for path, result in timed if result["exhibit"] not in ("detection", "processors")
+        ]
     if key in ("table3", "table4", "table5", "short"):
         wanted = {path for row in compare(key, results) for path in row.records.values()}
         return [(path, result) for path, result in results if path.as_posix() in wanted]

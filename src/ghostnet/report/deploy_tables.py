@@ -1,6 +1,7 @@
 """Tables of deployment from `results/`.
 
-Latency (`deploy`), int8 beside float (`int8`), plans (`plan`), browsers (`web`), ARM (`arm`).
+Latency (`deploy`; on a further processor `processors`), int8 beside float (`int8`), plans (`plan`), browsers (`web`),
+ARM (`arm`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ _INT8_HEADER = (
     *("network", "runtime", "images", "float top-1 %", "int8 top-1 %", "difference"),
     *("float MB", "int8 MB", "layers in float", "records"),
 )
-_PLAN_HEADER = ("network", "runtime", "precision", "layers ghosted", "time ratio", "all ghosted", "record")
+_PLAN_HEADER = (
+    *("network", "runtime", "precision", "vectors", "budget"),
+    *("layers ghosted", "time ratio", "all ghosted", "record"),
+)
 SPREAD_NOTE = "in brackets the lowest and highest of several processes"
 _ARM_HEADER = ("network", "input", "runtime", "to x86", "to PyTorch", "emulator", "record")
 _WEB_HEADER = (
@@ -39,7 +43,8 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
     """
     latency = latency_part(results, link_root)
     peers = peers_part(results, link_root)
-    parts = [part for part in (latency, peers) if part]
+    elsewhere = latency_part(results, link_root, exhibit="processors")
+    parts = [part for part in (latency, elsewhere, peers) if part]
     rows = int8_rows(results, link_root)
     if rows:
         title = (
@@ -49,12 +54,11 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
         parts.append(f"{title}\n\n{markdown_table(_INT8_HEADER, rows)}")
     plans = plan_rows(results, link_root)
     if plans:
-        first = next(result for _, result in results if result["exhibit"] == "plan")
-        place = first["environment"]
-        features = ", ".join(first["metrics"].get("processor_features", [])) or "features unknown"
+        places = (result["environment"] for _, result in results if result["exhibit"] == "plan")
+        processor = next(places).get("cpu", "unknown processor")
         title = (
             "Conversion by plan (`ghostnet convert --plan`), time of the Ghost network over the dense one's in the "
-            f"same runtime, one thread, batch 1, {place.get('cpu', 'unknown processor')} ({features}):"
+            f"same runtime and run, one thread, batch 1, {processor}; s: the ratios of a plan that chooses them:"
         )
         parts.append(f"{title}\n\n{markdown_table(_PLAN_HEADER, plans)}")
     parts += web_parts(results, link_root)
@@ -68,18 +72,19 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
     return "\n\n".join(parts)
 
 
-def latency_part(results: Results, link_root: str = "results") -> str:
+def latency_part(results: Results, link_root: str = "results", *, exhibit: str = "deploy") -> str:
     """Return the Markdown table of `results/deploy`: each network's time over the first one's, in each runtime.
 
     Args:
         results: from `read_results`.
         link_root: folder of the results as seen from the document.
+        exhibit: "processors" for the records of another processor.
     """
     rows: list[tuple[str, ...]] = []
     place: Mapping[str, Any] = {}
     spread = False
     for path, result in results:
-        if result["exhibit"] != "deploy":
+        if result["exhibit"] != exhibit:
             continue
         place = result["environment"]
         for row in timed_rows(result):
@@ -96,12 +101,15 @@ def latency_part(results: Results, link_root: str = "results") -> str:
             )
     if not rows:
         return ""
-    title = (
-        "Latency (`ghostnet bench`), float32 unless said, one thread, batch 1, random weights unless packaged, "
-        f"side by side in turns, {place.get('cpu', 'unknown processor')}; `@plain` is what each library's own "
-        "export gives"
-        f"{f', {SPREAD_NOTE}' if spread else ''}:"
-    )
+    processor = str(place.get("cpu", "unknown processor"))
+    if exhibit == "processors":
+        title = f"The same on {processor} with {place.get('vectors', 'unknown vectors')}, no wider ones"
+    else:
+        title = (
+            "Latency (`ghostnet bench`), float32 unless said, one thread, batch 1, random weights unless packaged, "
+            f"side by side in turns, {processor}; `@plain` is what each library's own export gives"
+        )
+    title += f", {SPREAD_NOTE}:" if spread else ":"
     header = ("runtime", "network", "input", "median ms", "time / first", "record")
     return f"{title}\n\n{markdown_table(header, rows)}"
 
@@ -334,16 +342,26 @@ def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, .
         if result["exhibit"] != "plan":
             continue
         plan = result["metrics"]
-        whole = plan.get("all_ratio")
+        whole, budget = plan.get("all_ratio"), plan.get("budget", 1)
+        several = isinstance(plan.get("settings", {}).get("ratio"), list)
+        ratios = ", ".join(map(str, sorted(set(plan["ratios"].values())))) if several else ""
         rows.append(
             (
                 str(result["recipe"]["network"]),
                 RUNTIMES.get(plan["target"], plan["target"]),
                 plan["precision"],
-                f"{len(plan['layers'])} of {len(plan['rows'])}",
+                _vectors(plan.get("processor_features", [])),
+                "–" if budget == 1 else f"{budget}",
+                f"{len(plan['layers'])} of {len(plan['rows'])}{f', s = {ratios}' if ratios else ''}",
                 f"{plan['measured_ratio']:.3f}",
                 "–" if whole is None else f"{whole:.3f}",
                 f"[record]({link_root}/{path.as_posix()})",
             )
         )
     return rows
+
+
+def _vectors(features: Sequence[str]) -> str:
+    """Return the widest vectors among what a processor states."""
+    known = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for feature, name in known.items() if feature in features), "?")

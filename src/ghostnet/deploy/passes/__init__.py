@@ -18,7 +18,7 @@ from ghostnet.deploy.passes.channels_last import channels_last
 from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
 from ghostnet.deploy.passes.head import head
 from ghostnet.deploy.passes.operations import note_shapes
-from ghostnet.deploy.passes.split import join_late, pad_halves, split, split_residuals
+from ghostnet.deploy.passes.split import join_late, pad_eights, pad_halves, split, split_residuals
 from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
 from ghostnet.deploy.passes.twin import twin, twin_rest
 from ghostnet.deploy.passes.winograd import winograd
@@ -40,6 +40,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "split": split,
     "split_residuals": split_residuals,
     "pad_halves": pad_halves,
+    "pad_eights": pad_eights,
     "channels_last": channels_last,
 }
 NEED_SIZES = frozenset({"winograd"})  # passes that read the sizes of maps
@@ -48,6 +49,9 @@ _DEFAULTS = Path(__file__).parent.parent / "passes.toml"
 
 def default_passes(target: str | None = None) -> tuple[str, ...]:
     """Return the names of the passes that were measured to be quickest in a runtime; None is PyTorch itself.
+
+    Which they are depends on the processor in a runtime that lays maps out in blocks of its registers' width: this
+    one's counts.
 
     Raises:
         InputError: there is no measured set for `target`.
@@ -60,7 +64,9 @@ def default_passes(target: str | None = None) -> tuple[str, ...]:
     name = "eager" if target is None else target
     if name not in sets:
         raise unknown_name("target with measured passes", name, sets)
-    return tuple(sets[name]["passes"])
+    found = sets[name]
+    extension = torch.backends.cpu.get_cpu_capability().lower()  # "avx512", "avx2", ...
+    return tuple(found.get(extension, found)["passes"])
 
 
 def checked_passes(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Passes "join_late" and "split": how far concatenations are carried without being built."""
+"""Passes "join_late", "split" and their kin: how far concatenations are carried without being built."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def split_residuals(traced: fx.GraphModule) -> fx.GraphModule:
 def pad_halves(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network of `split` with zero channels that fill the parts to multiples of 16.
 
-    Runtimes work in blocks of 8 or 16 channels; what does not fill a block is laid out anew between operators.
+    Runtimes work in blocks of 8 or 16 channels, as many as one vector register holds; what does not fill a block is
+    laid out anew between operators.
     """
     return carry(traced, Reach(sums=False, multiple=16))
+
+
+def pad_eights(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return the network of `pad_halves` with multiples of 8, for processors whose registers hold 8 numbers."""
+    return carry(traced, Reach(sums=False, multiple=8))
