@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ghostnet.convert.moments import Moments
+from ghostnet.convert.moments import Moments, tap_pairs
 
 
 @dataclass
@@ -36,18 +36,21 @@ def refit(moments: Moments, ridge: float) -> Tensor:
 
 def refit_equations(moments: Moments) -> tuple[Tensor, Tensor]:
     """Return the Gram matrix `(D, D)` of the dense filters' inputs, and theirs with what the outputs lack `(D, n)`."""
-    gram = moments.gram[moments.centre, moments.centre]
-    return gram, moments.cross[moments.centre] - gram @ moments.dense.T
+    return moments.gram, moments.cross[moments.centre] - moments.gram @ moments.dense.T
 
 
 def solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     """Solve the ridge equations; the ridge is relative to the mean power, and dead inputs give zeros."""
-    power = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    drawn = gram.clone()
-    drawn.diagonal(dim1=-2, dim2=-1).add_(ridge * power[..., 0] + 1e-30 + (power[..., 0] <= 1e-20))
-    factor, failed = torch.linalg.cholesky_ex(drawn)
+    return solve_(gram.clone(), right, ridge)
+
+
+def solve_(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """Solve them, and leave the ridge in `gram`."""
+    power = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
+    gram.diagonal(dim1=-2, dim2=-1).add_(ridge * power + 1e-30 + (power <= 1e-20))
+    factor, failed = torch.linalg.cholesky_ex(gram)
     if failed.any():  # a Gram matrix formed in float32 may be indefinite by its rounding
-        return torch.linalg.solve(drawn, right)
+        return torch.linalg.solve(gram, right)
     return torch.cholesky_solve(right, factor)
 
 
@@ -78,11 +81,11 @@ def best_primary(moments: Moments, drawn_to: Tensor, cheap: Tensor, groups: Grou
         groups: which target each slot stands for.
         ridge: relative to the mean power.
     """
-    step = max(1, 2**23 // moments.gram.shape[-1] ** 2)
+    step = max(1, 2**23 // drawn_to.shape[1] ** 2)
     parts = []
     for slots in torch.arange(len(drawn_to)).split(step):
         gram, missing = primary_equations(moments, drawn_to, cheap, groups, slots)
-        parts.append(drawn_to[slots] + solve(gram, missing, ridge)[..., 0])
+        parts.append(drawn_to[slots] + solve_(gram, missing, ridge)[..., 0])
     return torch.cat(parts)
 
 
@@ -95,14 +98,13 @@ def primary_equations(
     served = place[groups.sources] >= 0  # ghosts of these slots
     heads, ghosts, sources = groups.heads[slots], groups.ghosts[served], place[groups.sources[served]]
     filters, cheap, weights = drawn_to[slots], cheap[served], groups.weights
-    taps, columns = len(moments.gram), moments.gram.shape[-1]
-    pairs = torch.zeros(len(slots), taps, taps, dtype=filters.dtype)
-    pairs[:, moments.centre, moments.centre] = weights[heads]
-    outer = weights[ghosts, None, None] * cheap[:, :, None] * cheap[:, None, :]
-    pairs.index_add_(0, sources, outer)
+    one, two = torch.tensor(tap_pairs(moments.taps)).T
+    # of each pair of taps in the Gram matrix of each slot
+    shares = torch.zeros(len(slots), len(one), dtype=filters.dtype)
+    shares[:, (one == moments.centre) & (two == moments.centre)] = weights[heads, None]
+    shares.index_add_(0, sources, weights[ghosts, None] * cheap[:, one] * cheap[:, two])
     right = weights[heads, None] * moments.cross[moments.centre][:, heads].T
     seen = torch.einsum("gt,tdg->gd", cheap, moments.cross[:, :, ghosts])
     right.index_add_(0, sources, weights[ghosts, None] * seen)
-    flat = moments.gram.reshape(taps * taps, columns * columns)
-    gram = (pairs.flatten(1) @ flat).view(-1, columns, columns)
+    gram = (shares @ moments.pairs.flatten(1)).view(-1, *moments.gram.shape)
     return gram, right[:, :, None] - gram @ filters[:, :, None]

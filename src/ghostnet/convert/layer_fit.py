@@ -196,7 +196,7 @@ class LayerFit:
     def _own(self, moments: Moments, filters: Tensor) -> Tensor:
         """Squared error of each target as a primary map."""
         centre = moments.centre
-        power = ((filters @ moments.gram[centre, centre]) * filters).sum(1)
+        power = ((filters @ moments.gram) * filters).sum(1)
         error = moments.target_power - 2 * (filters * moments.cross[centre].T).sum(1) + power
         return error.clamp_min(0.0)
 

@@ -8,6 +8,8 @@ from (sequential.py).
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,7 +38,8 @@ class Moments:
     """Second moments of one layer, divided by the number of positions (centred when an offset is free).
 
     Args:
-        gram: `(T, T, D, D)`, patches (D = C k k) seen by tap t against those seen by tap u.
+        pairs: `(T (T + 1) / 2, D, D)`, patches (D = C k k) seen by tap t against those seen by tap u, for t <= u in the
+            order of `tap_pairs`; where t < u with the transposed added, since nothing asks for one without the other.
         cross: `(T, D, n)`, patches seen by tap t against the n targets.
         mean: `(T, D)` mean patch seen by each tap; `target_mean`, `target_power`: `(n,)`.
         dense: `(n, D)` the dense filters.
@@ -44,7 +47,7 @@ class Moments:
         halves: the same of every second image and of the others; none where the inputs are assumed.
     """
 
-    gram: Tensor
+    pairs: Tensor
     cross: Tensor
     mean: Tensor
     target_mean: Tensor
@@ -54,9 +57,19 @@ class Moments:
     halves: tuple[Moments, ...] = ()
 
     @property
+    def taps(self) -> int:
+        """T, of one cheap filter."""
+        return len(self.inside)
+
+    @property
     def centre(self) -> int:
         """Index of the middle tap, which sees the map itself."""
-        return self.gram.shape[0] // 2
+        return self.taps // 2
+
+    @property
+    def gram(self) -> Tensor:
+        """The Gram matrix of the patches that the middle tap sees, `(D, D)`."""
+        return self.pairs[tap_pairs(self.taps).index((self.centre, self.centre))]
 
     def map_means(self, filters: Tensor) -> Tensor:
         """Mean of each map as each tap sees it: `(m, D) -> (m, T)`."""
@@ -64,13 +77,17 @@ class Moments:
 
     def windows(self, filters: Tensor) -> tuple[Tensor, Tensor]:
         """Moments of the windows of maps: `(m, D) -> (m, T, T)` Grams, `(m, T, n)` against targets."""
-        taps = self.gram.shape[0]
-        grams = filters.new_zeros(len(filters), taps, taps)
-        for one in range(taps):
-            for two in range(one, taps):
-                value = ((filters @ self.gram[one, two]) * filters).sum(1)
-                grams[:, one, two] = grams[:, two, one] = value
+        grams = filters.new_zeros(len(filters), self.taps, self.taps)
+        for (one, two), pair in zip(tap_pairs(self.taps), self.pairs, strict=True):
+            value = ((filters @ pair) * filters).sum(1)
+            grams[:, one, two] = grams[:, two, one] = value if one == two else value / 2
         return grams, torch.einsum("md,tdn->mtn", filters, self.cross)
+
+
+@functools.cache
+def tap_pairs(taps: int) -> list[tuple[int, int]]:
+    """Return the pairs (t, u) of taps with t <= u, in the order of `Moments.pairs`."""
+    return list(itertools.combinations_with_replacement(range(taps), 2))
 
 
 @dataclass
@@ -271,7 +288,8 @@ def _assemble(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int,
     rows = rows_of_taps(convolution, cheap_kernel_size)
     taps, columns = rows.shape
     dense = convolution.weight.detach().flatten(1).double()
-    gram = torch.zeros(taps, taps, columns, columns, dtype=torch.float64)
+    both = tap_pairs(taps)
+    grams = torch.zeros(len(both), columns, columns, dtype=torch.float64)
     mean = torch.zeros(taps, columns, dtype=torch.float64)
     cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
     inside = torch.zeros(taps, dtype=torch.float64)
@@ -283,21 +301,24 @@ def _assemble(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int,
             inside[one] += share / sums.count
             mean[one] += first[rows[one]]
             cross[one] += against[rows[one]]
-            for two in (tap for tap in range(one, taps) if kind[tap]):
+        for (one, two), gram in zip(both, grams, strict=True):
+            if kind[one] and kind[two]:
                 # slices, because gathering by index takes more than twice as long
                 seen = apart[:, parts[one][0], parts[one][1], :, parts[two][0], parts[two][1]]
-                gram[one, two].view(seen.shape).add_(seen)
-    for one in range(taps):
-        for two in range(one):
-            gram[one, two] = gram[two, one].T
-    gram, mean, cross = gram.div_(sums.count), mean / sums.count, cross / sums.count
+                gram.view(seen.shape).add_(seen)
+    grams, mean, cross = grams.div_(sums.count), mean / sums.count, cross / sums.count
     target_mean, power = sums.target / sums.count, sums.square / sums.count
-    for tap in range(taps):
-        cross[tap] += gram[tap, taps // 2] @ dense.T
+    for (one, two), gram in zip(both, grams, strict=True):
+        if two == taps // 2:
+            cross[one] += gram @ dense.T
+        elif one == taps // 2:
+            cross[two] += gram.T @ dense.T
     if centred:
         cross -= mean[:, :, None] * target_mean
-        for one in range(taps):
-            for two in range(taps):
-                gram[one, two].addr_(mean[one], mean[two], alpha=-1)
         power = power - target_mean.square()
-    return Moments(gram, cross, mean, target_mean, power.clamp_min(0.0), dense, inside)
+    for (one, two), gram in zip(both, grams, strict=True):
+        if centred:
+            gram.addr_(mean[one], mean[two], alpha=-1)
+        if one != two:
+            gram.copy_(gram + gram.T)
+    return Moments(grams, cross, mean, target_mean, power.clamp_min(0.0), dense, inside)
