@@ -133,7 +133,9 @@ def test_unusable_int8_requests_are_one_line(
     tuned = [*int8, "--calibration", str(photos), "--fine-tune-epochs"]
     assert "--fine-tune-epochs (=-1.0) must be a finite number" in _line(capsys, *tuned, "-1")
     assert "--fine-tune-epochs is for --precision int8" in _line(capsys, *start, "--fine-tune-epochs", "1")
-    assert "--weight-bits is for --fine-tune-epochs" in _line(capsys, *int8, "--weight-bits", "4")
+    images = ["--calibration", str(photos)]
+    assert "--weight-bits (=4) must be 7 or 8 without" in _line(capsys, *int8, *images, "--weight-bits", "4")
+    assert "--weight-bits is for --precision int8" in _line(capsys, *start, "--weight-bits", "7")
     assert "weight_bits (=9) must be an integer from 2 to 8" in _line(
         capsys, *tuned, "1", "--weight-bits", "9"
     )

@@ -21,6 +21,7 @@ from ghostnet.deploy import (
     quantize,
     randomise_statistics_,
 )
+from ghostnet.deploy.processor import usual_weight_bits
 from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS
 from ghostnet.deploy.quantization.rounding import RoundedLayer, RoundedValues
 from ghostnet.errors import InputError
@@ -54,7 +55,7 @@ def images(count: int = 48, size: tuple[int, ...] = SIZE) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, *size), dtype=np.float32)
 
 
-def made(weight_bits: int = 8) -> FakeQuantized:
+def made(weight_bits: int | None = None) -> FakeQuantized:
     return fake_quantized(network(), images(), weight_bits=weight_bits, input_size=SIZE)
 
 
@@ -112,7 +113,7 @@ def test_integer_operators_read_rounded_values_and_fused_activations_are_rounded
 
 
 @pytest.mark.parametrize("name", TRAINED_TARGETS)
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [usual_weight_bits(), 4])
 def test_files_compute_what_the_network_computes(name: str, bits: int, tmp_path: Path) -> None:
     skip_without(name)
     model, path = made(bits), tmp_path / f"net{TARGETS[name].suffixes[0]}"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from ghostnet.deploy import TARGETS, Limits, benchmark, export, load, quantize
+from ghostnet.deploy import TARGETS, Limits, benchmark, export, load, processor, quantize
 from ghostnet.deploy.quantization import quantiser
-from ghostnet.deploy.quantization.quantiser import INT8_TARGETS
+from ghostnet.deploy.quantization.quantiser import INT8_TARGETS, checked_weight_bits
 from ghostnet.deploy.quantization.search import choose, scored
 from ghostnet.deploy.targets import target
 from ghostnet.errors import InputError
@@ -281,3 +281,55 @@ def test_an_int8_file_is_timed_beside_a_float_one(tmp_path: Path) -> None:
     assert found.rows[1].cold_start_ms is not None
     assert [(row.name, row.precision) for row in found.rows] == [("float", "fp32"), ("int8", "int8")]
     assert found.rows[1].ratio != 1
+
+
+@pytest.mark.parametrize(
+    ("features", "bits"),
+    [((), 8), (("avx2",), 7), (("avx2", "avx512f"), 7), (("avx2", "avx_vnni"), 8), (("avx2", "amx_int8"), 8)],
+)
+def test_weights_have_seven_bits_where_sums_of_eight_are_clipped(
+    features: tuple[str, ...], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "processor_features", lambda: features)
+    assert processor.usual_weight_bits() == bits
+    assert checked_weight_bits("onnx", None) == bits
+    assert checked_weight_bits("litert", None) == 8
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_seven_bits_are_half_the_range_and_the_manifest_says_so(target: str, tmp_path: Path) -> None:
+    skip_without(target)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.Flatten(), nn.LazyLinear(4))
+    model(torch.zeros(1, *SIZE))
+    path, given = (
+        tmp_path / f"net{TARGETS[target].suffixes[0]}",
+        {"input_size": SIZE, "limits": Limits(100, 0)},
+    )
+    quantize(model.eval(), target, path, images(16), weight_bits=7, **given)
+    manifest = load(path).manifest
+    assert manifest is not None
+    assert manifest.quantisation is not None
+    assert manifest.quantisation["weight_bits"] == 7
+    if target == "onnx":
+        onnx = pytest.importorskip("onnx")
+        whole = [one for one in onnx.load(path).graph.initializer if one.data_type == onnx.TensorProto.INT8]
+        largest = [
+            int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()) for one in whole if one.dims
+        ]
+        assert 60 <= max(largest) <= 64
+    quantize(model, target, path, images(16), weight_bits=8, force=True, **given)
+    assert "weight_bits" not in (load(path).manifest.quantisation or {})  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("target", "bits", "message"),
+    [
+        ("onnx", 4, r"weight_bits \(=4\) must be 7 or 8; fewer need fine-tuning"),
+        ("onnx", True, r"weight_bits \(=True\) must be 7 or 8"),
+        ("litert", 7, r"weight_bits \(=7\) must be 8 for litert"),
+    ],
+)
+def test_other_bits_are_refused(target: str, bits: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        checked_weight_bits(target, bits)

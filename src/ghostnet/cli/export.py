@@ -66,11 +66,15 @@ def export(
         ),
     ] = None,
     weight_bits: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--weight-bits", parser=integer, metavar="INTEGER", help="For --fine-tune-epochs: 2 to 8."
+            "--weight-bits",
+            parser=integer,
+            metavar="INTEGER",
+            help="For int8: 7 or 8, with --fine-tune-epochs 2 to 8.  [default: 8; 7 on x86 without VNNI, which clips "
+            "the sums of 8]",
         ),
-    ] = 8,
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

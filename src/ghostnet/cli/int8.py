@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from ghostnet.deploy import FakeQuantized, Limits, QuantizeReport
 
 PRECISIONS = ("fp32", "fp16", "int8")
-_USUAL_BITS = 8
 
 
-def check_int8(precision: str, calibration: str | None, target: str, epochs: float | None, bits: int) -> None:
+def check_int8(
+    precision: str, calibration: str | None, target: str, epochs: float | None, bits: int | None
+) -> None:
     """Refuse what cannot be done, before anything slow is loaded.
 
     Raises:
@@ -39,8 +40,10 @@ def check_int8(precision: str, calibration: str | None, target: str, epochs: flo
     """
     if precision not in PRECISIONS:
         raise unknown_name("export precision", precision, PRECISIONS)
-    if bits != _USUAL_BITS and epochs is None:
-        raise InputError("--weight-bits is for --fine-tune-epochs; without fine-tuning weights have 8 bits")
+    if bits is not None and precision != "int8":
+        raise InputError("--weight-bits is for --precision int8; give both or neither")
+    if bits not in (None, 7, 8) and epochs is None:
+        raise InputError(f"--weight-bits (={bits}) must be 7 or 8 without --fine-tune-epochs")
     if epochs is not None:
         _check_fine_tuning(epochs, precision, target)
     if precision != "int8":
@@ -87,7 +90,7 @@ class Int8Job:
         passes: rewrites by name, None for the runtime's own.
         limits: what rounding may cost.
         epochs: of fine-tuning; 0 rounds to nearest and trains nothing, None leaves all to the runtime's quantiser.
-        bits: of a weight, with `epochs`.
+        bits: of a weight; None for what this processor wants.
     """
 
     target: str
@@ -97,7 +100,7 @@ class Int8Job:
     passes: list[str] | None
     limits: Limits
     epochs: float | None
-    bits: int
+    bits: int | None
 
     def write(self, model: nn.Module, wanted: Preprocessing, written: Mapping[str, Any]) -> QuantizeReport:
         """Fine-tune if that is asked for, and write the files.
@@ -113,7 +116,7 @@ class Int8Job:
         from ghostnet import deploy
 
         images, labels = int8_images(model, self.place, self.count, wanted)
-        checkpoint = None
+        checkpoint, trained = None, self.epochs is not None
         if self.epochs is not None:
             model, checkpoint = self._fine_tuned(model, images, wanted, self.epochs)
         report = deploy.quantize(
@@ -123,7 +126,8 @@ class Int8Job:
             images,
             labels=labels,
             limits=self.limits,
-            passes=self.passes if self.epochs is None else None,  # fine-tuning has made them already
+            passes=None if trained else self.passes,  # what was trained has its own, and its own bits
+            weight_bits=None if trained else self.bits,
             announce=note,
             **written,
         )

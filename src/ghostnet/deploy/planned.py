@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
+from ghostnet.deploy.processor import processor_features
 from ghostnet.deploy.targets import TARGETS
-
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Plan:
             "ratios": self.ratios,
             "met": self.met,
             "all_ratio": self.all_ratio,
-            "processor_features": processor_features(),
+            "processor_features": list(processor_features()),
         }
 
     def __str__(self) -> str:
@@ -136,15 +134,6 @@ class Plan:
         if self.all_ratio is not None and len(self.layers) < self._able:
             line += f" (all {self._able}: {self.all_ratio:.3f})"
         return line if self.met else f"{line}; the budget of {self.budget} cannot be met"
-
-
-def processor_features() -> list[str]:
-    """Return which vector and matrix extensions this processor states (Linux on x86; else nothing is known)."""
-    place = Path("/proc/cpuinfo")
-    if not place.is_file():
-        return []
-    flags = next((line.split() for line in place.read_text().splitlines() if line.startswith("flags")), [])
-    return [name for name in _FEATURES if name in flags]
 
 
 def _some_left_out(left_out: dict[str, str]) -> str:

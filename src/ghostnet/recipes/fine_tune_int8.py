@@ -34,7 +34,7 @@ def fine_tune_int8(
     preprocessing: data.Preprocessing,
     target: str = "onnx",
     passes: Sequence[str] | None = None,
-    weight_bits: int = 8,
+    weight_bits: int | None = None,
     overrides: Sequence[str] = (),
     data_root: str | None = None,
     checkpoint: str | Path | None = None,
@@ -49,7 +49,7 @@ def fine_tune_int8(
         preprocessing: how the network wants its images.
         target: key of `deploy.TARGETS` whose rewrites are made first.
         passes: names of the rewrites instead.
-        weight_bits: of a weight, 2 to 8.
+        weight_bits: of a weight, 2 to 8; None as for `deploy.fake_quantized`.
         overrides: `key=value` of a recipe: `epochs`, `learning_rate`, `batch_size`, ….
         data_root: where CIFAR-10 is, if not in the cache.
         checkpoint: file to write now and then and to go on from.

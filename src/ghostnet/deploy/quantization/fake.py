@@ -32,6 +32,7 @@ from ghostnet.deploy.passes.operations import (
     plain_module,
     with_number,
 )
+from ghostnet.deploy.processor import usual_weight_bits
 from ghostnet.deploy.quantization.calibration import calibration_array
 from ghostnet.deploy.quantization.onnx_rounding import with_onnx_rounding
 from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS
@@ -106,7 +107,7 @@ def fake_quantized(
     *,
     target: str = "onnx",
     passes: Sequence[str] | None = None,
-    weight_bits: int = 8,
+    weight_bits: int | None = None,
     input_size: Sequence[int] = (3, 224, 224),
 ) -> FakeQuantized:
     """Return a network that computes as the int8 files of `model` will, with gradients straight through the rounding.
@@ -121,7 +122,8 @@ def fake_quantized(
             first ranges are theirs.
         target: "onnx" or "openvino": whose rewrites are made first. Files for both can be written afterwards.
         passes: names of the rewrites instead.
-        weight_bits: of a weight, 2 to 8. OpenVINO's files hold 4 bits in 4; ONNX's hold a byte for each weight.
+        weight_bits: of a weight, 2 to 8; None takes 8, or 7 where this processor clips the sums of 8 (`quantize`).
+            OpenVINO's files hold 4 bits in 4; ONNX's hold a byte for each weight.
         input_size: shape of one input without the batch.
 
     Raises:
@@ -136,6 +138,8 @@ def fake_quantized(
     """
     if target not in TRAINED_TARGETS:
         raise unknown_name("target of int8 fine-tuning", target, TRAINED_TARGETS)
+    if weight_bits is None:
+        weight_bits = usual_weight_bits()
     if isinstance(weight_bits, bool) or weight_bits not in range(2, 9):
         raise InputError(f"weight_bits (={weight_bits!r}) must be an integer from 2 to 8; 8 and 4 are usual")
     exact = float32_passes(passes)

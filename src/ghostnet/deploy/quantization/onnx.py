@@ -23,12 +23,13 @@ _BATCH = 16  # calibration keeps every intermediate map of a batch
 class OnnxQuantiser:
     """Quantises one .onnx file."""
 
-    def __init__(self, path: Path, images: np.ndarray) -> None:
+    def __init__(self, path: Path, images: np.ndarray, weight_bits: int) -> None:
         import onnx
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+        self._narrow = weight_bits < 8
         self._operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
         with tempfile.TemporaryDirectory() as folder, quiet_python(), quiet_native():
             model = onnx.load(str(path))
@@ -60,7 +61,7 @@ class OnnxQuantiser:
             quantizer = QDQQuantizer(
                 copy.deepcopy(self._model),
                 True,  # per channel
-                False,  # the full range of 8 bits; VNNI and later have no overflow
+                self._narrow,  # weights of 7 bits
                 QuantType.QInt8,
                 QuantType.QUInt8,
                 self._ranges,

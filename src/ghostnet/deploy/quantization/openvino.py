@@ -19,8 +19,8 @@ _RANKING_IMAGES = 32  # a layer quantised alone is compared with the others, not
 class OpenVINOQuantiser:
     """Quantises one .xml with its .bin."""
 
-    def __init__(self, path: Path, images: np.ndarray) -> None:
-        self._path, self._images = path, images
+    def __init__(self, path: Path, images: np.ndarray, weight_bits: int) -> None:
+        self._path, self._images, self._narrow = path, images, weight_bits < 8
 
     def layers(self) -> list[str]:
         """Return the nodes' names."""
@@ -41,12 +41,14 @@ class OpenVINOQuantiser:
             count = min(count, _RANKING_IMAGES)
         with openvino_core.no_usage_reports(), quiet_python(), quiet_native():
             nncf = _nncf()
+            fix = nncf.OverflowFix.ENABLE if self._narrow else nncf.OverflowFix.FIRST_LAYER
             batches = [self._images[start : start + 1] for start in range(count)]
             quantised = nncf.quantize(
                 network,
                 nncf.Dataset(batches),
                 subset_size=count,
                 ignored_scope=nncf.IgnoredScope(names=ignored, types=types, validate=False),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
             )
             openvino_core.openvino().save_model(quantised, str(path), compress_to_fp16=False)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ghostnet.deploy.processor import usual_weight_bits
 from ghostnet.errors import InputError, unknown_name
 
 
@@ -63,12 +64,30 @@ def require_quantiser(target: str) -> str:
     return package.split()[0]
 
 
-def quantiser_for(target: str, path: Path, images: np.ndarray) -> Quantiser:
+def checked_weight_bits(target: str, weight_bits: int | None) -> int:
+    """Return how many bits weights get: 7 or 8, by this processor where nothing is said.
+
+    Raises:
+        InputError: another number, or 7 for LiteRT, whose kernels have no overflow.
+    """
+    if weight_bits is None:
+        return 8 if target == "litert" else usual_weight_bits()
+    if (
+        isinstance(weight_bits, bool)
+        or weight_bits not in (7, 8)
+        or (target == "litert" and weight_bits == 7)
+    ):
+        allowed = "8 for litert" if target == "litert" else "7 or 8; fewer need fine-tuning"
+        raise InputError(f"weight_bits (={weight_bits!r}) must be {allowed}")
+    return weight_bits
+
+
+def quantiser_for(target: str, path: Path, images: np.ndarray, weight_bits: int) -> Quantiser:
     """Return the target's quantiser for a float export at `path`."""
     import importlib
 
     module, name, _, _ = _QUANTISERS[target]
     made: Quantiser = getattr(importlib.import_module(f"ghostnet.deploy.quantization.{module}"), name)(
-        path, images
+        path, images, *([] if target == "litert" else [weight_bits])
     )
     return made

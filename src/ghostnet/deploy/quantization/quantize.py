@@ -19,7 +19,12 @@ from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifes
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
 from ghostnet.deploy.quantization.fake import FakeQuantized
-from ghostnet.deploy.quantization.quantiser import TRAINED_TARGETS, quantiser_for, require_quantiser
+from ghostnet.deploy.quantization.quantiser import (
+    TRAINED_TARGETS,
+    checked_weight_bits,
+    quantiser_for,
+    require_quantiser,
+)
 from ghostnet.deploy.quantization.search import Chosen, Limits, Score, choose, scored, to_dict, told
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import Target, require_to_write, target_named
@@ -89,6 +94,7 @@ def quantize(
     labels: Any = None,
     limits: Limits | None = None,
     input_size: Sequence[int] = (3, 224, 224),
+    weight_bits: int | None = None,
     passes: Sequence[str] | None = None,
     optimized: bool = True,
     force: bool = False,
@@ -116,6 +122,8 @@ def quantize(
         labels: class numbers `(N,)`; with them the limit is on accuracy, without on agreement with float.
         limits: how much int8 may cost on these images; None takes `Limits()`.
         input_size: shape of one input without the batch.
+        weight_bits: 8, or 7 for processors that add up products of bytes in 16 bits, which 8 bits exceed (x86 without
+            VNNI; "onnx" and "openvino"). None takes what this processor wants; a file of 7 is right on all.
         passes: as for `export`.
         optimized: as for `export`.
         force: as for `export`.
@@ -137,12 +145,12 @@ def quantize(
         >>> quantize(model, "onnx", "net-int8.onnx", images, input_size=(3, 32, 32))  # doctest: +SKIP
     """
     trained = model if isinstance(model, FakeQuantized) else None
-    package = None
+    package, bits = None, 8
     if trained is not None:
-        _check_trained(target, passes, optimized)
+        _check_trained(target, passes, optimized, weight_bits)
         model, passes = trained.reference, trained.passes
     else:
-        package = require_quantiser(target)
+        package, bits = require_quantiser(target), checked_weight_bits(target, weight_bits)
     chosen_target = target_named(target)
     require_to_write(chosen_target)
     passes = narrow_passes(model, target, passes, precision="int8", optimized=optimized)
@@ -166,7 +174,9 @@ def quantize(
             classes=classes,
         )
         out = folder / files[0].name
-        found = _quantised(chosen_target, plain, out, (images, known), limits or Limits(), tell, trained)
+        found = _quantised(
+            chosen_target, plain, out, (images, known), limits or Limits(), tell, trained or bits
+        )
         _write_manifest(plain, out, files_of(chosen_target, out), found, (len(images), package))
         size = sum(file.stat().st_size for file in files_of(chosen_target, out))
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
@@ -180,8 +190,9 @@ def _quantised(
     data: tuple[np.ndarray, np.ndarray | None],
     limits: Limits,
     tell: Callable[[str], None],
-    trained: FakeQuantized | None,
+    how: FakeQuantized | int,
 ) -> Chosen:
+    """Write what was trained, or quantise with weights of so many bits."""
     images, labels = data
 
     def run(path: Path, some: np.ndarray) -> np.ndarray:
@@ -198,13 +209,14 @@ def _quantised(
             "the network's output on the calibration images is not finite; its weights are broken"
         )
     try:
-        if trained is not None:
+        if isinstance(how, FakeQuantized):
             tell("writing what was trained for int8")
-            _write_trained(target, trained, plain, out, images[:2])
-            return _judged(scored(expected, run(out, images), labels), limits, trained)
+            _write_trained(target, how, plain, out, images[:2])
+            return _judged(scored(expected, run(out, images), labels), limits, how)
         tell(f"quantising with {len(images)} calibration images")
-        quantiser = quantiser_for(target.name, plain, images)
-        return choose(quantiser, run, out, images, expected, labels=labels, limits=limits, announce=tell)
+        quantiser = quantiser_for(target.name, plain, images, how)
+        chosen = choose(quantiser, run, out, images, expected, labels=labels, limits=limits, announce=tell)
+        return chosen if how == 8 else dataclasses.replace(chosen, weight_bits=how)
     except (InputError, OSError):
         raise
     except Exception as error:  # the quantisers' own classes share no public base class
@@ -230,12 +242,16 @@ def _judged(score: Score, limits: Limits, trained: FakeQuantized) -> Chosen:
     return Chosen((), score, trained.layers, {}, trained.weight_bits)
 
 
-def _check_trained(target: str, passes: Sequence[str] | None, optimized: bool) -> None:
+def _check_trained(
+    target: str, passes: Sequence[str] | None, optimized: bool, weight_bits: int | None
+) -> None:
     if target not in TRAINED_TARGETS:
         raise InputError(
             f"a network that was fine-tuned for int8 cannot be written for {target}; "
             f"the targets are {', '.join(TRAINED_TARGETS)}"
         )
+    if weight_bits is not None:
+        raise InputError("weight_bits is chosen when `fake_quantized` makes the network; give it there")
     if passes is not None or not optimized:
         raise InputError("rewrites are chosen when `fake_quantized` makes the network; give them there")
 

@@ -69,7 +69,7 @@ class Score:
 class Chosen:
     """Which layers stay in float and what is left of the accuracy; `ranking` is empty where none had to.
 
-    `weight_bits` is that of a network made by `fake_quantized`.
+    `weight_bits` is stated where weights do not have the usual 8, and of a network made by `fake_quantized`.
     """
 
     kept: tuple[str, ...]
