@@ -160,7 +160,7 @@ def test_networks_of_an_earlier_run_are_not_replaced(ending, photos, tmp_path):
 
 @pytest.mark.parametrize("stops", [(1,), (2, 5), (6,)])  # the target is met in step 2 of 6, or near it
 def test_an_interrupted_choice_of_channels_goes_on_and_ends_the_same(stops, photos, tmp_path, monkeypatch):
-    changes = ["method=sss", "macs=0.9", "sparsity_epochs=3", "sparsity_learning_rate=11.0", "epochs=0.5"]
+    changes = ["method=sss", "macs=0.95", "sparsity_epochs=3", "sparsity_learning_rate=8.0", "epochs=0.5"]
     recipe = recipe_for(photos, *changes)
     held, shrink = [], sparsity.ProximalStep.__call__
 
@@ -189,7 +189,9 @@ def test_an_interrupted_choice_of_channels_goes_on_and_ends_the_same(stops, phot
         assert any((gate == 0).any() for gate in gates) == (last >= met), (
             "closed channels are in the checkpoint"
         )
-    with pytest.raises(InputError, match=r"sparsity\.checkpoint belongs to a run with macs = 0\.9, not 0\.7"):
+    with pytest.raises(
+        InputError, match=r"sparsity\.checkpoint belongs to a run with macs = 0\.95, not 0\.7"
+    ):
         run_recipe(recipe_for(photos, *changes, "macs=0.7"), out, progress=False)
     run_recipe(recipe, out, progress=False)
     assert not left.exists()
