@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ghostnet.convert.moments import Moments, tap_pairs
 
+_ENTRIES = 2**25  # of the Gram matrices made at once; each time all moments are read
+
 
 @dataclass
 class Groups:
@@ -51,7 +53,9 @@ def solve_(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(gram)
     if failed.any():  # a Gram matrix formed in float32 may be indefinite by its rounding
         return torch.linalg.solve(gram, right)
-    return torch.cholesky_solve(right, factor)
+    # torch.cholesky_solve does the same, two to ten times slower for few right sides
+    halfway = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
 
 
 def cheap_filters(windows: Tensor, against: Tensor) -> Tensor:
@@ -81,18 +85,30 @@ def best_primary(moments: Moments, drawn_to: Tensor, cheap: Tensor, groups: Grou
         groups: which target each slot stands for.
         ridge: relative to the mean power.
     """
-    step = max(1, 2**23 // drawn_to.shape[1] ** 2)
+    columns = drawn_to.shape[1]
+    step = min(len(drawn_to), max(1, _ENTRIES // columns**2))
+    room = torch.empty(
+        step, columns**2, dtype=drawn_to.dtype
+    )  # a fresh one each time costs as much as the product
     parts = []
     for slots in torch.arange(len(drawn_to)).split(step):
-        gram, missing = primary_equations(moments, drawn_to, cheap, groups, slots)
+        gram, missing = primary_equations(moments, drawn_to, cheap, groups, slots, room)
         parts.append(drawn_to[slots] + solve_(gram, missing, ridge)[..., 0])
     return torch.cat(parts)
 
 
 def primary_equations(
-    moments: Moments, drawn_to: Tensor, cheap: Tensor, groups: Groups, slots: Tensor
+    moments: Moments,
+    drawn_to: Tensor,
+    cheap: Tensor,
+    groups: Groups,
+    slots: Tensor,
+    room: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return for some `slots` the Gram matrices `(s, D, D)`, and the inputs with what the outputs lack `(s, D, 1)`."""
+    """Return for some `slots` the Gram matrices `(s, D, D)`, and the inputs with what the outputs lack `(s, D, 1)`.
+
+    The Gram matrices lie in the first rows of `room`, `(>= s, D D)`, where it is given.
+    """
     place = torch.full((len(drawn_to),), -1)
     place[slots] = torch.arange(len(slots))
     served = place[groups.sources] >= 0  # ghosts of these slots
@@ -106,5 +122,6 @@ def primary_equations(
     right = weights[heads, None] * moments.cross[moments.centre][:, heads].T
     seen = torch.einsum("gt,tdg->gd", cheap, moments.cross[:, :, ghosts])
     right.index_add_(0, sources, weights[ghosts, None] * seen)
-    gram = (shares @ moments.pairs.flatten(1)).view(-1, *moments.gram.shape)
+    room = None if room is None else room[: len(slots)]
+    gram = torch.mm(shares, moments.pairs.flatten(1), out=room).view(-1, *moments.gram.shape)
     return gram, right[:, :, None] - gram @ filters[:, :, None]
