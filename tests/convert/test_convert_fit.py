@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ghostnet.convert import fit
-from ghostnet.convert.moments import map_windows, patch_moments
+from ghostnet.convert.moments import Moments, map_windows, patch_moments
+from ghostnet.convert.patches import gram_of
 
 
 @pytest.mark.parametrize(
@@ -45,8 +46,8 @@ def test_dead_maps_give_zeros_and_no_nan() -> None:
     assert bool((solution == 0).all())
 
 
-@pytest.mark.parametrize("ratio", [2, 3])
-def test_equations_of_some_primary_filters_are_those_among_all(ratio: int) -> None:
+def _layer_of(ratio: int) -> tuple[Moments, Tensor, Tensor, fit.Groups]:
+    """Return moments of a small layer, primary filters, cheap filters and which target each stands for."""
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 12, 3, padding=1, bias=False)
     x = torch.randn(4, 3, 6, 6)
@@ -54,8 +55,52 @@ def test_equations_of_some_primary_filters_are_those_among_all(ratio: int) -> No
     count = 12 // ratio
     heads, ghosts = torch.arange(count), torch.arange(count, 12)
     groups = fit.Groups(heads, ghosts, torch.arange(count).repeat(ratio - 1), torch.rand(12).double())
-    cheap, filters = torch.randn(len(ghosts), 9).double(), moments.dense[heads]
-    every = fit.primary_equations(moments, filters, cheap, groups, torch.arange(count))
+    return moments, moments.dense[heads], torch.randn(len(ghosts), 9).double(), groups
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_equations_of_some_primary_filters_are_those_among_all(ratio: int) -> None:
+    moments, filters, cheap, groups = _layer_of(ratio)
+    every = fit.primary_equations(moments, filters, cheap, groups, torch.arange(len(filters)))
     some = torch.tensor([2, 0])
     for part, whole in zip(fit.primary_equations(moments, filters, cheap, groups, some), every, strict=True):
         torch.testing.assert_close(part, whole[some])
+
+
+@pytest.mark.parametrize("entries", [1, 2**25])
+def test_primary_filters_solve_their_equations_however_many_are_made_at_once(
+    entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_ENTRIES", entries)
+    moments, filters, cheap, groups = _layer_of(2)
+    found = fit.best_primary(moments, filters, cheap, groups, 0.0)
+    gram, missing = fit.primary_equations(moments, filters, cheap, groups, torch.arange(len(filters)))
+    torch.testing.assert_close(gram @ (found - filters)[:, :, None], missing)
+
+
+def test_rough_primary_filters_are_near_and_exact_where_float32_is_too_coarse() -> None:
+    moments, filters, cheap, groups = _layer_of(2)
+    exact = fit.best_primary(moments, filters, cheap, groups, 1e-4)
+    rough = fit.best_primary(moments, filters, cheap, groups, 1e-4, rough=True)
+    assert rough.dtype == torch.float64
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, atol=1e-3, rtol=1e-3)
+    moments.pairs[:] = torch.ones_like(moments.pairs)  # of rank 1
+    del moments.single
+    again = fit.best_primary(moments, filters, cheap, groups, 1e-9, rough=True)
+    assert torch.equal(again, fit.best_primary(moments, filters, cheap, groups, 1e-9))
+
+
+def test_a_rough_solution_is_the_exact_one_where_float32_cannot_tell() -> None:
+    nearly = torch.ones(3, 3).double() + 1e-9 * torch.eye(3).double()
+    right = nearly @ torch.tensor([[1.0], [2.0], [3.0]]).double()
+    torch.testing.assert_close(fit.solve_roughly(nearly, right, 1e-12), fit.solve(nearly, right, 1e-12))
+    well = torch.eye(3).double() * 2
+    torch.testing.assert_close(fit.solve_roughly(well, right, 0.0), right / 2, atol=1e-6, rtol=1e-6)
+    assert torch.equal(well, torch.eye(3).double() * 2)  # what it was given is not changed
+
+
+@pytest.mark.parametrize("shape", [(300, 40), (2, 513, 5), (3, 20, 9), (256, 7)])
+def test_gram_matrices_are_the_whole_product(shape: tuple[int, ...]) -> None:
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(gram_of(inputs), inputs @ inputs.mT)

@@ -21,12 +21,14 @@ ZOO = [
     for name in torchvision.models.list_models(module=torchvision.models)
     if not name.startswith(("vit_", "swin_"))
 ]
-# minutes or gigabytes; the default run leaves them to `-m slow`
+# tens of seconds or gigabytes, and a smaller network of the family is there; the default run leaves them to `-m slow`
 HEAVY = {
-    *("convnext_base", "convnext_large", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l"),
-    *("efficientnet_v2_s", "maxvit_t", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_16gf", "regnet_y_32gf"),
-    *("resnet152", "resnext101_32x8d", "resnext101_64x4d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn"),
-    *("vgg16", "vgg16_bn", "vgg19", "wide_resnet101_2"),
+    *("convnext_base", "convnext_large", "convnext_small", "densenet161", "densenet169", "densenet201"),
+    *("efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7"),
+    *("efficientnet_v2_l", "efficientnet_v2_m", "maxvit_t", "regnet_x_8gf", "regnet_x_16gf"),
+    *("regnet_x_32gf", "regnet_y_128gf", "regnet_y_16gf", "regnet_y_32gf", "resnet152", "resnext101_32x8d"),
+    *("resnext101_64x4d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19"),
+    *("wide_resnet101_2",),
 }
 SIZES = {"inception_v3": 299, "alexnet": 80, "maxvit_t": 224}
 ARGUMENTS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}

@@ -120,7 +120,8 @@ class LayerFit:
             cheap = fit.best_cheap(moments, primary, self.sources, ghosts)
             if turn == self.options.rounds:
                 break
-            primary = fit.best_primary(moments, primary, cheap, groups, ridge)
+            last = turn == self.options.rounds - 1
+            primary = fit.best_primary(moments, primary, cheap, groups, ridge, rough=not last)
         self._write(moments, primary, cheap, groups, moments.windows(primary))
 
     def _moments(self) -> Moments:
@@ -181,7 +182,7 @@ class LayerFit:
         slots = torch.arange(len(pairs))
         groups = fit.Groups(heads, ghosts, slots, weights)
         cheap = fit.best_cheap(moments, filters[heads], slots, ghosts)
-        primary = fit.best_primary(moments, filters[heads], cheap, groups, ridge)
+        primary = fit.best_primary(moments, filters[heads], cheap, groups, ridge, rough=True)
         windows, against = moments.windows(primary)
         centre = moments.centre
         reached = windows[:, centre, centre] - 2 * against[slots, centre, heads] + moments.target_power[heads]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from ghostnet.convert.patches import (
     CHUNK,
     by_halves,
     convolution_output,
+    gram_of,
     patch_size,
     patches_at,
     reading,
@@ -70,6 +71,14 @@ class Moments:
     def gram(self) -> Tensor:
         """The Gram matrix of the patches that the middle tap sees, `(D, D)`."""
         return self.pairs[tap_pairs(self.taps).index((self.centre, self.centre))]
+
+    @functools.cached_property
+    def single(self) -> Moments:
+        """The same in float32, without the halves."""
+        tensors = {
+            field.name: getattr(self, field.name).float() for field in fields(self) if field.name != "halves"
+        }
+        return Moments(**tensors)
 
     def map_means(self, filters: Tensor) -> Tensor:
         """Mean of each map as each tap sees it: `(m, D) -> (m, T)`."""
@@ -268,7 +277,7 @@ class _BorderSums:
             chosen = (member == index).nonzero()[:, 0]
             rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
             left = residual[:, :, chosen].transpose(1, 2).flatten(0, 1)
-            new = [rows.T @ rows, rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
+            new = [gram_of(rows.T), rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
             held = self.kinds.setdefault(tuple(kind), [torch.zeros_like(value) for value in new])
             for old, value in zip(held, new, strict=True):
                 old += value

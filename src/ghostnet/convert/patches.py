@@ -11,6 +11,7 @@ from torch import Tensor, nn
 _MOST_ROWS = 2**17  # output positions that are read at most
 _MULTIPLY_BUDGET = 1.2e11  # rows x columns^2 of a layer's Gram matrices: a few seconds on one core
 _DOUBLE_BUDGET = 2e10  # below it the products are formed in float64
+_STRIPE = 256  # rows of a Gram matrix that are multiplied at once
 CHUNK = 2**24  # elements of one unfolded piece
 
 
@@ -25,6 +26,20 @@ def reading(positions: int, columns: int, *, groups: int = 1) -> tuple[float, to
     each = groups * columns**2
     rows = min(positions, int(_MULTIPLY_BUDGET / each), _MOST_ROWS)
     return rows / max(1, positions), torch.float64 if rows * each < _DOUBLE_BUDGET else torch.float32
+
+
+def gram_of(inputs: Tensor) -> Tensor:
+    """Return `inputs @ inputs.mT`, of which little more than half is multiplied: `(..., D, L) -> (..., D, D)`."""
+    columns = inputs.shape[-2]
+    if columns <= _STRIPE:
+        return inputs @ inputs.mT
+    gram = inputs.new_empty(*inputs.shape[:-1], columns)
+    for start in range(0, columns, _STRIPE):
+        end = min(start + _STRIPE, columns)
+        stripe = inputs[..., start:end, :] @ inputs[..., start:, :].mT
+        gram[..., start:end, start:] = stripe
+        gram[..., start:, start:end] = stripe.mT
+    return gram
 
 
 def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:

@@ -23,6 +23,7 @@ from ghostnet.convert.patches import (
     CHUNK,
     by_halves,
     convolution_output,
+    gram_of,
     patch_size,
     patches_at,
     reading,
@@ -60,7 +61,7 @@ class Sums:
     def add_(self, inputs: Tensor, lacking: Tensor, target: Tensor) -> None:
         """Add positions: `(G, D, L)` inputs, `(G, n / G, L)` lacking, `(n, L)` wanted."""
         self.count += inputs.shape[2]
-        self.gram += inputs @ inputs.mT
+        self.gram += gram_of(inputs)
         self.first += inputs.sum(2)
         self.missing += inputs @ lacking.mT
         self.lacking += lacking.sum(2).flatten()
@@ -122,7 +123,7 @@ def _gain(halves: Sequence[Equations], weights: Tensor, ridge: float) -> float:
     """Return by how much the squared error falls on either half with filters that were fitted to the other."""
     total = 0.0
     for (gram, missing), (other_gram, other_missing) in (halves, halves[::-1]):
-        change = fit.solve(gram, missing, ridge)
+        change = fit.solve_roughly(gram, missing, ridge)
         total += float(((2 * other_missing - other_gram @ change) * change * weights).sum())
     return total
 
