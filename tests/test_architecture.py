@@ -12,7 +12,7 @@ import pytest
 import ghostnet
 
 PACKAGE = Path(ghostnet.__file__).parent
-FLOOR = {"errors", "files", "download", "progress", "quiet", "openvino_core", "knapsack"}
+FLOOR = {"errors", "files", "download", "progress", "quiet", "openvino_core", "knapsack", "bfloat16"}
 LAW: dict[str, set[str]] = {
     "paper": set(),
     "nn": set(),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostnet.bfloat16 import bfloat16_autocast
 from ghostnet.errors import InputError
 
 
@@ -16,7 +17,7 @@ class DetectionObjective:
     """The objective of `train.fit` for a `Detector`.
 
     Attributes:
-        bf16: run the network under bfloat16 autocast.
+        bf16: run the network under bfloat16 autocast, on devices that have it.
     """
 
     bf16: bool = False
@@ -29,6 +30,6 @@ class DetectionObjective:
         """
         if not images:
             raise InputError("a batch of no images cannot be trained on; raise `batch_size`")
-        with torch.autocast(images[0].device.type, torch.bfloat16, enabled=self.bf16):
+        with bfloat16_autocast(images[0].device, wanted=self.bf16):
             losses = model(images, answers)
         return torch.stack([loss.float() for loss in losses.values()]).sum()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostnet.bfloat16 import bfloat16_autocast
 from ghostnet.train.feature_match import FeatureMatch
 from ghostnet.train.settings import TrainSettings
 
@@ -39,7 +40,7 @@ class Classification:
     def __call__(self, model: nn.Module, images: Tensor, answers: Tensor) -> Tensor:
         """Return the loss of images `(N, C, H, W)` and labels `(N,)`."""
         settings = self.settings
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bf16):
+        with bfloat16_autocast(images.device, wanted=settings.bf16):
             teacher_logits = None
             if self.teacher is not None:
                 with torch.no_grad():

@@ -29,7 +29,7 @@ class TrainSettings:
         temperature: of distillation.
         feature_layers: module paths whose outputs are drawn to the teacher's; see `train.feature_match`.
         feature_weight: weight of that term, the mean relative squared error of those outputs.
-        bf16: bfloat16 autocast.
+        bf16: bfloat16 autocast, on devices that have it; others would imitate it slowly, and train in float32.
         compile: compile the step with `torch.compile`, on a GPU with CUDA graphs, which small networks need there: they
             wait for kernels to be launched. It takes a minute or two to begin with.
         checkpoint_seconds: time between checkpoints.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostnet.bfloat16 import bfloat16_autocast
 from ghostnet.data import TensorBatches
 from ghostnet.errors import InputError
 from ghostnet.train.objective import classification_loss
@@ -161,7 +162,7 @@ class StackedClassification:
     def __call__(self, model: nn.Module, images: Tensor, answers: Tensor) -> Tensor:
         """Return the loss of images `(K, N, C, H, W)` and labels `(K, N)`."""
         settings = self.settings
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bf16):
+        with bfloat16_autocast(images.device, wanted=settings.bf16):
             taught = self._taught(images)
             logits = model(images).float()
         losses = [
