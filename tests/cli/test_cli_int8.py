@@ -184,23 +184,40 @@ def test_convert_by_plan_writes_a_network_or_says_that_none_is_worth_it(
 
 
 def test_a_budget_with_images_measures_costs_and_gives_ratios(
-    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
     out, costs = tmp_path / "ghost.safetensors", tmp_path / "costs.json"
     start = ("convert", str(network), "-o", str(out), "--plan", "onnx", "--budget", "0.999", "--force")
-    images = ("--calibration", "synthetic", "--images", "16", "--layers", "layer3.1.conv?")
+    images = ("--calibration", str(photos), "--images", "8", "--layers", "layer3.1.conv1")
     found = _json(capsys, *start, *images, "--costs", str(costs))
     rows = found["plan"]["rows"]
-    assert [set(row["costs"]) for row in rows] == [{"2", "3", "4"}] * 2
-    assert [set(row["ghost_times"]) for row in rows] == [{"2", "3", "4"}] * 2
+    assert [set(row["costs"]) for row in rows] == [{"2", "3", "4"}]
+    assert [set(row["ghost_times"]) for row in rows] == [{"2", "3", "4"}]
     assert costs.exists()
     found = _json(capsys, *start, *images, "--ratio", "3")
-    assert [set(row["costs"]) for row in found["plan"]["rows"]] == [{"3"}] * 2
+    assert [set(row["costs"]) for row in found["plan"]["rows"]] == [{"3"}]
     assert set(found["plan"]["ratios"].values()) <= {3}
     assert "--costs keeps what --macs, or --plan with --budget" in _line(
         capsys, *start[:6], "--costs", str(costs), "--force"
     )
+
+
+def test_pruning_by_plan_keeps_whole_blocks_of_channels(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    out, result = tmp_path / "pruned.safetensors", tmp_path / "plan" / "net.json"
+    start = ("convert", str(network), "-o", str(out), "--method", "l1", "--plan", "onnx")
+    found = _json(capsys, *start, "--budget", "0.85", "--plan-result", str(result))
+    assert found["plan"]["met"]
+    assert found["plan"]["measured_ratio"] <= 0.85
+    assert found["conversion"]["settings"]["multiple"] == 8
+    pruned = ghostnet.load(out)
+    assert {pruned.get_submodule(f"layer3.{block}.conv1").out_channels % 8 for block in (0, 1, 2)} == {0}
+    record = json.loads(result.read_text())
+    assert (record["exhibit"], record["recipe"]["method"], record["recipe"]["multiple"]) == ("plan", "l1", 8)
+    assert record["metrics"]["share"] == found["plan"]["share"]
 
 
 def test_unusable_plans_are_one_line(
@@ -213,6 +230,8 @@ def test_unusable_plans_are_one_line(
         capsys, *start, "--plan", "onnx", "--budget", "1.5"
     )
     assert "are for --plan RUNTIME" in _line(capsys, *start, "--budget", "0.5")
-    assert "not for l1" in _line(capsys, *start, "--plan", "onnx", "--method", "l1")
+    pruning = ("--plan", "onnx", "--method", "l1")
+    assert "give it as --budget, such as 0.7" in _line(capsys, *start, *pruning)
+    assert "leave out one of them" in _line(capsys, *start, *pruning, "--budget", "0.7", "--macs", "0.5")
     assert "ONNX Runtime runs in fp32 here, not in bf16" in _line(capsys, *start, "--plan", "onnx:bf16")
     assert list(tmp_path.iterdir()) == []

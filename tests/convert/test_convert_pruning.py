@@ -18,6 +18,7 @@ from ghostnet.convert.pruning.contributions import (
     relative_error,
 )
 from ghostnet.convert.pruning.gates import fold_gates_, insert_gates_
+from ghostnet.convert.pruning.prune import least_share
 from ghostnet.convert.pruning.reconstruct import (
     greedy_channels,
     lasso_channels,
@@ -258,6 +259,43 @@ def test_budget_counts_what_profile_counts(dense):
     assert budget.macs(counts) == ghostnet.profile(pruned, (3, 32, 32)).macs
 
 
+@pytest.mark.parametrize("multiple", [3, 8])
+@pytest.mark.parametrize("method", ["l1", "taylor"])
+def test_layers_keep_multiples_of_channels(method, multiple, dense):
+    calibration = _labelled()[:1] if method == "taylor" else None
+    pruned, report = prune(dense, method, macs=0.6, multiple=multiple, calibration=calibration)
+    assert report.settings["multiple"] == multiple
+    assert abs(report.macs_ratio - 0.6) < 0.03
+    narrower = [layer.name for layer in report.layers if layer.action == "pruned"]
+    kept = [pruned.get_submodule(name).out_channels for name in narrower if "conv1" in name]
+    assert kept
+    assert all(count % multiple == 0 for count in kept)
+
+
+def test_of_blocks_the_weakest_go():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 10, 1, bias=False), nn.Conv2d(10, 4, 1, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight[:, 0, 0, 0] = torch.tensor([9.0, 1, 8, 2, 7, 3, 10, 4, 6, 5])
+    macs, kept = 10 + 40, {}
+    for left in (8, 4):  # 10 channels: the odd two go first
+        pruned, _ = prune(
+            model, "l1", macs=5 * left / macs, multiple=4, example_input=torch.zeros(1, 1, 4, 4)
+        )
+        kept[left] = pruned[0].weight.flatten().tolist()
+    assert kept == {8: [9, 8, 7, 3, 10, 4, 6, 5], 4: [9, 8, 7, 10]}
+
+
+def test_the_least_share_can_be_asked_for_and_less_cannot(dense):
+    example = torch.zeros(1, 3, 32, 32)
+    for multiple in (1, 8):
+        least = least_share(dense, example, multiple=multiple)
+        pruned, _ = prune(dense, "l1", macs=least, multiple=multiple, example_input=example)
+        assert {pruned.get_submodule(f"layer{one}.1.conv1").out_channels for one in (1, 2, 3)} == {multiple}
+        with pytest.raises(InputError, match=f"with {'one channel' if multiple == 1 else '8 channels'} left"):
+            prune(dense, "l1", macs=least - 0.002, multiple=multiple, example_input=example)
+
+
 def test_a_pruned_network_can_become_a_ghost_network(dense, tmp_path):
     pruned, _ = prune(dense, "l1", macs=0.6)
     ghost, _ = ghostnet.ghostify(pruned, init="random")
@@ -273,6 +311,8 @@ def test_a_pruned_network_can_become_a_ghost_network(dense, tmp_path):
         ({"method": "thinnet"}, "did you mean 'thinet'"),
         ({"macs": 1.5}, r"`macs` \(=1.5\) must be a share"),
         ({"macs": 0.01}, r"`macs` \(=0.01\) cannot be reached: .* ask for more"),
+        ({"multiple": 0}, r"`multiple` \(=0\) must be an integer >= 1; 8 suits CPUs"),
+        ({"multiple": 16}, "with 16 channels left in each prunable layer the network still has 0.600 of"),
         ({"method": "channel"}, "method 'channel' looks at images: give `calibration`"),
         ({"method": "taylor"}, "method 'taylor' looks at labels: give `calibration`"),
         ({"method": "taylor", "calibration": torch.zeros(2, 3, 32, 32)}, r"must give \(images, labels\)"),

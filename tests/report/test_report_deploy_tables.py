@@ -78,6 +78,15 @@ def test_a_plan_says_how_many_layers_and_how_fast() -> None:
     assert row[3:6] == ("AVX2", "0.8", "2 of 3, s = 2, 4")
 
 
+def test_a_pruned_network_says_how_much_is_left() -> None:
+    metrics = {"target": "onnx", "precision": "fp32", "budget": 0.7, "share": 0.536, "measured_ratio": 0.691}
+    [row] = plan_rows([record("plan", {"name": "x", "network": "resnet20", "method": "l1"}, metrics)])
+    assert row[:8] == (
+        *("resnet20", "ONNX Runtime", "fp32", "?", "0.7"),
+        *("pruned (l1) to 0.54 of the MACs", "0.691", "–"),
+    )
+
+
 def test_another_processor_has_a_table_of_its_own_and_is_in_no_picture() -> None:
     rows = [
         {"name": "a", "runtime": "onnx", "precision": "fp32", "threads": 1, "median_ms": 2.0, "ratio": 1.0},

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.calibration import SYNTHETIC, calibration_batches, check_calibration, synthetic_batches
-from ghostnet.cli.cifar10 import NORMALISATION_HELP, Normalisation, normalisation_of
+from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.integer import integer, share
 from ghostnet.cli.measured import check_measured, measured_ratios
 from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import Planned, check_plan, convert_planned
+from ghostnet.cli.pruned import Pruning, prune_planned, pruned, require_labels
 from ghostnet.cli.redundant import redundant_layers, redundant_share
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -96,14 +97,15 @@ def convert(
         str | None,
         typer.Option(
             metavar="RUNTIME[:PRECISION]",
-            help="Ghost only layers that gain there, measured on this machine: onnx, openvino:int8.",
+            help="Ghost only layers that gain there, measured on this machine: onnx, openvino:int8. For pruning: "
+            "prune to the share of the time that --budget says.",
         ),
     ] = None,
     budget: Annotated[
         float,
         typer.Option(
-            help="For --plan: time ratio to reach, above 0, at the least cost in accuracy, which is measured on "
-            "--calibration images; 1 takes every layer that gains."
+            help="For --plan: time ratio to reach, above 0, at the least cost in accuracy, which for ghost is measured "
+            "on --calibration images; 1 takes every layer that gains."
         ),
     ] = 1.0,
     plan_files: Annotated[
@@ -121,6 +123,15 @@ def convert(
         typer.Option(
             "--costs",
             help="For --macs and --budget: keep what layers cost here (.json); an interrupted run goes on.",
+        ),
+    ] = None,
+    multiple: Annotated[
+        int | None,
+        typer.Option(
+            parser=integer,
+            metavar="INTEGER",
+            help="For pruning: each layer keeps a multiple of so many channels, or all; 8 is often quicker at the same "
+            "MACs.  [default: 1; with --plan 8]",
         ),
     ] = None,
     seed: Annotated[
@@ -145,6 +156,7 @@ def convert(
       ghostnet convert model.safetensors -o ghost.safetensors --plan onnx
       ghostnet convert model.safetensors -o ghost.safetensors --calibration photos/ --plan onnx --budget 0.7
       ghostnet convert model.safetensors -o pruned.safetensors --method l1 --macs 0.5
+      ghostnet convert model.safetensors -o pruned.safetensors --method l1 --plan onnx --budget 0.7
     """
     if init not in ("dense", "random"):
         raise unknown_name("init", init, ["dense", "random"])
@@ -159,11 +171,12 @@ def convert(
         (calibration is not None, "--calibration", ("images", "normalisation", "keep_plain")),
         (init == "dense", "--init dense", ("keep_plain",)),
         (calibration == "cifar10", "--calibration cifar10", ("data_dir",)),
+        (method != "ghost", "pruning methods", ("multiple",)),
         (init == "random" or method != "ghost", "--init random and pruning methods", ("seed",)),
     )
     if calibration is not None:
         check_calibration(calibration)
-    check_plan(plan, method, budget, plan_files, plan_result, force=force)
+    check_plan(plan, method, budget, plan_files, plan_result, force=force, macs=macs)
     others = {
         "--ratio": ratio is not None,
         "--plan": plan is not None,
@@ -195,16 +208,19 @@ def convert(
             model, calibration, 2048 if images is None else images, wanted, data_dir=data_dir
         )
         if method == "taylor":
-            _require_labels(batches, calibration)
+            require_labels(batches, calibration)
     example = _example(size)
     output = _Output(out, _info(network, model, normalisation, input_size), force, as_json)
     if method != "ghost":
+        pruning = Pruning(model, method, batches, example, seed, multiple)
+        if plan is not None:
+            recipe = {"network": network, "plan": plan, "budget": budget, "method": method}
+            output.write_planned(prune_planned(pruning, plan, budget, plan_files, plan_result, recipe))
+            return
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         training = data_dir, normalisation_of(model, normalisation), checkpoint
-        share_left = 0.5 if macs is None else macs
-        output.write(*_pruned(model, method, share_left, (batches, example, seed), training))
-        if method == "sss":
-            checkpoint.unlink(missing_ok=True)
+        output.write(*pruned(pruning, 0.5 if macs is None else macs, training))
+        checkpoint.unlink(missing_ok=True)
         return
     ghost: dict[str, Any] = {
         "ratio": ratio if ratio is not None else (2, 3, 4) if measured else 2,
@@ -271,45 +287,6 @@ def _reasons(report: ConversionReport) -> str:
     """Say why layers were kept, the commonest reason first."""
     counts = Counter(layer.reason for layer in report.layers if layer.reason).most_common(3)
     return "; ".join(f"{reason} ({count} x)" for reason, count in counts) or "it has no convolution"
-
-
-def _pruned(
-    model: nn.Module,
-    method: str,
-    macs: float,
-    given: tuple[list[Any] | None, Tensor, int],
-    training: tuple[str | None, Normalisation, Path],
-) -> tuple[nn.Module, ConversionReport]:
-    """Prune a network; where the method trains, with the one training loop on CIFAR-10."""
-    from ghostnet.convert import prune
-
-    batches, example, seed = given
-    data_dir, (mean, std), checkpoint = training
-    sparsify = None
-    if method == "sss":
-        from ghostnet import data, recipes
-        from ghostnet.recipes.identity import weights_of
-        from ghostnet.recipes.sets import batches_of
-
-        settings = recipes.load_recipe("short_resnet20_sss", [f"seed={seed}"])
-        settings = settings.model_copy(update={"name": "convert", "mean": mean, "std": std})
-        dataset = data.load_cifar10(data_dir, progress=True)
-        sparsify = recipes.sparsity_training(
-            settings,
-            batches_of(dataset, settings, training=True),
-            checkpoint=checkpoint,
-            identity={"network": weights_of(model), "macs": macs, "mean": list(mean), "std": list(std)},
-        )
-    return prune(
-        model, method, macs=macs, calibration=batches, sparsify=sparsify, example_input=example, seed=seed
-    )
-
-
-def _require_labels(batches: list[Any], calibration: str) -> None:
-    if not isinstance(batches[0], tuple):
-        raise InputError(
-            f"method 'taylor' needs labels: {calibration} must have a subfolder for each class of the network"
-        )
 
 
 def _calibration_preprocessing(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ghostnet.convert import ConversionReport
-    from ghostnet.deploy import Plan
+    from ghostnet.deploy import Plan, SharePlan
 
 _PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -25,7 +25,7 @@ _PRECISIONS = ("fp32", "bf16", "int8")
 class Planned:
     """A plan, and the network that it led to, if any."""
 
-    plan: Plan
+    plan: Plan | SharePlan
     network: nn.Module | None
     report: ConversionReport | None
 
@@ -45,12 +45,20 @@ class Planned:
 
 
 def check_plan(
-    plan: str | None, method: str, budget: float, files: Path | None, result: Path | None, *, force: bool
+    plan: str | None,
+    method: str,
+    budget: float,
+    files: Path | None,
+    result: Path | None,
+    *,
+    force: bool,
+    macs: float | None,
 ) -> None:
     """Refuse what makes no sense together, before anything slow is loaded.
 
     Raises:
-        InputError: an unknown runtime or precision, a budget outside (0, 1], options without `--plan`, pruning.
+        InputError: an unknown runtime or precision, a budget outside (0, 1], options without `--plan`, pruning without
+            a budget, or with one and a share of the MACs.
     """
     if plan is None:
         if budget != 1 or files is not None or result is not None:
@@ -61,10 +69,16 @@ def check_plan(
         raise unknown_name("export target", target, TARGET_NAMES)
     if precision and precision not in _PRECISIONS:
         raise unknown_name("precision", precision, _PRECISIONS)
-    if method != "ghost":
-        raise InputError(f"--plan chooses layers for method ghost, not for {method}; leave out one of them")
     if not 0 < budget <= 1:
         raise InputError(f"--budget (={budget}) must be above 0 and at most 1; 0.7 asks for 70 % of the time")
+    if method != "ghost" and budget == 1:
+        raise InputError(
+            f"--plan with method {method} prunes to a share of the time: give it as --budget, such as 0.7"
+        )
+    if method != "ghost" and macs is not None:
+        raise InputError(
+            "--budget asks for a share of the time, --macs for one of the MACs; leave out one of them"
+        )
     if result is not None:
         refuse_overwrite(result, force=force)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ghostnet.deploy.quantization.search import Limits
     from ghostnet.deploy.random_weights import randomise_statistics_
     from ghostnet.deploy.session import Session, load
+    from ghostnet.deploy.share_plan import SharePlan, plan_share
     from ghostnet.deploy.targets import TARGETS
     from ghostnet.deploy.tune import TuneResult, TuneRow, tune
 
@@ -39,6 +40,7 @@ _HOME = {
     "PlannedLayer": "planned",
     "QuantizeReport": "quantization.quantize",
     "Session": "session",
+    "SharePlan": "share_plan",
     "TuneResult": "tune",
     "TuneRow": "tune",
     "benchmark": "benchmark",
@@ -47,6 +49,7 @@ _HOME = {
     "load": "session",
     "optimize": "optimize",
     "plan": "plan",
+    "plan_share": "share_plan",
     "quantize": "quantization.quantize",
     "randomise_statistics_": "random_weights",
     "tune": "tune",
@@ -65,6 +68,7 @@ __all__ = [
     "PlannedLayer",
     "QuantizeReport",
     "Session",
+    "SharePlan",
     "TuneResult",
     "TuneRow",
     "benchmark",
@@ -73,6 +77,7 @@ __all__ = [
     "load",
     "optimize",
     "plan",
+    "plan_share",
     "quantize",
     "randomise_statistics_",
     "tune",

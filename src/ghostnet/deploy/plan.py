@@ -8,7 +8,6 @@ for comparison. Left out: the conversion itself, which is `ghostify(model, ratio
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,7 @@ from ghostnet.deploy.layer_times import LayerTimes, Setting, Site, find_sites, t
 from ghostnet.deploy.plan_search import WORTH, Choice, GhostOption, search
 from ghostnet.deploy.planned import Plan, PlannedLayer
 from ghostnet.deploy.quantization.calibration import calibration_array
-from ghostnet.deploy.quantization.quantiser import require_quantiser
-from ghostnet.deploy.targets import require_to_write, target_named
+from ghostnet.deploy.whole_times import WholeTimes, check_setting, versions_of
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import environment
 from ghostnet.nn.cheap_operations import check_cheap_kernel_size
@@ -89,8 +87,8 @@ def plan(
         >>> chosen = plan(model, "onnx", input_size=(3, 224, 224), budget=0.7)  # doctest: +SKIP
         >>> ghost, report = ghostify(model, ratio=chosen.ratios)  # doctest: +SKIP
     """
-    _check(target, precision, budget, seconds)
-    ratios = _check_forms(threads, ratio, cheap_kernel_size, budget)
+    check_setting(target, precision, budget, seconds, threads)
+    ratios = _check_forms(ratio, cheap_kernel_size, budget)
     sizes = tuple(input_size)
     if calibration is not None and precision == "int8":
         calibration = calibration_array(calibration, sizes)
@@ -106,12 +104,18 @@ def plan(
             time_sites(sites, setting, ratios=ratios, cheap_kernel_size=cheap_kernel_size) if sites else {}
         )
         make = build or (lambda chosen: _ghosted(model, sites, chosen, cheap_kernel_size))
-        whole = _Whole(model, make, setting, sizes)
+        whole = WholeTimes(model, setting, sizes)
+
+        def ratio_of(choice: Choice) -> float:
+            layers = "1 layer" if len(choice) == 1 else f"{len(choice)} layers"
+            tell(f"ghosting {layers}")
+            return whole.ratio(make(choice), f"{layers} ghosted", {"layers": len(choice)})
+
         options = {name: found for name in timed if (found := _options(timed[name], costs[name]))}
-        chosen, measured = search(options, whole.ratio, budget) if options else ({}, 1.0)
+        chosen, measured = search(options, ratio_of, budget) if options else ({}, 1.0)
         everything = {name: ratios[0] for name, found in timed.items() if found.ghosts}
         if budget == 1 and 0 < len(options) < len(everything):
-            measured_all = whole.ratio(everything)
+            measured_all = ratio_of(everything)
             if measured_all < min(
                 1 - WORTH, measured - LEAST_GAIN
             ):  # layers that lose alone can gain where the runtime fuses them
@@ -136,41 +140,12 @@ def plan(
             "cheap_kernel_size": cheap_kernel_size,
             "input_size": list(sizes),
         },
-        environment=environment() | _versions(target, precision),
+        environment=environment() | versions_of(target, precision),
     )
 
 
-def _versions(target: str, precision: str) -> dict[str, str]:
-    packages = [target_named(target).package, *([require_quantiser(target)] if precision == "int8" else [])]
-    return {package: importlib.metadata.version(package) for package in packages}
-
-
-def _check(target: str, precision: str, budget: float, seconds: float) -> None:
-    found = target_named(target)
-    require_to_write(found)
-    if precision == "int8":
-        require_quantiser(target)
-    elif precision not in found.precisions:
-        if precision in ("fp32", "bf16"):
-            raise InputError(
-                f"{found.runtime} runs in {' or '.join(found.precisions)} here, not in {precision}"
-            )
-        raise unknown_name("precision", precision, [*found.precisions, "int8"])
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
-        raise InputError(
-            f"budget (={budget!r}) must be above 0 and at most 1: the time of the Ghost network over the original's; "
-            "1 takes every layer that gains"
-        )
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise InputError(f"seconds (={seconds}) must be above 0; 0.3 is usual")
-
-
-def _check_forms(
-    threads: int, ratio: int | Sequence[int], cheap_kernel_size: int, budget: float
-) -> list[int]:
+def _check_forms(ratio: int | Sequence[int], cheap_kernel_size: int, budget: float) -> list[int]:
     """Return the ratios to try, in order."""
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads (={threads!r}) must be an integer >= 1")
     several = isinstance(ratio, Sequence) and not isinstance(ratio, str)
     ratios = list(ratio) if isinstance(ratio, Sequence) and several else [ratio]
     for one in ratios:
@@ -227,44 +202,6 @@ def _options(timed: LayerTimes, costs: Mapping[int, float]) -> list[GhostOption]
         for ratio in timed.ghosts
         if ratio in costs and timed.gain_ms(ratio) >= LEAST_GAIN * timed.dense_ms
     ]
-
-
-class _Whole:
-    """Times whole Ghost networks against the original."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        make: Callable[[Choice], nn.Module],
-        setting: Setting,
-        input_size: tuple[int, ...],
-    ) -> None:
-        self._model, self._make, self._setting, self._size = model, make, setting, input_size
-        self.attempts: list[dict[str, Any]] = []
-        self.dense_ms = 0.0
-
-    def ratio(self, chosen: Choice) -> float:
-        """Return time of the network with these layers ghosted over that of the original."""
-        layers = "1 layer" if len(chosen) == 1 else f"{len(chosen)} layers"
-        self._setting.announce(f"ghosting {layers}")
-        network = self._make(chosen)
-        dense = self._setting.session("the network", f"{self._size} {self._model}", self._model, self._size)
-        ghost = self._setting.session(
-            f"the network with {layers} ghosted", f"{self._size} {network}", network, self._size
-        )
-        found = self._setting.times({"dense": dense, "ghost": ghost}, self._size, 4 * self._setting.seconds)
-        self.dense_ms = found["dense"].median_ms
-        ratio = found["ghost"].median_ms / self.dense_ms
-        self.attempts.append(
-            {
-                "layers": len(chosen),
-                "dense_ms": self.dense_ms,
-                "ghost_ms": found["ghost"].median_ms,
-                "ratio": ratio,
-            }
-        )
-        self._setting.announce(f"{layers} ghosted: whole network at {ratio:.3f} of the time")
-        return ratio
 
 
 def _ghosted(model: nn.Module, sites: Sequence[Site], chosen: Choice, cheap_kernel_size: int) -> nn.Module:

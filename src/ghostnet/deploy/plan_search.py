@@ -18,7 +18,7 @@ _ATTEMPTS = 8
 _ROUNDING = (
     0.999  # of what is asked for: the knapsack rounds savings down, which must not cost one more layer
 )
-_INSIDE = 0.005  # aim at this much below the budget, since a measurement on the wrong side is of no use
+INSIDE = 0.005  # aim at this much below the budget, since a measurement on the wrong side is of no use
 
 Choice = dict[str, int]
 
@@ -124,5 +124,5 @@ def _between(tried: list[_Attempt], budget: float) -> list[float]:
         return []
     below = [attempt for attempt in tried if attempt.share < high.share]
     low = max(below, key=lambda attempt: attempt.share, default=_Attempt(0.0, {}, 1.0))
-    guess = low.share + (high.share - low.share) * (low.ratio - budget + _INSIDE) / (low.ratio - high.ratio)
+    guess = low.share + (high.share - low.share) * (low.ratio - budget + INSIDE) / (low.ratio - high.ratio)
     return [share for share in (guess, (low.share + high.share) / 2) if low.share < share < high.share]

@@ -22,7 +22,7 @@ _INT8_HEADER = (
 )
 _PLAN_HEADER = (
     *("network", "runtime", "precision", "vectors", "budget"),
-    *("layers ghosted", "time ratio", "all ghosted", "record"),
+    *("layers ghosted, or pruned", "time ratio", "all ghosted", "record"),
 )
 SPREAD_NOTE = "in brackets the lowest and highest of several processes"
 _ARM_HEADER = ("network", "input", "runtime", "to x86", "to PyTorch", "emulator", "record")
@@ -57,7 +57,7 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
         places = (result["environment"] for _, result in results if result["exhibit"] == "plan")
         processor = next(places).get("cpu", "unknown processor")
         title = (
-            "Conversion by plan (`ghostnet convert --plan`), time of the Ghost network over the dense one's in the "
+            "Conversion by plan (`ghostnet convert --plan`), time of the new network over the dense one's in the "
             f"same runtime and run, one thread, batch 1, {processor}; s: the ratios of a plan that chooses them:"
         )
         parts.append(f"{title}\n\n{markdown_table(_PLAN_HEADER, plans)}")
@@ -343,8 +343,6 @@ def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, .
             continue
         plan = result["metrics"]
         whole, budget = plan.get("all_ratio"), plan.get("budget", 1)
-        several = isinstance(plan.get("settings", {}).get("ratio"), list)
-        ratios = ", ".join(map(str, sorted(set(plan["ratios"].values())))) if several else ""
         rows.append(
             (
                 str(result["recipe"]["network"]),
@@ -352,13 +350,22 @@ def plan_rows(results: Results, link_root: str = "results") -> list[tuple[str, .
                 plan["precision"],
                 _vectors(plan.get("processor_features", [])),
                 "–" if budget == 1 else f"{budget}",
-                f"{len(plan['layers'])} of {len(plan['rows'])}{f', s = {ratios}' if ratios else ''}",
+                _planned(plan, result["recipe"]),
                 f"{plan['measured_ratio']:.3f}",
                 "–" if whole is None else f"{whole:.3f}",
                 f"[record]({link_root}/{path.as_posix()})",
             )
         )
     return rows
+
+
+def _planned(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """Say how many layers were ghosted, or how much pruning left."""
+    if "share" in plan:
+        return f"pruned ({recipe.get('method', '?')}) to {plan['share']:.2f} of the MACs"
+    several = isinstance(plan.get("settings", {}).get("ratio"), list)
+    ratios = ", ".join(map(str, sorted(set(plan["ratios"].values())))) if several else ""
+    return f"{len(plan['layers'])} of {len(plan['rows'])}{f', s = {ratios}' if ratios else ''}"
 
 
 def _vectors(features: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ that every candidate need not be built. What comes of it is counted again by `pr
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 
 import torch
@@ -28,16 +30,26 @@ class Budget:
         sites: where it can lose channels.
         input_size: `(C, H, W)`.
         macs: target share of the network's MACs, in (0, 1).
+        multiple: each site keeps a multiple of so many channels, or all.
 
     Raises:
-        InputError: `macs` is no such share, or cannot be reached with one channel left at every site.
+        InputError: `macs` is no such share, or cannot be reached with the fewest channels left at every site.
     """
 
     def __init__(
-        self, model: nn.Module, sites: list[PruneSite], input_size: tuple[int, ...], macs: float
+        self,
+        model: nn.Module,
+        sites: list[PruneSite],
+        input_size: tuple[int, ...],
+        macs: float,
+        *,
+        multiple: int = 1,
     ) -> None:
         if isinstance(macs, bool) or not isinstance(macs, (int, float)) or not 0 < macs < 1:
             raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+            raise InputError(f"`multiple` (={multiple!r}) must be an integer >= 1; 8 suits CPUs")
+        self.multiple = multiple
         counted = profile(model, input_size)
         self.sites, self.full = sites, counted.macs
         self.target = macs * counted.macs
@@ -52,12 +64,24 @@ class Budget:
                 touched = [carriers[path]] if is_depthwise(model.get_submodule(path)) else []
             self._layers.append((by_name.get(path, 0), touched))
         self._fixed = counted.macs - sum(macs for macs, _ in self._layers)
-        least = self.macs({site.name: 1 for site in sites})
+        least = self._fewest()
         if least > self.target:
+            fewest = "one channel" if multiple == 1 else f"{multiple} channels"
             raise InputError(
-                f"`macs` (={macs}) cannot be reached: with one channel left in each prunable layer the network "
+                f"`macs` (={macs}) cannot be reached: with {fewest} left in each prunable layer the network "
                 f"still has {least / self.full:.3f} of its MACs; ask for more"
             )
+
+    @classmethod
+    def least(
+        cls, model: nn.Module, sites: list[PruneSite], input_size: tuple[int, ...], multiple: int
+    ) -> float:
+        """Return the smallest share of the MACs that can be asked for, rounded up to three digits."""
+        all_but_nothing = cls(model, sites, input_size, 1 - 1e-12, multiple=multiple)
+        return min(math.ceil(1000 * all_but_nothing._fewest() / all_but_nothing.full) / 1000, 0.999)
+
+    def _fewest(self) -> int:
+        return self.macs({site.name: min(self.multiple, site.channels) for site in self.sites})
 
     def macs(self, counts: Mapping[str, int]) -> int:
         """Return the network's MACs with so many channels kept at each site."""
@@ -72,7 +96,7 @@ class Budget:
         """Drop the channels of the lowest scores, whatever their layer, until the target is met.
 
         Args:
-            scores: `(channels,)` for each site's name; every layer keeps its best channel.
+            scores: `(channels,)` for each site's name; every layer keeps its best channels.
             target: MACs; None takes the budget's.
 
         Returns:
@@ -80,48 +104,63 @@ class Budget:
         """
         wanted = self.target if target is None else target
         counts = {site.name: site.channels for site in self.sites}
-        dropped: dict[str, list[int]] = {site.name: [] for site in self.sites}
-        order = sorted(
-            (float(score), place, index)
-            for place, site in enumerate(self.sites)
-            for index, score in enumerate(scores[site.name].tolist())
-        )
+        dropped: dict[str, set[int]] = {site.name: set() for site in self.sites}
+        order = self._blocks(scores)
         current = self.macs(counts)
-        for _, place, index in order:
+        for _, place, block in order:
             if current <= wanted * (1 + _AIM):
                 break
             name = self.sites[place].name
-            if counts[name] == 1:
+            after = self.macs({**counts, name: counts[name] - len(block)})
+            if after < wanted * (1 - _AIM):  # too large a step: a smaller one further on may fit
                 continue
-            after = self.macs({**counts, name: counts[name] - 1})
-            if after < wanted * (1 - _AIM):  # too large a step: a smaller channel further on may fit
-                continue
-            counts[name], current = counts[name] - 1, after
-            dropped[name].append(index)
+            counts[name], current = counts[name] - len(block), after
+            dropped[name].update(block)
         self._last_step(order, counts, dropped, current, wanted)
         return {
-            site.name: torch.tensor([i for i in range(site.channels) if i not in set(dropped[site.name])])
+            site.name: torch.tensor([i for i in range(site.channels) if i not in dropped[site.name]])
             for site in self.sites
         }
 
+    def _blocks(self, scores: Mapping[str, Tensor]) -> list[tuple[float, int, list[int]]]:
+        """Return what can be dropped at once, the lowest mean score first: it, the place of its site, its channels.
+
+        All but the first block of a site have `multiple` channels, so that a multiple stays; the last one always stays.
+        """
+        found = []
+        for place, site in enumerate(self.sites):
+            values = scores[site.name].tolist()
+            ranked = sorted(range(site.channels), key=lambda index: (values[index], index))
+            start = site.channels % self.multiple
+            edges = [*([0] if start else []), *range(start, site.channels, self.multiple)]
+            for one, end in itertools.pairwise(edges):
+                block = ranked[one:end]
+                found.append((sum(values[index] for index in block) / len(block), place, block))
+        return sorted(found)
+
     def _last_step(
-        self, order: list, counts: dict[str, int], dropped: dict[str, list[int]], current: int, wanted: float
+        self,
+        order: list[tuple[float, int, list[int]]],
+        counts: dict[str, int],
+        dropped: dict[str, set[int]],
+        current: int,
+        wanted: float,
     ) -> None:
-        """Where channels are too coarse for the aim: drop the lowest one that brings the MACs nearer."""
+        """Where channels are too coarse for the aim: drop the lowest ones that bring the MACs nearer."""
         while current > wanted * (1 + _AIM):
             best = None
-            for _, place, index in order:
+            for _, place, block in order:
                 name = self.sites[place].name
-                if index in dropped[name] or counts[name] == 1:
+                if block[0] in dropped[name]:
                     continue
-                after = self.macs({**counts, name: counts[name] - 1})
+                after = self.macs({**counts, name: counts[name] - len(block)})
                 if abs(after - wanted) < abs(current - wanted) and (best is None or after > best[0]):
-                    best = (after, name, index)
+                    best = (after, name, block)
             if best is None:
                 return
-            current, name, index = best
-            counts[name] -= 1
-            dropped[name].append(index)
+            current, name, block = best
+            counts[name] -= len(block)
+            dropped[name].update(block)
 
     def uniform(self, scores: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Drop about the same share of every layer's channels, each layer's lowest scores first.

@@ -23,20 +23,22 @@ class PruneMethod:
         run: chooses the channels that stay at each site; may change `job.pruned` at full width.
         needs: "nothing", "images", "labels" or "training".
         reference: where it was published, and its number in the paper's list.
+        uniform: every layer loses the same share of its channels, so that the MACs alone say how many.
     """
 
     name: str
     run: Callable[[PruneJob], dict[str, Tensor]]
     needs: str
     reference: str
+    uniform: bool = False
 
 
 PRUNE_METHODS: dict[str, PruneMethod] = {
     method.name: method
     for method in (
-        PruneMethod("l1", prune_l1, "nothing", "Li et al. 2017 [31, 37]"),
-        PruneMethod("channel", prune_channel, "images", "He et al. 2017 [18]"),
-        PruneMethod("thinet", prune_thinet, "images", "Luo et al. 2017 [39]"),
+        PruneMethod("l1", prune_l1, "nothing", "Li et al. 2017 [31, 37]", uniform=True),
+        PruneMethod("channel", prune_channel, "images", "He et al. 2017 [18]", uniform=True),
+        PruneMethod("thinet", prune_thinet, "images", "Luo et al. 2017 [39]", uniform=True),
         PruneMethod("sss", prune_sss, "training", "Huang and Wang 2018 [23]"),
         PruneMethod("taylor", prune_taylor, "labels", "Molchanov et al. 2019 [41]"),
     )

@@ -1,0 +1,54 @@
+"""Pruning to a share of the time in a runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ghostnet
+from ghostnet.convert import prune
+from ghostnet.errors import InputError
+from ghostnet.recipes.latency_prune import prune_by_plan
+
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def dense() -> nn.Module:
+    torch.manual_seed(0)
+    return ghostnet.create_model("resnet20").eval()
+
+
+@pytest.mark.parametrize("method", ["l1", "channel"])
+def test_what_was_timed_has_the_channels_of_what_comes_out(method: str, dense: nn.Module) -> None:
+    pytest.importorskip("onnxruntime")
+    images: Any = (
+        None if method == "l1" else torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    )
+    pruned, report, found = prune_by_plan(
+        dense, "onnx", method=method, budget=0.85, example_input=EXAMPLE, calibration=images, seconds=0.05
+    )
+    assert found.measured_ratio <= 0.85
+    assert report.settings == {"method": method, "macs": found.share, "multiple": 8}
+    timed, _ = prune(dense, "l1", macs=found.share, multiple=8, example_input=EXAMPLE)
+    shapes = {name: value.shape for name, value in pruned.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in timed.state_dict().items()}
+    assert pruned.get_submodule("layer3.1.conv1").out_channels % 8 == 0
+    same = all(torch.equal(value, timed.state_dict()[name]) for name, value in pruned.state_dict().items())
+    assert same == (method == "l1")
+
+
+def test_what_cannot_be_planned_is_refused(dense: nn.Module) -> None:
+    given: dict[str, Any] = {"budget": 0.5, "example_input": EXAMPLE, "seconds": 0.01}
+    with pytest.raises(InputError, match=r"method 'sss' trains before it chooses.*give it as `macs`"):
+        prune_by_plan(dense, "onnx", method="sss", **given)
+    with pytest.raises(InputError, match="unknown pruning method 'ghost'"):
+        prune_by_plan(dense, "onnx", method="ghost", **given)
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(
+        InputError, match=r"budget \(=0.02\) cannot be met by pruning: with 0\.\d+ of its MACs"
+    ):
+        prune_by_plan(dense, "onnx", **(given | {"budget": 0.02}))
