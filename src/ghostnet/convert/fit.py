@@ -106,14 +106,12 @@ def best_primary(
     """
     if rough:
         found = best_primary(moments.single, drawn_to.float(), cheap.float(), groups.single, ridge).double()
-        return (
-            found if bool(found.isfinite().all()) else best_primary(moments, drawn_to, cheap, groups, ridge)
-        )
+        if bool(found.isfinite().all()):
+            return found
     columns = drawn_to.shape[1]
     step = min(len(drawn_to), max(1, _ENTRIES // columns**2))
-    room = torch.empty(
-        step, columns**2, dtype=drawn_to.dtype
-    )  # a fresh one each time costs as much as the product
+    # memory anew for each step would cost as much as the product
+    room = torch.empty(step, columns**2, dtype=drawn_to.dtype)
     parts = []
     for slots in torch.arange(len(drawn_to)).split(step):
         gram, missing = primary_equations(moments, drawn_to, cheap, groups, slots, room)
