@@ -233,5 +233,9 @@ def test_unusable_plans_are_one_line(
     pruning = ("--plan", "onnx", "--method", "l1")
     assert "give it as --budget, such as 0.7" in _line(capsys, *start, *pruning)
     assert "leave out one of them" in _line(capsys, *start, *pruning, "--budget", "0.7", "--macs", "0.5")
+    repaired = ("--plan", "onnx", "--method", "channel", "--budget", "0.7", "--calibration", "synthetic")
+    assert "measures for method ghost" in _line(
+        capsys, *start, *repaired, "--costs", str(tmp_path / "c.json")
+    )
     assert "ONNX Runtime runs in fp32 here, not in bf16" in _line(capsys, *start, "--plan", "onnx:bf16")
     assert list(tmp_path.iterdir()) == []

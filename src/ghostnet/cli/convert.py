@@ -184,7 +184,7 @@ def convert(
         f"--form {form}": form != "linear",
     }
     by_budget = plan is not None and budget < 1 and calibration is not None
-    measured = by_budget and init == "dense" and form == "linear"
+    measured = by_budget and method == "ghost" and init == "dense" and form == "linear"
     check_measured(macs, costs, calibration, method, others, by_budget=measured)
     redundant = redundant_share(layers, calibration)
     refuse_overwrite(out, force=force)
