@@ -228,6 +228,17 @@ def test_convert_prunes_to_a_share_of_macs(
     assert _json(capsys, "profile", str(out))["macs"] == report["macs_after"]
 
 
+def test_pruning_by_weights_leaves_a_checkpoint_of_another_run(saved: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "pruned.safetensors", tmp_path / "pruned.safetensors.checkpoint"
+    other.write_bytes(b"of an interrupted --method sss")
+    assert (
+        cli.run(["convert", str(saved), "-o", str(out), "--method", "l1", "--macs", "0.6", "--multiple", "8"])
+        == 0
+    )
+    assert other.exists()
+    assert ghostnet.load(out).get_submodule("layer3.1.conv1").out_channels % 8 == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

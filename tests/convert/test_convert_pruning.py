@@ -296,6 +296,16 @@ def test_the_least_share_can_be_asked_for_and_less_cannot(dense):
             prune(dense, "l1", macs=least - 0.002, multiple=multiple, example_input=example)
 
 
+def test_there_is_no_least_share_where_no_channel_can_go(dense):
+    example = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(
+        InputError, match="no layer has more than 64 channels to lose; take a smaller `multiple`"
+    ):
+        least_share(dense, example, multiple=64)
+    with pytest.raises(InputError, match=r"`multiple` \(=0\) must be an integer >= 1"):
+        least_share(dense, example, multiple=0)
+
+
 def test_a_pruned_network_can_become_a_ghost_network(dense, tmp_path):
     pruned, _ = prune(dense, "l1", macs=0.6)
     ghost, _ = ghostnet.ghostify(pruned, init="random")

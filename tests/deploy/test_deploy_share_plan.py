@@ -98,6 +98,22 @@ def test_a_network_is_narrowed_until_it_takes_the_share_of_the_time(tmp_path: Pa
     assert lines[-1].endswith("of the time in ONNX Runtime fp32, 1 thread(s)")
 
 
+def test_shares_that_give_one_network_are_timed_once() -> None:
+    pytest.importorskip("onnxruntime")
+    found = plan_share(
+        network(),
+        "onnx",
+        build=lambda _share: network(48),
+        input_size=SIZE,
+        budget=0.3,
+        least=0.1,
+        seconds=0.01,
+    )
+    assert len(found.attempts) > 1
+    assert len({attempt["share"] for attempt in found.attempts}) == len(found.attempts)
+    assert len({(attempt["dense_ms"], attempt["ms"]) for attempt in found.attempts}) == 1
+
+
 def test_a_budget_that_cannot_be_met_is_said() -> None:
     pytest.importorskip("onnxruntime")
     found = plan_share(

@@ -220,7 +220,8 @@ def convert(
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         training = data_dir, normalisation_of(model, normalisation), checkpoint
         output.write(*pruned(pruning, 0.5 if macs is None else macs, training))
-        checkpoint.unlink(missing_ok=True)
+        if method == "sss":  # the only one that makes it; another's may be of an interrupted run
+            checkpoint.unlink(missing_ok=True)
         return
     ghost: dict[str, Any] = {
         "ratio": ratio if ratio is not None else (2, 3, 4) if measured else 2,

@@ -76,8 +76,8 @@ def check_setting(target: str, precision: str, budget: float, seconds: float, th
         raise unknown_name("precision", precision, [*found.precisions, "int8"])
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
         raise InputError(
-            f"budget (={budget!r}) must be above 0 and at most 1: the time of the Ghost network over the original's; "
-            "1 takes every layer that gains"
+            f"budget (={budget!r}) must be above 0 and at most 1: the time of the new network over the "
+            "original's; for a plan of layers 1 takes every one that gains"
         )
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"seconds (={seconds}) must be above 0; 0.3 is usual")

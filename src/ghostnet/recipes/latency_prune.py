@@ -6,6 +6,7 @@ quickest of them prunes; only the network that was found is pruned as asked for,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def prune_by_plan(
         )
     data = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
 
+    @functools.cache
     def pruned(share: float, how: str) -> tuple[nn.Module, ConversionReport]:
         images = None if how == "l1" else data
         return prune(

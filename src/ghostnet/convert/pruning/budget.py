@@ -7,7 +7,6 @@ that every candidate need not be built. What comes of it is counted again by `pr
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 
 import torch
@@ -47,9 +46,7 @@ class Budget:
     ) -> None:
         if isinstance(macs, bool) or not isinstance(macs, (int, float)) or not 0 < macs < 1:
             raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
-        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-            raise InputError(f"`multiple` (={multiple!r}) must be an integer >= 1; 8 suits CPUs")
-        self.multiple = multiple
+        self.multiple = check_multiple(multiple)
         counted = profile(model, input_size)
         self.sites, self.full = sites, counted.macs
         self.target = macs * counted.macs
@@ -64,24 +61,13 @@ class Budget:
                 touched = [carriers[path]] if is_depthwise(model.get_submodule(path)) else []
             self._layers.append((by_name.get(path, 0), touched))
         self._fixed = counted.macs - sum(macs for macs, _ in self._layers)
-        least = self._fewest()
+        least = self.macs({site.name: min(multiple, site.channels) for site in sites})
         if least > self.target:
             fewest = "one channel" if multiple == 1 else f"{multiple} channels"
             raise InputError(
                 f"`macs` (={macs}) cannot be reached: with {fewest} left in each prunable layer the network "
                 f"still has {least / self.full:.3f} of its MACs; ask for more"
             )
-
-    @classmethod
-    def least(
-        cls, model: nn.Module, sites: list[PruneSite], input_size: tuple[int, ...], multiple: int
-    ) -> float:
-        """Return the smallest share of the MACs that can be asked for, rounded up to three digits."""
-        all_but_nothing = cls(model, sites, input_size, 1 - 1e-12, multiple=multiple)
-        return min(math.ceil(1000 * all_but_nothing._fewest() / all_but_nothing.full) / 1000, 0.999)
-
-    def _fewest(self) -> int:
-        return self.macs({site.name: min(self.multiple, site.channels) for site in self.sites})
 
     def macs(self, counts: Mapping[str, int]) -> int:
         """Return the network's MACs with so many channels kept at each site."""
@@ -175,3 +161,14 @@ class Budget:
             ranks[torch.argsort(values, stable=True)] = (torch.arange(site.channels) + 0.5) / site.channels
             ranked[site.name] = ranks
         return self.select(ranked)
+
+
+def check_multiple(multiple: object) -> int:
+    """Return of how many channels layers keep a multiple.
+
+    Raises:
+        InputError: no integer of at least 1.
+    """
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+        raise InputError(f"`multiple` (={multiple!r}) must be an integer >= 1; 8 suits CPUs")
+    return multiple

@@ -6,6 +6,7 @@ training (SSS is handed one) and fine-tuning.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from ghostnet.convert.calibration import calibration_batches, on_device_of
 from ghostnet.convert.ghostify import example_of
 from ghostnet.convert.graph import find_units
-from ghostnet.convert.pruning.budget import TOLERANCE, Budget
+from ghostnet.convert.pruning.budget import TOLERANCE, Budget, check_multiple
 from ghostnet.convert.pruning.job import PruneJob, Sparsify
 from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod
 from ghostnet.convert.pruning.sites import PruneSite, find_sites, narrow_
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.measure import profile
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import record_edits_, recorded_edits
@@ -102,19 +104,28 @@ def prune(
 
 
 def least_share(model: nn.Module, example_input: Tensor, *, multiple: int = 1) -> float:
-    """Return the share of the MACs that is left where every prunable layer keeps `multiple` channels, rounded up.
+    """Return the smallest share of the MACs that `prune` can leave, rounded up to three digits.
 
     Args:
         model: as for `prune`.
         example_input: `(N, C, H, W)`.
-        multiple: as for `prune`.
+        multiple: as for `prune`; so many channels stay in every prunable layer, or all.
 
     Raises:
-        InputError: a network in which nothing can be pruned, or a bad `multiple`.
+        InputError: a bad `multiple`, or a network in which nothing can be pruned.
     """
+    multiple = check_multiple(multiple)
     model = eager_module(model, "prune")
+    narrowest = copy_model(model).eval()
     sites, _ = find_sites(model, find_units(model, example_input))
-    return Budget.least(copy_model(model).eval(), sites, tuple(example_input.shape[1:]), multiple)
+    narrow_(narrowest, sites, {site.name: torch.arange(min(multiple, site.channels)) for site in sites})
+    size = tuple(example_input.shape[1:])
+    share = math.ceil(1000 * profile(narrowest, size).macs / profile(model, size).macs) / 1000
+    if share >= 1:
+        raise InputError(
+            f"no layer has more than {multiple} channels to lose; take a smaller `multiple` (--multiple)"
+        )
+    return share
 
 
 def _data(
