@@ -51,6 +51,7 @@ def test_blocks_of_channels_make_steps_and_the_best_that_was_seen_counts() -> No
     )  # 0.7 for all from 0.6 to 0.7
     assert ratio == 0.7
     assert 0.68 < share < 0.7
+    assert share == max(one for one in asked if one < 0.7) > min(asked)
     assert len(asked) == len(set(asked)) <= 8
 
 
