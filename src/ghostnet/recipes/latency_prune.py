@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ghostnet import deploy
 from ghostnet.convert import PRUNE_METHODS, ConversionReport, prune
-from ghostnet.convert.pruning.prune import least_share
+from ghostnet.convert.pruning.prune import calibration_for, least_share
 from ghostnet.errors import InputError, unknown_name
 
 MULTIPLE = 8  # channels: the registers of CPUs hold as many float32, or twice
@@ -63,6 +63,7 @@ def prune_by_plan(
             "with method 'l1', then give it as `macs` (--macs)"
         )
     data = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
+    calibration_for(PRUNE_METHODS[method], data)  # refused before anything is timed
 
     @functools.cache
     def pruned(share: float, how: str) -> tuple[nn.Module, ConversionReport]:

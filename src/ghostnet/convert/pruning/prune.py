@@ -74,7 +74,7 @@ def prune(
     if method not in PRUNE_METHODS:
         raise unknown_name("pruning method", method, PRUNE_METHODS)
     model = eager_module(model, "prune")
-    labelled, batches = _data(PRUNE_METHODS[method], calibration)
+    labelled, batches = calibration_for(PRUNE_METHODS[method], calibration)
     example = example_of(model, example_input, batches)
     units = find_units(model, example)
     sites, reasons = find_sites(model, units)
@@ -128,10 +128,17 @@ def least_share(model: nn.Module, example_input: Tensor, *, multiple: int = 1) -
     return share
 
 
-def _data(
+def calibration_for(
     method: PruneMethod, calibration: Tensor | Iterable[Any] | None
 ) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor] | None]:
-    """Check that a method has the images and labels that it needs."""
+    """Check that a method has the images and labels that it needs.
+
+    Returns:
+        Pairs of images `(N, C, H, W)` and labels `(N,)` for a method that needs labels, and batches of images or None.
+
+    Raises:
+        InputError: it has not.
+    """
     items: Any = calibration
     if isinstance(calibration, np.ndarray):
         items = _as_tensors(calibration)
