@@ -47,6 +47,10 @@ def test_what_cannot_be_planned_is_refused(dense: nn.Module) -> None:
         prune_by_plan(dense, "onnx", method="sss", **given)
     with pytest.raises(InputError, match="unknown pruning method 'ghost'"):
         prune_by_plan(dense, "onnx", method="ghost", **given)
+    said: list[str] = []
+    with pytest.raises(InputError, match="method 'channel' looks at images: give `calibration`"):
+        prune_by_plan(dense, "onnx", method="channel", announce=said.append, **given)
+    assert said == []  # nothing was timed
     pytest.importorskip("onnxruntime")
     with pytest.raises(
         InputError, match=r"budget \(=0.02\) cannot be met by pruning: with 0\.\d+ of its MACs"
