@@ -17,8 +17,8 @@ from ghostnet.deploy.targets import require_to_open, require_to_write
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_group
 
-NAMES = ("coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
-RUN_HERE = NAMES[1:]  # Core ML has tests of its own
+NAMES = ("c", "coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
+RUN_HERE = tuple(name for name in NAMES if name != "coreml")  # Core ML has tests of its own
 EXTRAS = {"litert": "litert", "coreml": "mobile", "executorch": "mobile"}
 SIZE = (3, 8, 8)
 

@@ -21,7 +21,7 @@ from ghostnet.models import create_model
 from ghostnet.nn import GhostConv2d, SqueezeExcite
 from ghostnet.nn.ghost_module import GhostModule
 
-TARGETS = ("onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch")
+TARGETS = ("onnx", "openvino", "litert", "ncnn", "mnn", "c", "coreml", "executorch")
 
 
 def randomise_(model: nn.Module, seed: int = 1) -> nn.Module:

@@ -17,8 +17,8 @@ from ghostnet.deploy import TARGETS, Session, export, load
 from ghostnet.nn import GhostConv2d
 
 TOLERANCE = 1e-4
-NAMES = ("coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
-RUN_HERE = NAMES[1:]  # Core ML has tests of its own
+NAMES = ("c", "coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
+RUN_HERE = tuple(name for name in NAMES if name != "coreml")  # Core ML has tests of its own
 QUICK = [
     (name, seed) for seed in (2, 5) for name in NAMES if (name, seed) != ("litert", 5)
 ]  # that one takes 4 s

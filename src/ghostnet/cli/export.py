@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ghostnet.data import Preprocessing
 
 # The names are repeated here so that `--help` and a wrong name are answered without numpy or torch.
-TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch")
+TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn", "c", "coreml", "executorch")
 _TARGET_HELP = (
     "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin), mnn (.mnn), "
     "coreml (.mlpackage) or executorch (.pte)."

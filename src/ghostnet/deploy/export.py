@@ -105,7 +105,7 @@ def export(
     Args:
         model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched. Weights in half or
             double precision are written in float32.
-        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "coreml", "executorch".
+        target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "c", "coreml", "executorch".
         path: the file to write, with the target's ending; OpenVINO (.xml) and ncnn (.param) keep their weights in
             a .bin beside it, and Core ML's (.mlpackage) is a folder. The manifest is `<path>.json`.
         input_size: shape of one input without the batch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ghostnet.deploy.targets.c import CSource
 from ghostnet.deploy.targets.coreml import CoreML
 from ghostnet.deploy.targets.executorch import ExecuTorch
 from ghostnet.deploy.targets.litert import LiteRT
@@ -20,7 +21,8 @@ from ghostnet.deploy.targets.target import Runner, Target, require_to_open, requ
 from ghostnet.errors import InputError, unknown_name
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn(), CoreML(), ExecuTorch())
+    target.name: target
+    for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn(), CSource(), CoreML(), ExecuTorch())
 }
 HALF: dict[str, Target] = {"coreml": CoreML(half=True)}  # whose files may be in float16
 

@@ -29,8 +29,6 @@ _CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"  # answers True for
 # of the sizes of Winograd's units that MNN weighs, the third rounds by 3e-4 of VGG-11's outputs (without it: 2e-6)
 _WINOGRAD_CANDIDATES = 3  # MNN's number of the hint
 _MISSING = re.compile(r"These Op Not Support: *(?:\w+::)?(\w+)")
-_FX_OPERATOR = re.compile(r"\btarget=torch\.ops\.([\w.]+)")
-_FX_NODE = "pkg.torch.onnx.fx_node"  # the exporter's note on a node
 
 
 class Mnn:
@@ -143,9 +141,6 @@ def _variables(path: Path) -> dict[str, Any]:
 
 def _in_pytorch(operator: str, graph: Any) -> str:
     """Return ONNX's name of an operator and PyTorch's for the first node that has it."""
-    for node in graph.node:
-        notes = {note.key: note.value for note in node.metadata_props}
-        found = _FX_OPERATOR.search(notes.get(_FX_NODE, ""))
-        if node.op_type == operator and found:
-            return f"{operator} ({found[1]})"
-    return operator
+    from ghostnet.deploy.targets.onnx import in_pytorch
+
+    return next((in_pytorch(node) for node in graph.node if node.op_type == operator), operator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 OPSET = 18
 BATCH_AXIS = "batch"
 _OPEN_BATCH = "ghostnet_open_batch"  # in a file's properties: its batch is open, so nobody has to look
+_FX_OPERATOR = re.compile(r"\btarget=torch\.ops\.([\w.]+)")
+_FX_NODE = "pkg.torch.onnx.fx_node"  # the exporter's note on a node
 _FLOAT32 = "tensor(float)"  # in ONNX Runtime's words
 
 
@@ -65,13 +68,14 @@ class Onnx:
         return OnnxRunner(path.read_bytes(), threads)
 
 
-def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
+def exported(model: nn.Module, path: Path, example: torch.Tensor, *, open_batch: bool = True) -> Any:
     """Return what PyTorch's exporter makes of the network, with its notes on where each node comes from.
 
     Args:
         model: in eval mode.
         path: a file that is written on the way.
-        example: an input `(N, C, H, W)`; the batch stays free.
+        example: an input `(N, C, H, W)`.
+        open_batch: leave the batch free; else it is the example's.
     """
     import onnx
     import torch
@@ -86,7 +90,7 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
             str(path),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},),
+            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS)},) if open_batch else None,
             external_data=False,
             verbose=False,
             input_names=["images"],
@@ -96,6 +100,13 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor) -> Any:
     if passes_of(model):  # a plain export stays what PyTorch makes of it
         with_global_pools_(proto.graph)
     return proto
+
+
+def in_pytorch(node: Any) -> str:
+    """Return ONNX's name of a node's operator and, where the exporter noted it, PyTorch's."""
+    notes = {note.key: note.value for note in node.metadata_props}
+    found = _FX_OPERATOR.search(notes.get(_FX_NODE, ""))
+    return f"{node.op_type} ({found[1]})" if found else str(node.op_type)
 
 
 class OnnxRunner:

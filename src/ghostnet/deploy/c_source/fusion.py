@@ -1,0 +1,96 @@
+"""Layers that can be computed with the one before them, so that their maps are not written and read again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ghostnet.deploy.c_source.layers import IDENTITY, Convolution, Elementwise, Layer, Network
+
+_GATES = {"SIGMOID": "SILU", "HARD_SIGMOID": "HARD_SWISH"}  # x * gate(x) by name
+
+
+def fuse_(network: Network) -> None:
+    """Join activations and residual sums with the layers that they follow, in place."""
+    _name_gated_activations_(network)
+    _join_activations_(network)
+    _join_sums_(network)
+
+
+def _name_gated_activations_(network: Network) -> None:
+    """Make `x * sigmoid(x)` one layer."""
+    makers = {layer.result: layer for layer in network.layers}
+    readers = network.readers()
+    for place, layer in enumerate(network.layers):
+        if not (
+            isinstance(layer, Elementwise) and layer.kind == "MULTIPLY" and isinstance(layer.second, str)
+        ):
+            continue
+        for value, gated in ((layer.source, layer.second), (layer.second, layer.source)):
+            gate = makers.get(gated)
+            if not isinstance(gate, Elementwise) or gate.kind != "FIRST" or gate.source != value:
+                continue
+            if gate.activation.kind in _GATES and len(readers[gated]) == 1 and layer.activation == IDENTITY:
+                joined = dataclasses.replace(gate.activation, kind=_GATES[gate.activation.kind])
+                network.layers[place] = Elementwise("FIRST", value, None, layer.result, joined)
+                network.layers[network.layers.index(gate)] = _nothing(gate)
+                break
+    _drop_nothings_(network)
+
+
+def _nothing(layer: Elementwise) -> Elementwise:
+    return dataclasses.replace(layer, kind="NOTHING")
+
+
+def _drop_nothings_(network: Network) -> None:
+    network.layers = [
+        layer for layer in network.layers if not (isinstance(layer, Elementwise) and layer.kind == "NOTHING")
+    ]
+
+
+def _join_activations_(network: Network) -> None:
+    readers = network.readers()
+    makers = {layer.result: layer for layer in network.layers}
+    kept: list[Layer] = []
+    for layer in network.layers:
+        alone = isinstance(layer, Elementwise) and layer.kind == "FIRST" and layer.activation != IDENTITY
+        before = makers.get(layer.source) if isinstance(layer, Elementwise) and alone else None
+        if (
+            isinstance(layer, Elementwise)
+            and isinstance(before, Convolution | Elementwise)
+            and before.activation == IDENTITY
+            and len(readers[layer.source]) == 1
+        ):
+            before.activation, before.result = layer.activation, layer.result
+            makers[layer.result] = before
+        else:
+            kept.append(layer)
+    network.layers = kept
+
+
+def _join_sums_(network: Network) -> None:
+    """Let a convolution add the other operand of the sum that alone reads its result."""
+    readers = network.readers()
+    places = {layer.result: place for place, layer in enumerate(network.layers)}
+    joined: set[int] = set()
+    for place, layer in enumerate(network.layers):
+        if not (isinstance(layer, Elementwise) and layer.kind == "ADD" and isinstance(layer.second, str)):
+            continue
+        if network.sizes[layer.source] != network.sizes[layer.second]:
+            continue
+        operands = (layer.source, layer.second)
+        later = max(operands, key=lambda name: places.get(name, -1))
+        other = operands[operands[0] == later]
+        maker = network.layers[places[later]] if later in places else None
+        if (
+            isinstance(maker, Convolution)
+            and maker.groups == 1
+            and maker.add is None
+            and maker.activation == IDENTITY
+            and len(readers[later]) == 1
+            and later != other
+            and network.sizes[later][1:] != (1, 1)
+        ):
+            maker.add, maker.activation, maker.result = other, layer.activation, layer.result
+            places[layer.result] = places[later]
+            joined.add(place)
+    network.layers = [layer for place, layer in enumerate(network.layers) if place not in joined]

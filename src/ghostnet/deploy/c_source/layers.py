@@ -1,0 +1,164 @@
+"""What a network in C is made of: layers that read and write named maps, one image at a time.
+
+A map is `(C, H, W)`; `(C,)` counts as `(C, 1, 1)`. In memory the channels of a pixel lie side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+Size = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """What is done to each value of a layer's result; the names and meanings are those of `kernels.c`."""
+
+    kind: str = "NONE"
+    low: float = 0.0
+    high: float = 0.0
+
+
+IDENTITY = Activation()
+
+
+@dataclasses.dataclass
+class Convolution:
+    """`(C, H, W) -> (O, H', W')`, cross-correlation as in PyTorch.
+
+    Attributes:
+        weight: `(O, C / groups, kernel height, kernel width)`.
+        bias: `(O,)`.
+        padding: top, left, bottom, right.
+        add: a map that is added before the activation.
+    """
+
+    source: str
+    result: str
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    add: str | None = None
+    activation: Activation = IDENTITY
+
+
+@dataclasses.dataclass
+class Pool:
+    """Maximum or average over windows."""
+
+    source: str
+    result: str
+    is_max: bool
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    counts_outside: bool = False
+    activation: Activation = IDENTITY
+
+
+@dataclasses.dataclass
+class Elementwise:
+    """`activation(a kind b)`; an operand of one pixel or one channel is spread over the others.
+
+    Attributes:
+        kind: as in `kernels.c`; "FIRST" is the first operand alone.
+        second: a map, a constant `(C,)` or `(1,)`, or None.
+    """
+
+    kind: str
+    source: str
+    second: str | np.ndarray | None
+    result: str
+    activation: Activation = IDENTITY
+
+
+@dataclasses.dataclass
+class Concatenation:
+    """Maps of one size behind one another along the channels."""
+
+    sources: list[str]
+    result: str
+
+
+@dataclasses.dataclass
+class Channels:
+    """Some channels of a map, in some order; channel -1 is zeros."""
+
+    source: str
+    result: str
+    index: np.ndarray
+
+
+@dataclasses.dataclass
+class Sampling:
+    """Some rows and columns of a map, in some order, each as often as it is named."""
+
+    source: str
+    result: str
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclasses.dataclass
+class Border:
+    """A map inside a larger one of one value. Padding: top, left, bottom, right."""
+
+    source: str
+    result: str
+    padding: tuple[int, int, int, int]
+    value: float = 0.0
+
+
+@dataclasses.dataclass
+class Planes:
+    """A map as `(C * H * W,)` in PyTorch's order."""
+
+    source: str
+    result: str
+
+
+Layer = Convolution | Pool | Elementwise | Concatenation | Channels | Sampling | Border | Planes
+
+
+@dataclasses.dataclass
+class Network:
+    """Layers in an order in which they can run.
+
+    Attributes:
+        images: name of the network's input.
+        scores: name of its output.
+        output: the output's shape without the batch.
+        sizes: of all maps by name.
+    """
+
+    layers: list[Layer]
+    images: str
+    scores: str
+    output: tuple[int, ...]
+    sizes: dict[str, Size]
+
+    def readers(self) -> dict[str, list[Layer]]:
+        """Return the layers that read each map."""
+        found: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            for name in sources(layer):
+                found.setdefault(name, []).append(layer)
+        return found
+
+
+def sources(layer: Layer) -> Iterable[str]:
+    """Return the names of the maps that a layer reads, once for each time."""
+    if isinstance(layer, Concatenation):
+        return list(layer.sources)
+    names = [layer.source]
+    if isinstance(layer, Convolution) and layer.add is not None:
+        names.append(layer.add)
+    if isinstance(layer, Elementwise) and isinstance(layer.second, str):
+        names.append(layer.second)
+    return names

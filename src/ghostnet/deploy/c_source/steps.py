@@ -1,0 +1,404 @@
+"""Layers as calls of kernels: which one, with which numbers, on which weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+
+from ghostnet.deploy.c_source.layers import (
+    Activation,
+    Border,
+    Channels,
+    Convolution,
+    Elementwise,
+    Network,
+    Planes,
+    Pool,
+    Sampling,
+    Size,
+)
+from ghostnet.deploy.c_source.places import Place
+
+LANES = 8  # floats of a vector in kernels.c
+_LINE = 16  # floats of a line of the cache
+_DEPTH = (
+    256  # inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
+)
+_PANEL = 2  # vectors of a panel in `linear`
+_DEPTHWISE = {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)}  # kernel size and stride with a function of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class At:
+    """The first float of a map, which is known once memory is laid out."""
+
+    name: str
+    channel: int = 0
+
+
+@dataclasses.dataclass
+class Step:
+    """One call of a kernel.
+
+    Attributes:
+        kernel: function of `kernels.c`.
+        kind: its struct.
+        fields: of the struct; `At` for places of maps, arrays of integers for tables.
+        count: units of work.
+        maps: what it reads and writes.
+    """
+
+    kernel: str
+    kind: str
+    fields: dict[str, Any]
+    count: int
+    maps: list[str]
+
+
+class Weights:
+    """All weights of a network in one array, each beginning at a line of the cache."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self.floats = 0
+
+    def put(self, values: np.ndarray) -> int:
+        """Return the first float of what is kept now."""
+        begin, flat = self.floats, np.ascontiguousarray(values, np.float32).ravel()
+        padded = np.zeros(-(-flat.size // _LINE) * _LINE, np.float32)
+        padded[: flat.size] = flat
+        self._parts.append(padded)
+        self.floats += padded.size
+        return begin
+
+    def array(self) -> np.ndarray:
+        """Return everything, `(floats,)`."""
+        return np.concatenate(self._parts) if self._parts else np.zeros(0, np.float32)
+
+
+class Lowering:
+    """Turns the layers of a network into steps.
+
+    Args:
+        network: after `places.lay_out`; maps that steps need besides its own are added to its sizes.
+        places: of its maps; those of the further maps are added.
+    """
+
+    def __init__(self, network: Network, places: dict[str, Place]) -> None:
+        self._network, self._places = network, places
+        self.weights = Weights()
+        self.steps: list[Step] = []
+
+    def run(self) -> None:
+        """Fill `steps` and `weights`."""
+        self._images()
+        for layer in self._network.layers:
+            _LOWER[type(layer)](self, layer)
+        scores = self._network.scores
+        channels, pixels = self._shape(scores)
+        fields = {"channels": channels, "pixels": pixels, "in_pixel": self._step(scores), "to_outputs": 1}
+        self._add("planes", {**fields, "in": At(scores), "out": 0}, channels, scores)
+
+    # -- what the kernels are told --
+
+    def _add(self, kind: str, fields: dict[str, Any], count: int, *maps: str, kernel: str = "") -> None:
+        self.steps.append(Step(kernel or kind, kind, fields, count, list(maps)))
+
+    def _step(self, name: str) -> int:
+        return self._places[name].step
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        channels, height, width = self._network.sizes[name]
+        return channels, height * width
+
+    def _new_map(self, name: str, size: Size) -> str:
+        self._network.sizes[name] = size
+        self._places[name] = Place(name, 0, size[0])
+        return name
+
+    def _images(self) -> None:
+        """Lay the images out as maps, inside the border that the one layer which reads them wants."""
+        name = self._network.images
+        channels, height, width = self._network.sizes[name]
+        top, left, bottom, right = self._border_of_images()
+        larger = channels, height + top + bottom, width + left + right
+        self._new_map(name, larger)
+        fields = {"channels": channels, "height": height, "width": width, "top": top, "left": left}
+        self._add("images", {**fields, "out_width": larger[2], "out": At(name)}, larger[1], name)
+
+    def _border_of_images(self) -> tuple[int, int, int, int]:
+        readers = self._network.readers().get(self._network.images, [])
+        only = readers[0] if len(readers) == 1 else None
+        if isinstance(only, Convolution) and only.groups == 1:
+            border, only.padding = only.padding, (0, 0, 0, 0)
+            return border
+        return 0, 0, 0, 0
+
+    def convolution(self, layer: Convolution) -> None:
+        outputs, inputs, *_ = layer.weight.shape
+        if inputs == 1 and layer.groups > 1:
+            self._depthwise(layer)
+        elif self._network.sizes[layer.source][1:] == self._network.sizes[layer.result][1:] == (1, 1) and (
+            layer.groups == 1 and layer.add is None
+        ):
+            self._linear(layer)
+        else:
+            self._product(layer, outputs // layer.groups, inputs)
+
+    def _linear(self, layer: Convolution) -> None:
+        # on a map of one pixel only one tap of a larger kernel meets it
+        ky, kx = layer.padding[0] // layer.dilation[0], layer.padding[1] // layer.dilation[1]
+        weight = layer.weight[:, :, ky, kx]
+        width = _PANEL * LANES
+        panels = -(-len(weight) // width)
+        padded = np.zeros((panels * width, weight.shape[1]), np.float32)
+        padded[: len(weight)] = weight
+        laid_out = padded.reshape(panels, width, -1).transpose(0, 2, 1)
+        fields = {
+            "inputs": weight.shape[1],
+            "outputs": len(weight),
+            "in": At(layer.source),
+            "out": At(layer.result),
+            "weights": self.weights.put(laid_out),
+            "bias": self.weights.put(np.pad(layer.bias, (0, panels * width - len(weight)))),
+            "activation": layer.activation,
+        }
+        self._add("linear", fields, panels, layer.source, layer.result)
+
+    def _product(self, layer: Convolution, outputs: int, inputs: int) -> None:
+        source = self._bordered(layer)
+        _, _, width = self._network.sizes[source]
+        step = self._step(source)
+        _, kernel_height, kernel_width = layer.weight.shape[1:]
+        down = layer.dilation[0] * width * step
+        across = layer.dilation[1] * step
+        if across == inputs or kernel_width == 1:  # the taps of a row lie behind one another
+            segment = np.arange(kernel_height) * down
+            length = kernel_width * inputs
+        else:
+            segment = (np.arange(kernel_height)[:, None] * down + np.arange(kernel_width) * across).ravel()
+            length = inputs
+        _, out_height, out_width = self._network.sizes[layer.result]
+        maps = [source, layer.result, *([layer.add] if layer.add else [])]
+        for group in range(layer.groups):
+            rows = slice(group * outputs, (group + 1) * outputs)
+            matrix = layer.weight[rows].transpose(2, 3, 1, 0).reshape(-1, outputs)
+            parts = -(-length // _DEPTH) if len(segment) == 1 else 1
+            ends = [length * part // parts for part in range(parts + 1)]
+            for begin, end in itertools.pairwise(ends):
+                first, last = begin == 0, end == length
+                fields = {
+                    "width": out_width,
+                    "outputs": outputs,
+                    "segments": len(segment),
+                    "length": end - begin,
+                    "in_row": layer.stride[0] * width * step,
+                    "in_pixel": layer.stride[1] * step,
+                    "out_pixel": self._step(layer.result),
+                    "add_pixel": 0,
+                    "in": At(source, group * inputs + begin),
+                    "out": At(layer.result, group * outputs),
+                    "add": 0,
+                    "weights": self.weights.put(panels_of(matrix if parts == 1 else matrix[begin:end])),
+                    "bias": self.weights.put(_to_lanes(layer.bias[rows] if first else 0 * layer.bias[rows])),
+                    "segment": segment,
+                    "activation": layer.activation if last else Activation(),
+                }
+                add = layer.add if first else layer.result
+                if add is not None:
+                    fields |= {"add_pixel": self._step(add), "add": At(add, group * outputs)}
+                self._add("product", fields, out_height * out_width, *maps)
+
+    def _bordered(self, layer: Convolution) -> str:
+        """Return the map that a convolution reads, with its padding around it."""
+        if not any(layer.padding):
+            return layer.source
+        name = f"{layer.result}.bordered"
+        self.border(Border(layer.source, name, layer.padding))
+        return name
+
+    def border(self, layer: Border) -> None:
+        channels, height, width = self._network.sizes[layer.source]
+        top, left, bottom, right = layer.padding
+        larger = channels, height + top + bottom, width + left + right
+        if layer.result not in self._places:
+            self._new_map(layer.result, larger)
+        if self._step(layer.result) != channels:
+            raise ValueError("Pad (of a part of a concatenation)")
+        fields = {
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "top": top,
+            "left": left,
+            "out_width": larger[2],
+            "in_pixel": self._step(layer.source),
+            "value": layer.value,
+            "in": At(layer.source),
+            "out": At(layer.result),
+        }
+        self._add("border", fields, larger[1], layer.source, layer.result)
+
+    def _depthwise(self, layer: Convolution) -> None:
+        outputs, _, kernel_height, kernel_width = layer.weight.shape
+        source = layer.source
+        if outputs > layer.groups:  # several outputs of each input: repeat it
+            source = self._new_map(f"{layer.result}.repeated", (outputs, *self._network.sizes[source][1:]))
+            index = np.arange(outputs) // (outputs // layer.groups)
+            self.channels(Channels(layer.source, source, index))
+        _, height, width = self._network.sizes[source]
+        _, out_height, out_width = self._network.sizes[layer.result]
+        taps = layer.weight.reshape(outputs, -1)
+        whole = np.zeros((-(-outputs // LANES) * LANES, taps.shape[1]), np.float32)
+        whole[:outputs] = taps
+        top, left = layer.padding[:2]
+        fields = {
+            "kernel_height": kernel_height,
+            "kernel_width": kernel_width,
+            "stride_y": layer.stride[0],
+            "stride_x": layer.stride[1],
+            "dilation_y": layer.dilation[0],
+            "dilation_x": layer.dilation[1],
+            "top": top,
+            "left": left,
+            "height": height,
+            "width": width,
+            "out_width": out_width,
+            "channels": outputs,
+            "in_pixel": self._step(source),
+            "out_pixel": self._step(layer.result),
+            "in": At(source),
+            "out": At(layer.result),
+            "weights": self.weights.put(whole.reshape(-1, LANES, taps.shape[1]).transpose(0, 2, 1)),
+            "bias": self.weights.put(_to_lanes(layer.bias)),
+            "activation": layer.activation,
+        }
+        plain = (
+            kernel_height == kernel_width and layer.stride[0] == layer.stride[1] and layer.dilation == (1, 1)
+        )
+        own = plain and (kernel_height, layer.stride[0]) in _DEPTHWISE
+        kernel = f"depthwise_{kernel_height}_{layer.stride[0]}" if own else "depthwise"
+        self._add("depthwise", fields, out_height, source, layer.result, kernel=kernel)
+
+    def pool(self, layer: Pool) -> None:
+        channels, height, width = self._network.sizes[layer.source]
+        _, out_height, out_width = self._network.sizes[layer.result]
+        top, left, bottom, right = layer.padding
+        fields = {
+            "is_max": int(layer.is_max),
+            "count_outside": int(layer.counts_outside),
+            "kernel_height": layer.kernel[0],
+            "kernel_width": layer.kernel[1],
+            "stride_y": layer.stride[0],
+            "stride_x": layer.stride[1],
+            "top": top,
+            "left": left,
+            "bottom": bottom,
+            "right": right,
+            "height": height,
+            "width": width,
+            "out_width": out_width,
+            "channels": channels,
+            "in_pixel": self._step(layer.source),
+            "out_pixel": self._step(layer.result),
+            "in": At(layer.source),
+            "out": At(layer.result),
+        }
+        self._add("pool", fields, out_height, layer.source, layer.result)
+
+    def elementwise(self, layer: Elementwise) -> None:
+        channels, pixels = self._shape(layer.result)
+        fields: dict[str, Any] = {
+            "kind": layer.kind,
+            "channels": channels,
+            "a_pixel": self._step(layer.source),
+            "b_pixel": 0,
+            "out_pixel": self._step(layer.result),
+            "b_spread": 0,
+            "b_is_weight": 0,
+            "a": At(layer.source),
+            "b": 0,
+            "out": At(layer.result),
+            "activation": layer.activation,
+        }
+        maps = [layer.source, layer.result]
+        if isinstance(layer.second, str):
+            other_channels, other_pixels = self._shape(layer.second)
+            fields["b"] = At(layer.second)
+            fields["b_pixel"] = self._step(layer.second) if other_pixels == pixels else 0
+            fields["b_spread"] = int(other_channels == 1 and channels > 1)
+            maps.append(layer.second)
+        elif layer.second is not None:
+            fields["b"] = self.weights.put(_to_lanes(layer.second))
+            fields["b_spread"] = int(layer.second.size == 1)
+            fields["b_is_weight"] = 1
+        self._add("elementwise", fields, pixels, *maps)
+
+    def channels(self, layer: Channels) -> None:
+        channels, pixels = self._shape(layer.result)
+        fields = {
+            "channels": channels,
+            "in_pixel": self._step(layer.source),
+            "out_pixel": self._step(layer.result),
+            "in": At(layer.source),
+            "out": At(layer.result),
+            "index": layer.index,
+        }
+        self._add("gather", fields, pixels, layer.source, layer.result)
+
+    def sampling(self, layer: Sampling) -> None:
+        fields = {
+            "channels": self._network.sizes[layer.source][0],
+            "width": self._network.sizes[layer.source][2],
+            "out_width": len(layer.columns),
+            "in_pixel": self._step(layer.source),
+            "out_pixel": self._step(layer.result),
+            "in": At(layer.source),
+            "out": At(layer.result),
+            "rows": layer.rows,
+            "columns": layer.columns,
+        }
+        self._add("sampling", fields, len(layer.rows), layer.source, layer.result)
+
+    def planes(self, layer: Planes) -> None:
+        channels, pixels = self._shape(layer.source)
+        fields = {
+            "channels": channels,
+            "pixels": pixels,
+            "in_pixel": self._step(layer.source),
+            "to_outputs": 0,
+        }
+        places = {"in": At(layer.source), "out": At(layer.result)}
+        self._add("planes", {**fields, **places}, channels, layer.source, layer.result)
+
+
+_LOWER: dict[type, Any] = {
+    Convolution: Lowering.convolution,
+    Pool: Lowering.pool,
+    Elementwise: Lowering.elementwise,
+    Channels: Lowering.channels,
+    Sampling: Lowering.sampling,
+    Border: Lowering.border,
+    Planes: Lowering.planes,
+}
+
+
+def panels_of(matrix: np.ndarray) -> np.ndarray:
+    """Return `(inputs, outputs)` as `product` reads it: panels of one to three vectors of outputs, each by inputs."""
+    vectors = -(-matrix.shape[1] // LANES)
+    whole = np.zeros((len(matrix), vectors * LANES), np.float32)
+    whole[:, : matrix.shape[1]] = matrix
+    parts, first = [], 0
+    while first < vectors:
+        left = vectors - first
+        count = 1 if left == 1 else 3 if left % 2 else 2  # panel_vectors in kernels.c
+        parts.append(whole[:, first * LANES : (first + count) * LANES].ravel())
+        first += count
+    return np.concatenate(parts)
+
+
+def _to_lanes(values: np.ndarray) -> np.ndarray:
+    return np.pad(values.astype(np.float32), (0, -len(values) % LANES))

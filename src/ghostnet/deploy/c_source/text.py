@@ -1,0 +1,155 @@
+"""A network's program: the kernels, tables of what they are told, and a function that calls them in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghostnet.deploy.c_source.fusion import fuse_
+from ghostnet.deploy.c_source.layers import Activation, Network, Size
+from ghostnet.deploy.c_source.places import arena, lay_out
+from ghostnet.deploy.c_source.steps import At, Lowering, Step
+
+_KERNELS = Path(__file__).parent / "kernels.c"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A network as C.
+
+    Attributes:
+        text: the source.
+        weights: float32 `(floats,)`, which the function `network_run` is handed.
+        kernels: how often each kernel is called.
+    """
+
+    text: str
+    weights: np.ndarray
+    kernels: dict[str, int]
+
+
+def program_of(network: Network, metadata: Mapping[str, str]) -> Program:
+    """Return a network as a program; the network is changed on the way.
+
+    Args:
+        network: what is to be computed.
+        metadata: texts that the program keeps in `network_about`, beside the sizes of input and output.
+    """
+    about = {"input": network.sizes[network.images], "output": network.output, "metadata": dict(metadata)}
+    size, outputs = network.sizes[network.images], network.sizes[network.scores]
+    fuse_(network)
+    places = lay_out(network)
+    lowering = Lowering(network, places)
+    lowering.run()
+    begins, floats = arena([step.maps for step in lowering.steps], places, network.sizes)
+
+    def first_float(at: At) -> int:
+        place = places[at.name]
+        return begins[place.buffer] + place.offset + at.channel
+
+    tables = [_table(place, step, first_float) for place, step in enumerate(lowering.steps)]
+    calls = "\n".join(
+        f"    {{{step.kernel}, &layer_{place}, {step.count}}}," for place, step in enumerate(lowering.steps)
+    )
+    counts: dict[str, int] = {}
+    for step in lowering.steps:
+        counts[step.kernel] = counts.get(step.kernel, 0) + 1
+    text = "\n".join(
+        [
+            _head(size, outputs, floats, lowering.weights.floats),
+            _KERNELS.read_text(encoding="utf-8"),
+            "\n".join(tables),
+            f"static const struct call calls[] = {{\n{calls}\n}};\n",
+            _foot(size, outputs, floats, lowering.weights.floats, json.dumps(about)),
+        ]
+    )
+    return Program(text, lowering.weights.array(), dict(sorted(counts.items())))
+
+
+def _table(place: int, step: Step, first_float: Any) -> str:
+    lines, fields = [], []
+    for name, value in step.fields.items():
+        if isinstance(value, np.ndarray):
+            numbers = ", ".join(map(str, value.tolist()))
+            lines.append(f"static const int {name}_{place}[] = {{{numbers}}};")
+            fields.append(f".{name} = {name}_{place}")
+        elif isinstance(value, At):
+            fields.append(f".{name} = {first_float(value)}")
+        elif isinstance(value, Activation):
+            if value != Activation():
+                fields.append(f".{name} = {{{value.kind}, {_number(value.low)}, {_number(value.high)}}}")
+        elif value != 0 or isinstance(value, str):
+            fields.append(f".{name} = {_number(value) if isinstance(value, float) else value}")
+    lines.append(f"static const struct {step.kind} layer_{place} = {{{', '.join(fields)}}};")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "INFINITY" if value > 0 else "-INFINITY"
+    return f"{float(np.float32(value))!r}f"
+
+
+def _head(size: Size, outputs: Size, floats: int, weights: int) -> str:
+    return f"""\
+/* A network for images of {size[0]}x{size[1]}x{size[2]}, written by ghostnet; its weights are the file beside it.
+ *
+ *     cc -O3 -march=native -c THIS.c          (-mcpu=native on ARM; link with -lm)
+ *
+ *     void network_run(const float *weights, float *work, const float *images, float *outputs);
+ *
+ * computes one image. All memory is the caller's:
+ *     weights   the {4 * weights} bytes of the .bin file
+ *     work      {floats} floats of any content, for one call at a time
+ *     images    {math.prod(size)} floats, (channels, height, width)
+ *     outputs   {math.prod(outputs)} floats
+ * It is quickest where weights and work begin at a multiple of 64 bytes. With -fopenmp, network_run_on(threads, ...)
+ * does the same on several threads. To link several networks, rename what is global (-Dnetwork_run=other_run).
+ */
+"""
+
+
+def _foot(size: Size, outputs: Size, floats: int, weights: int, texts: str) -> str:
+    quoted = "".join(
+        f"\\{byte:03o}" if byte < 32 or byte > 126 or chr(byte) in '"\\?' else chr(byte)
+        for byte in texts.encode()
+    )
+    return f"""\
+const char network_about[] = "{quoted}";
+/* floats of what network_run is handed */
+const size_t network_weights = {weights}, network_work = {floats};
+const size_t network_images = {math.prod(size)}, network_outputs = {math.prod(outputs)};
+
+void network_run_on(int threads, const float *weights, float *work, const float *images, float *outputs)
+{{
+    const struct memory memory = {{weights, work, images, outputs}};
+    (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+#endif
+    {{
+        int64_t thread = 0, all_threads = 1;
+#ifdef _OPENMP
+        thread = omp_get_thread_num(), all_threads = omp_get_num_threads();
+#endif
+        for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {{
+            const int64_t count = calls[c].count;
+            calls[c].run(calls[c].layer, &memory, count * thread / all_threads, count * (thread + 1) / all_threads);
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+        }}
+    }}
+}}
+
+void network_run(const float *weights, float *work, const float *images, float *outputs)
+{{
+    network_run_on(1, weights, work, images, outputs);
+}}
+"""

@@ -1,0 +1,116 @@
+"""C files (.c and weights in a .bin beside it) that need nothing but a C compiler, and their compilation on this CPU.
+
+A program computes one image; a session calls it for each image of a batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_FLOATS = ctypes.POINTER(ctypes.c_float)
+_LARGE = 1 << 21  # bytes of a large page: weights are read from end to end, and small pages cost look-ups
+
+
+class CSource:
+    """The target "c"."""
+
+    name = "c"
+    runtime = "C"
+    kind = "C"
+    extra = "export"
+    package = "ghostnet"
+    write_modules: tuple[str, ...] = ("onnx", "onnxscript")
+    open_module = "ctypes"
+    suffixes: tuple[str, ...] = (".c", ".bin")
+    writes_folder: bool = False
+    precisions: tuple[str, ...] = ("fp32",)
+    traces = False
+    dynamic_batch = False
+    system: str | None = None
+    threads_in_use: int | None = None
+
+    def write(
+        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Write both files; `metadata` goes into the program. Raises ValueError where a layer has no kernel."""
+        from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError
+        from ghostnet.deploy.c_source.onnx_layers import network_of
+        from ghostnet.deploy.c_source.text import program_of
+        from ghostnet.deploy.targets.onnx import exported, in_pytorch
+
+        with tempfile.TemporaryDirectory() as folder:
+            proto = exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
+        try:
+            program = program_of(network_of(proto), metadata)
+        except NoSuchLayerError as error:
+            raise ValueError(f"C has no operator {in_pytorch(error.node)}: {error}") from error
+        path.write_text(program.text, encoding="utf-8")
+        program.weights.astype("<f4").tofile(path.with_suffix(".bin"))
+        return program.kernels
+
+    def open(self, path: Path, *, threads: int, precision: str) -> CRunner:  # noqa: ARG002  (fp32 only)
+        """Compile a program, unless that was done, and load it.
+
+        Raises:
+            InputError: there is no compiler, or none for several threads.
+        """
+        from ghostnet.deploy.c_source.compiler import built
+
+        if "network_run" not in path.read_text(encoding="utf-8", errors="replace"):
+            raise ValueError("it has no function network_run")
+        return CRunner(built(path, threads=threads > 1), path.with_suffix(".bin"), threads)
+
+
+class CRunner:
+    """A compiled program."""
+
+    batch: int | None = 1
+
+    def __init__(self, library: Path, weights: Path, threads: int) -> None:
+        program = ctypes.CDLL(str(library))
+        self._run, self._threads = program.network_run_on, threads
+        self._run.argtypes, self._run.restype = [ctypes.c_int, *[_FLOATS] * 4], None
+        about = json.loads(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(program, "network_about"))))
+        self.input_size: tuple[Any, ...] = tuple(about["input"])
+        self._output = tuple(about["output"])
+        self.metadata: dict[str, str] = about["metadata"]
+        floats, work = (
+            ctypes.c_size_t.in_dll(program, f"network_{name}").value for name in ("weights", "work")
+        )
+        if not weights.is_file() or weights.stat().st_size != 4 * floats:
+            raise ValueError(f"the weights in {weights.name} are missing or truncated")
+        self._weights, self._work = _aligned(floats), _aligned(work)
+        self._weights[:] = np.fromfile(weights, "<f4")
+        self._one_at_a_time = threading.Lock()  # calls share the working memory
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the output for one image."""
+        output = np.empty((1, *self._output), np.float32)
+        with self._one_at_a_time:
+            arrays = (self._weights, self._work, images, output)
+            self._run(self._threads, *(array.ctypes.data_as(_FLOATS) for array in arrays))
+        return output
+
+
+def _aligned(floats: int) -> np.ndarray:
+    """Return memory for that many floats, in large pages where the system has them."""
+    size = 4 * floats + _LARGE
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    skipped = -whole.ctypes.data % _LARGE
+    return whole[skipped : skipped + 4 * floats].view(np.float32)

@@ -1,0 +1,423 @@
+"""Networks as C: each kernel against PyTorch, a program without Python, memory of any content, compilers that fail."""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+if not shutil.which("cc"):
+    pytest.skip("there is no C compiler", allow_module_level=True)
+
+from ghostnet.deploy import Session, export, load
+from ghostnet.deploy.c_source import compiler
+from ghostnet.errors import InputError
+from ghostnet.nn import GhostConv2d
+
+SIZE = (11, 13, 10)
+
+
+class Does(nn.Module):
+    """A function of the maps as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.function(maps)
+
+
+def shuffled(maps: torch.Tensor, groups: int = 2) -> torch.Tensor:
+    count, _, height, width = maps.shape
+    parts = maps[:, :10].reshape(count, groups, 10 // groups, height, width)
+    return parts.transpose(1, 2).reshape(count, 10, height, width)
+
+
+def convolution(*sizes, seed: int = 0, **settings) -> nn.Conv2d:
+    torch.manual_seed(seed)
+    return nn.Conv2d(*sizes, **settings)
+
+
+def ghost(*sizes, **settings) -> GhostConv2d:
+    torch.manual_seed(1)
+    layer = GhostConv2d(*sizes, **settings)
+    layer.set_channel_order_(torch.randperm(sizes[1]))
+    return layer
+
+
+CASES: dict[str, nn.Module] = {
+    # matrix products: panels of one, two and three vectors, parts of vectors, tiles of every number of pixels
+    "1x1 to 8": convolution(11, 8, 1),
+    "1x1 to 12": convolution(11, 12, 1),
+    "1x1 to 21, stride 2": convolution(11, 21, 1, stride=2),
+    "1x1 to 1": convolution(11, 1, 1, bias=False),
+    "1x1 to 44": convolution(11, 44, 1),
+    "deep": nn.Sequential(convolution(11, 700, 1), nn.ReLU(), convolution(700, 9, 1)),
+    "deep residual": nn.Sequential(convolution(11, 600, 1), Does(lambda x: x[:, :9] + F.conv2d(x, DEEP))),
+    "3x3": convolution(11, 18, 3),
+    "3x3, padded": convolution(11, 18, 3, padding=1),
+    "3x3, strided": convolution(11, 7, 3, padding=1, stride=2),
+    "3x5, strides and padding of their own": convolution(11, 9, (3, 5), padding=(0, 2), stride=(1, 3)),
+    "3x3, dilated": convolution(11, 6, 3, padding=2, dilation=2),
+    "3x3, dilated one way": convolution(11, 6, 3, padding=(1, 3), dilation=(1, 3)),
+    "as large as the map": convolution(11, 17, (13, 10)),
+    "on a part of a concatenation": nn.Sequential(
+        Does(lambda x: torch.cat((x, x[:, 3:7]), 1)), convolution(15, 6, 3, padding=1)
+    ),
+    "groups": nn.Sequential(Does(lambda x: x[:, :9]), convolution(9, 12, 3, padding=1, groups=3)),
+    "one pixel": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), convolution(11, 70, 1), nn.ReLU(), convolution(70, 3, 1)
+    ),
+    "one pixel, 3x3": nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution(11, 37, 3, padding=1)),
+    "linear": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(11, 100), nn.Linear(100, 5, bias=False)
+    ),
+    "flat maps": nn.Sequential(nn.Flatten(), nn.Linear(11 * 130, 6)),
+    # depthwise: with functions of their own and without, edges, parts of vectors
+    **{
+        f"depthwise {kernel}, stride {stride}, padding {pad}": convolution(
+            11, 11, kernel, stride=stride, padding=pad, groups=11
+        )
+        for kernel, stride, pad in (
+            (3, 1, 1),
+            (3, 2, 1),
+            (5, 1, 2),
+            (5, 2, 2),
+            (7, 1, 3),
+            (3, 1, 0),
+            (5, 1, 4),
+        )
+    },
+    "depthwise 1": convolution(11, 11, 1, groups=11),
+    "depthwise 3x5": convolution(11, 11, (3, 5), padding=(1, 2), groups=11),
+    "depthwise, dilated": convolution(11, 11, 3, padding=2, dilation=2, groups=11),
+    "depthwise 7, stride 2": convolution(11, 11, 7, padding=3, stride=2, groups=11),
+    "depthwise, three of each": convolution(11, 33, 3, padding=1, groups=11),
+    "depthwise of 40": nn.Sequential(
+        convolution(11, 40, 1), convolution(40, 40, 3, padding=1, groups=40), nn.ReLU()
+    ),
+    "depthwise, wider than the map": convolution(11, 11, 3, padding=12, groups=11),
+    "ghost": ghost(11, 26, 3, padding=1),
+    "ghost, ratio 3": ghost(11, 26, 1, ratio=3, cheap_kernel_size=5),
+    # activations, behind a convolution and alone
+    **{
+        f"{type(layer).__name__}{where}": nn.Sequential(*before, layer)
+        for layer in (
+            nn.ReLU(),
+            nn.ReLU6(),
+            nn.Hardswish(),
+            nn.Hardsigmoid(),
+            nn.Sigmoid(),
+            nn.SiLU(),
+            nn.Tanh(),
+        )
+        for where, before in ((", alone", ()), (", behind", (convolution(11, 10, 1),)))
+    },
+    **{
+        type(layer).__name__: layer
+        for layer in (nn.LeakyReLU(0.2), nn.ELU(), nn.GELU(), nn.Mish(), nn.PReLU(11))
+    },
+    "depthwise and hard swish": nn.Sequential(convolution(11, 11, 3, padding=1, groups=11), nn.Hardswish()),
+    "large values": Does(lambda x: torch.sigmoid(200 * x) + torch.tanh(90 * x) + F.silu(-100 * x)),
+    "exp, log, sqrt, abs": Does(
+        lambda x: torch.exp(x) + torch.log(x.abs() + 1) + torch.sqrt(x.abs()) - x.square()
+    ),
+    "clamped": Does(lambda x: x.clamp(-0.3, 0.4) + x.clamp(min=0.1)),
+    # element by element
+    "residual": nn.Sequential(convolution(11, 11, 1), Does(lambda x: F.relu(x + F.conv2d(x, SQUARE)))),
+    "both orders": Does(lambda x: (2 - x) / (1 + x.abs()) + 3 / (1 + x * x)),
+    "gate": Does(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))),
+    "gate first": Does(lambda x: x.mean((2, 3), keepdim=True) - x),
+    "gate of one channel": Does(lambda x: x * x.mean(1, keepdim=True)),
+    "a constant for each channel": Does(lambda x: x * SCALES + SCALES),
+    "maximum": Does(
+        lambda x: torch.maximum(x, x.flip(1)) if False else torch.maximum(x, -x) - torch.minimum(x, x * x)
+    ),
+    "batch norm": nn.Sequential(nn.ReLU(), nn.BatchNorm2d(11)),
+    # pooling
+    "max 3, stride 2": nn.MaxPool2d(3, 2, 1),
+    "max, to the end": nn.MaxPool2d(2, 3, ceil_mode=True),
+    "average 3": nn.AvgPool2d(3, 2, 1),
+    "average without the padding": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "average, to the end": nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+    "average 2x3": nn.AvgPool2d((2, 3)),
+    "global max": nn.AdaptiveMaxPool2d(1),
+    # moving
+    "concatenation": Does(lambda x: torch.cat((torch.cat((F.relu(x), -x), 1), x, F.relu(x)), 1)),
+    "twice the same": Does(lambda x: torch.cat((SQUASH(x), SQUASH(x)), 1) * 2),
+    "a part in two concatenations": Does(lambda x: two_concatenations(-x)),
+    "slices": Does(lambda x: torch.cat((x[:, 2:5], x[:, ::4]), 1)[:, 1:]),
+    "every second pixel": Does(lambda x: x[:, 1:, ::2, 1::3]),
+    "padded channels": Does(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 3, 2))),
+    "padded sides": Does(lambda x: F.pad(x, (1, 2, 0, 3))),
+    "padded with ones, a convolution": nn.Sequential(nn.ConstantPad2d(1, 1.0), convolution(11, 5, 3)),
+    "chosen channels": Does(lambda x: x.index_select(1, CHOSEN)),
+    "chunks": Does(lambda x: torch.cat(x[:, :10].chunk(2, 1)[::-1], 1)),
+    "shuffled": nn.Sequential(Does(shuffled), nn.Tanh()),
+    "nearest": nn.Upsample(scale_factor=2),
+    "nothing": nn.Identity(),
+}
+DEEP = torch.randn(9, 600, 1, 1, generator=torch.Generator().manual_seed(2)) / 25
+SQUARE = torch.randn(11, 11, 1, 1, generator=torch.Generator().manual_seed(3))
+SCALES = torch.randn(11, 1, 1, generator=torch.Generator().manual_seed(4))
+CHOSEN = torch.tensor([3, 3, 10, 0, 1])
+SQUASH = torch.tanh
+
+
+def two_concatenations(maps: torch.Tensor) -> torch.Tensor:
+    part = maps.sigmoid()
+    return torch.cat((part, maps, torch.cat((maps, part), 1).tanh()), 1)
+
+
+class Branches(nn.Module):
+    """Every case on the same maps, one answer behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = convolution(3, 11, 3, padding=1, seed=5)
+        self.cases = nn.ModuleList(CASES.values())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images)
+        return torch.cat([case(maps).flatten(1) for case in self.cases], 1)
+
+
+def images(count: int, size=(3, *SIZE[1:])) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, *size), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def branches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Branches, Path]:
+    network = Branches().eval()
+    norm = network.cases[list(CASES).index("batch norm")][1]
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    path = tmp_path_factory.mktemp("c") / "net.c"
+    export(
+        network, "c", path, input_size=(3, *SIZE[1:]), optimized=False, metadata={"note": 'ä "quoted" \\ ??/'}
+    )
+    return network, path
+
+
+@pytest.fixture(scope="module")
+def answers(branches: tuple[Branches, Path]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    network, path = branches
+    given = images(1)
+    found = torch.from_numpy(load(path).predict(given))
+    with torch.no_grad():
+        maps = network.stem(torch.from_numpy(given))
+        expected = [case(maps).flatten(1) for case in network.cases]
+    parts = found.split([part.shape[1] for part in expected], 1)
+    return dict(zip(CASES, zip(expected, parts, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_kernel_computes_what_pytorch_does(name: str, answers) -> None:
+    expected, found = answers[name]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6 * max(1.0, expected.abs().max().item()))
+
+
+def test_memory_may_hold_anything_and_threads_change_nothing(branches: tuple[Branches, Path]) -> None:
+    one, two = load(branches[1], threads=1), load(branches[1], threads=2)
+    given = images(3)
+    first = one.predict(given)
+    for session in (one, two):
+        session._runner._work[:] = np.nan
+        np.testing.assert_array_equal(session.predict(given), first)
+    assert one.metadata["note"] == 'ä "quoted" \\ ??/'
+
+
+MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+
+extern const char network_about[];
+extern const size_t network_weights, network_work, network_images, network_outputs;
+void network_run(const float *weights, float *work, const float *images, float *outputs);
+
+static float *floats(size_t count, const char *path)
+{
+    float *found = malloc(4 * count);
+    if (path && fread(found, 4, count, fopen(path, "rb")) != count) exit(1);
+    return found;
+}
+
+int main(int count, char **paths)
+{
+    float *outputs = floats(network_outputs, 0);
+    network_run(floats(network_weights, paths[1]), floats(network_work, 0), floats(network_images, paths[2]), outputs);
+    return fwrite(outputs, 4, network_outputs, stdout) != network_outputs || count != 3;
+}
+"""
+
+
+@pytest.mark.parametrize("checked", ["address", "undefined"])  # both at once take gcc much longer
+def test_it_is_a_program_for_any_c_compiler_without_a_warning(
+    branches: tuple[Branches, Path], tmp_path: Path, checked: str
+) -> None:
+    _, path = branches
+    (tmp_path / "main.c").write_text(MAIN)
+    images(1).tofile(tmp_path / "images.bin")
+    # for the plainest processor of this kind, with checks for what C leaves undefined
+    flags = [
+        "-O0",
+        "-Wall",
+        "-Wextra",
+        "-Wno-psabi",
+        "-Werror",
+        f"-fsanitize={checked}",
+        "-fno-sanitize-recover",
+    ]
+    subprocess.run(["cc", *flags, path, tmp_path / "main.c", "-o", tmp_path / "main", "-lm"], check=True)
+    command = [tmp_path / "main", path.with_suffix(".bin"), tmp_path / "images.bin"]
+    quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(command, check=True, capture_output=True, env=quiet)
+    expected = load(path).predict(images(1))
+    np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32)[None], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_are_read_where_they_lie(branches: tuple[Branches, Path], tmp_path: Path) -> None:
+    _, path = branches
+    for suffix in (".c", ".bin"):
+        shutil.copy(path.with_suffix(suffix), tmp_path / f"net{suffix}")
+    weights = tmp_path / "net.bin"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(
+        InputError, match=r"net\.c is not a usable C file: the weights in net\.bin are missing"
+    ):
+        load(tmp_path / "net.c")
+    weights.unlink()
+    with pytest.raises(InputError, match=r"there is no file .*net\.bin; it belongs beside net\.c"):
+        load(tmp_path / "net.c")
+
+
+def test_what_was_compiled_is_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(small).predict(images(1))
+
+    def compiled_again(*_args, **_settings):
+        raise AssertionError
+
+    monkeypatch.setattr(compiler.subprocess, "run", compiled_again)
+    np.testing.assert_array_equal(load(small).predict(images(1)), first)
+
+
+def test_a_changed_program_is_compiled_anew(small: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "net.c"
+    changed.write_text(small.read_text().replace("{RELU, ", "{NONE, "))
+    shutil.copy(small.with_suffix(".bin"), tmp_path / "net.bin")
+    assert np.abs(load(changed).predict(images(1)) - load(small).predict(images(1))).max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("c") / "net.c"
+    export(nn.Sequential(convolution(3, 4, 3), nn.ReLU()), "c", path, input_size=(3, *SIZE[1:]))
+    return path
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GHOSTNET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], r"cc cannot compile it \(.*\)"),
+        (lambda text: text.replace("struct call calls", "struct cell calls"), r"cc cannot compile it \(.*\)"),
+        (lambda _: "int main(void) { return 0; }\n", r"it has no function network_run"),
+    ],
+    ids=["truncated", "damaged", "foreign"],
+)
+def test_a_file_that_is_no_network_is_one_line(small: Path, tmp_path: Path, damage, message: str) -> None:
+    (tmp_path / "net.c").write_text(damage(small.read_text()))
+    shutil.copy(small.with_suffix(".bin"), tmp_path / "net.bin")
+    with pytest.raises(InputError, match=r"net\.c is not a usable C file: .*" + message) as error:
+        load(tmp_path / "net.c")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_without_a_compiler_the_message_says_how_to_get_one(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(compiler, "_has_ziglang", lambda: False)
+    with pytest.raises(InputError, match=r"no C compiler; install gcc or clang, or run: pip install ziglang"):
+        load(small)
+    with pytest.raises(InputError, match="no C compiler"):
+        export(convolution(3, 4, 1), "c", tmp_path / "other.c", input_size=(3, 8, 8))
+    assert not (tmp_path / "other.c").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exit 3", r"the C compiler .*broken does not run \(--version gives code 3\)"),
+        (
+            'case "$*" in *--version*) echo broken 1.0;; *) echo "error: no space" >&2; exit 1;; esac',
+            r"broken cannot compile it \(no space\)",
+        ),
+    ],
+)
+def test_a_compiler_that_fails_is_named(
+    small: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
+) -> None:
+    monkeypatch.setenv("CC", str(script(tmp_path / "broken", text)))
+    with pytest.raises(InputError, match=message):
+        load(small)
+    assert not list(empty_cache.rglob("*.so"))
+
+
+def test_a_compiler_that_is_not_there_is_named(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/nowhere/cc -m64")
+    with pytest.raises(InputError, match=r"\$CC \(=/nowhere/cc\) is not installed; unset CC or name another"):
+        load(small)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_compiler_without_openmp_computes_on_one_thread(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = script(tmp_path / "plain", 'case "$*" in *-fopenmp*) exit 1;; *) exec cc "$@";; esac')
+    monkeypatch.setenv("CC", str(plain))
+    assert isinstance(load(small), Session)
+    with pytest.raises(
+        InputError, match=r"plain has no OpenMP, so C files run on one thread; leave threads at 1"
+    ):
+        load(small, threads=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (
+            nn.Sequential(convolution(3, 4, 3), nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"))),
+            "upsample",
+        ),
+        (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x.sort(1).values)), "sort"),
+        (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x.cumsum(1))), "cumsum"),
+    ],
+)
+def test_an_operator_that_it_lacks_is_named(model: nn.Module, named: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"C (cannot express|has no operator).*{named}|{named}.*C") as error:
+        export(model, "c", tmp_path / "net.c", input_size=(3, 10, 10))
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
