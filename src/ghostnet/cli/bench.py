@@ -22,7 +22,7 @@ _NETWORKS_HELP = (
 )
 _WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name; without weights they are random."
 _RUNTIME_HELP = (
-    "onnx, openvino, litert, ncnn, mnn, coreml, executorch, with commas; exported files keep their own."
+    "onnx, openvino, litert, ncnn, mnn, c, coreml, executorch, with commas; exported files keep their own."
 )
 _PRECISION_HELP = "fp32, bf16, int8 (calibrated with noise, for its time), with commas; files keep their own."
 _PROCESSES_HELP = (

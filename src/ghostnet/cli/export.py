@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TARGET_NAMES = ("onnx", "openvino", "litert", "ncnn", "mnn", "c", "coreml", "executorch")
 _TARGET_HELP = (
     "onnx (.onnx), openvino (.xml, .bin), litert (.tflite), ncnn (.param, .bin), mnn (.mnn), "
-    "coreml (.mlpackage) or executorch (.pte)."
+    "c (.c, .bin), coreml (.mlpackage) or executorch (.pte)."
 )
 _PASSES_HELP = "Names of the rewrites, with commas; default: the runtime's own set."
 

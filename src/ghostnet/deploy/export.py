@@ -106,8 +106,8 @@ def export(
         model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched. Weights in half or
             double precision are written in float32.
         target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "c", "coreml", "executorch".
-        path: the file to write, with the target's ending; OpenVINO (.xml) and ncnn (.param) keep their weights in
-            a .bin beside it, and Core ML's (.mlpackage) is a folder. The manifest is `<path>.json`.
+        path: the file to write, with the target's ending; OpenVINO (.xml), ncnn (.param) and C (.c) keep their weights
+            in a .bin beside it, and Core ML's (.mlpackage) is a folder. The manifest is `<path>.json`.
         input_size: shape of one input without the batch.
         passes: names of the rewrites for `optimize`; None takes the target's own set.
         optimized: apply rewrites at all.

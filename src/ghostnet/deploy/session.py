@@ -52,8 +52,8 @@ class Session:
     def predict(self, array: np.ndarray) -> np.ndarray:
         """Return the outputs for a batch.
 
-        ncnn, LiteRT, Core ML and ExecuTorch files take one image a call; they are called for each image in turn.
-        Several threads may call one session; those of LiteRT, MNN, OpenVINO and ExecuTorch answer one call after the
+        ncnn, LiteRT, C, Core ML and ExecuTorch files take one image a call; they are called for each image in turn.
+        Several threads may call one session; those of LiteRT, MNN, C, OpenVINO and ExecuTorch answer one call after the
         other.
 
         Args:
@@ -101,12 +101,14 @@ class Session:
 def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp32") -> Session:
     """Load an exported network into its runtime on the CPU; needs numpy and that runtime, no torch.
 
+    A C file is compiled when it is first loaded, and runs as part of this process: load those that you trust only.
+
     ExecuTorch's Python runtime is built on torch, and all its files in a process have one number of threads. Core ML
     chooses threads and precision itself.
 
     Args:
         path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
-            one its ending does (.onnx, .xml, .tflite, .param, .mnn, .mlpackage, .pte).
+            one its ending does (.onnx, .xml, .tflite, .param, .mnn, .c, .mlpackage, .pte).
         threads: threads inside one operator, >= 1.
         precision: of the arithmetic: "fp32", or "bf16" for OpenVINO.
 

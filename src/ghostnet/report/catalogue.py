@@ -17,7 +17,7 @@ Records = Sequence[tuple[Path, Mapping[str, Any]]]
 DONE, PARTLY, NOT_RUN = "done", "partly", "not run"
 RUNTIMES = {
     **{"onnx": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "ncnn": "ncnn", "mnn": "MNN"},
-    **{"coreml": "Core ML", "executorch": "ExecuTorch"},
+    **{"c": "C", "coreml": "Core ML", "executorch": "ExecuTorch"},
 }
 
 

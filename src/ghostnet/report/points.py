@@ -108,7 +108,7 @@ def figure7(results: Records) -> list[Point]:
 
 def _label(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
     """Return Table 7's name of a timed network or file, else its own, and behind it whose build of it was timed."""
-    file = re.fullmatch(r"(?:.*/)?([^/]+)\.(?:onnx|safetensors|tflite|xml|param|mnn|mlpackage|pte)", name)
+    file = re.fullmatch(r"(?:.*/)?([^/]+)\.(?:onnx|safetensors|tflite|xml|param|mnn|c|mlpackage|pte)", name)
     bare = file[1] if file else name
     library, colon, rest = bare.rpartition(":")
     network = rest.partition("@")[0]
