@@ -1,5 +1,6 @@
 """Networks as C: each kernel against PyTorch, a program without Python, memory of any content, compilers that fail."""
 
+import json
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 pytest.importorskip("onnx")
@@ -17,6 +19,7 @@ pytest.importorskip("onnxscript")
 if not shutil.which("cc"):
     pytest.skip("there is no C compiler", allow_module_level=True)
 
+import ghostnet
 from ghostnet.deploy import Session, export, load
 from ghostnet.deploy.c_source import compiler
 from ghostnet.errors import InputError
@@ -283,6 +286,55 @@ def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     done = subprocess.run(command, check=True, capture_output=True, env=quiet)
     expected = load(path).predict(images(1))
     np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32)[None], expected, rtol=1e-4, atol=1e-3)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "c" / "classify.c"
+
+
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's program of the packaged network, its files beside it."""
+    folder = tmp_path_factory.mktemp("classify")
+    export(ghostnet.load("resnet9_050"), "c", folder / "net.c", input_size=(3, 32, 32))
+    facts = json.loads((folder / "net.c.json").read_text())["preprocessing"]
+    numbers = [
+        f"-D{name.upper()}={','.join(f'{value}f' for value in facts[name])}" for name in ("mean", "std")
+    ]
+    files = [EXAMPLE, folder / "net.c", "-o", folder / "classify"]
+    subprocess.run(
+        ["cc", "-O1", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", *numbers, *files, "-lm"], check=True
+    )
+    return folder / "classify"
+
+
+def test_the_example_classifies_as_python_does(classify: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.ppm")
+    command = [classify, classify.with_name("net.bin"), tmp_path / "picture.ppm"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = [line.split() for line in done.stdout.splitlines()]
+    facts = json.loads(classify.with_name("net.c.json").read_text())["preprocessing"]
+    normal = (pixels / 255 - facts["mean"]) / facts["std"]
+    scores = load(classify.with_name("net.c")).predict(normal.transpose(2, 0, 1)[None].astype(np.float32))[0]
+    assert [int(index) for index, _ in found] == np.argsort(-scores)[:5].tolist()
+    np.testing.assert_allclose([float(score) for _, score in found], np.sort(scores)[:-6:-1], atol=2e-3)
+    assert done.stderr.endswith(" ms\n")
+
+
+@pytest.mark.parametrize(
+    ("weights", "size", "message"),
+    [
+        ("net.c", (32, 32), "no weights of this network: "),
+        ("net.bin", (32, 31), "not of the network's size: "),
+    ],
+)
+def test_the_example_refuses_other_files(
+    classify: Path, tmp_path: Path, weights: str, size: tuple[int, int], message: str
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "picture.ppm")
+    command = [classify, classify.with_name(weights), tmp_path / "picture.ppm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.startswith(message)) == (2, True)
 
 
 def test_weights_are_read_where_they_lie(branches: tuple[Branches, Path], tmp_path: Path) -> None:
