@@ -457,6 +457,16 @@ def test_a_compiler_without_openmp_computes_on_one_thread(
         load(small, threads=2)
 
 
+@pytest.mark.usefixtures("empty_cache")
+def test_a_compiler_that_does_not_know_this_processor_compiles_for_any(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(
+        "CC", str(script(tmp_path / "plain", 'case "$*" in *native*) exit 1;; *) exec cc "$@";; esac'))
+    )
+    assert load(small).predict(images(1)).shape == (1, 4, 11, 8)
+
+
 @pytest.mark.parametrize(
     ("model", "named"),
     [

@@ -84,10 +84,12 @@ def built(source: Path, *, threads: bool = False) -> Path:
         InputError: there is no compiler, or it knows no OpenMP and that is asked for.
         ValueError: the program does not compile.
     """
-    command = [*compiler(), *_FLAGS, _for_this_processor(), *([_OPENMP] if threads else [])]
-    if threads and not _knows_openmp(tuple(compiler())):
+    plain = compiler()
+    native = [flag for flag in (_native(),) if _knows(tuple(plain), flag)]
+    command = [*plain, *_FLAGS, *native, *([_OPENMP] if threads else [])]
+    if threads and not _knows(tuple(plain), _OPENMP):
         raise InputError(
-            f"the C compiler {shlex.join(compiler())} has no OpenMP, so C files run on one thread; leave threads at 1, "
+            f"the C compiler {shlex.join(plain)} has no OpenMP, so C files run on one thread; leave threads at 1, "
             "or name another compiler in $CC (gcc has it)"
         )
     about = [
@@ -115,27 +117,30 @@ def built(source: Path, *, threads: bool = False) -> Path:
 
 
 @functools.cache
-def _knows_openmp(command: tuple[str, ...]) -> bool:
+def _knows(command: tuple[str, ...], flag: str) -> bool:
+    """Whether a compiler takes a flag, and has the library that it may need."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "threads.c"
-        source.write_text("#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n")
-        made = [*command, _OPENMP, "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
+        source = Path(folder) / "tried.c"
+        source.write_text("int tried(void) { return 0; }\n")
+        made = [*command, flag, "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
         return subprocess.run(made, capture_output=True, cwd=folder).returncode == 0
 
 
 def _folder() -> Path:
     """Return where libraries are kept: the cache, or a folder of this user's alone where that cannot be written."""
-    for place in (cache_folder() / "c", Path(tempfile.gettempdir()) / f"ghostnet-c-{os.getuid()}"):
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    for place in (cache_folder() / "c", Path(tempfile.gettempdir()) / f"ghostnet-c-{user}"):
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
-        if os.access(place, os.W_OK) and place.stat().st_uid == os.getuid():
+        if os.access(place, os.W_OK) and place.stat().st_uid == user:
             return place
     raise InputError(f"cannot write {cache_folder()}; name another place in GHOSTNET_CACHE")
 
 
-def _for_this_processor() -> str:
+def _native() -> str:
+    """Return the flag that means this very processor."""
     return "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
 
 
