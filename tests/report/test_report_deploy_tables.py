@@ -103,12 +103,16 @@ def test_another_processor_has_a_table_of_its_own_and_is_in_no_picture() -> None
 
 
 def test_arm_rows_say_both_differences() -> None:
-    row = {"network": "net", "input_size": [3, 64, 48], "runtime": "mnn", "version": "3.6.1"}
+    row = {
+        "network": "net",
+        "input_size": [3, 64, 48],
+        "runtime": "mnn",
+        "version": "3.6.1",
+        "machine": "riscv64",
+    }
     row |= {"against_here": 1.25e-7, "against_pytorch": 5e-7}
     text = deploy_part([record("arm", {"name": "emulated"}, {"rows": [row], "qemu": "10.0.13"})])
-    cells = (
-        "| net | 64x48 | MNN 3.6.1 | 1.2e-07 | 5.0e-07 | QEMU 10.0.13 | [record](results/arm/emulated.json) |"
-    )
+    cells = "| net | 64x48 | MNN 3.6.1 | 1.2e-07 | 5.0e-07 | riscv64, QEMU 10.0.13 | [record](results/arm/emulated.json) |"
     assert cells in text
 
 

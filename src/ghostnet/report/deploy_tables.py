@@ -65,8 +65,8 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
     emulated = arm_rows(results, link_root)
     if emulated:
         title = (
-            "Outputs on emulated 64-bit ARM (`scripts/check_on_arm.py`), largest difference over the largest output, "
-            "float32:"
+            "Outputs on emulated processors (`scripts/check_on_arm.py`, `scripts/check_c_elsewhere.py`), largest "
+            "difference over the largest output, float32:"
         )
         parts.append(f"{title}\n\n{markdown_table(_ARM_HEADER, emulated)}")
     return "\n\n".join(parts)
@@ -249,7 +249,7 @@ def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ..
             f"{RUNTIMES.get(row['runtime'], row['runtime'])} {row['version']}",
             f"{row['against_here']:.1e}",
             f"{row['against_pytorch']:.1e}",
-            f"QEMU {result['metrics']['qemu']}",
+            f"{row.get('machine', 'aarch64')}, QEMU {result['metrics']['qemu']}",
             f"[record]({link_root}/{path.as_posix()})",
         )
         for path, result in results

@@ -1,0 +1,148 @@
+"""Compile networks as C for other processors, run them there under QEMU and compare with this machine and PyTorch.
+
+For maintainers; `pip install ziglang` brings the compiler and Debian's package qemu-user-static the emulators:
+
+    python scripts/check_c_elsewhere.py runs/elsewhere --result results/arm/c.json
+
+Emulated times mean nothing, so none is taken. A network whose output differs by more than 1e-4 of its largest value ends
+the script with code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from check_on_arm import TOLERANCE, networks
+from torch import nn
+
+import ghostnet
+from ghostnet.deploy import export, load
+from ghostnet.deploy.optimize import relative_error
+from ghostnet.errors import InputError
+from ghostnet.recipes.result import write_record
+
+# what this script calls a processor, the compiler's names of it, and the emulator's
+PROCESSORS = {
+    "aarch64": (["-target", "aarch64-linux-musl"], "qemu-aarch64-static"),
+    "armv7": (["-target", "arm-linux-musleabihf", "-mcpu=cortex_a7"], "qemu-arm-static"),
+    "riscv64": (["-target", "riscv64-linux-musl"], "qemu-riscv64-static"),
+}
+FLAGS = ["-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", "-static"]
+MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+
+extern const size_t network_weights, network_work, network_images, network_outputs;
+void network_run(const float *weights, float *work, const float *images, float *outputs);
+
+int main(int count, char **paths)
+{
+    float *weights = malloc(4 * network_weights), *work = malloc(4 * network_work);
+    float *images = malloc(4 * network_images), *outputs = malloc(4 * network_outputs);
+    if (count != 3 || fread(weights, 4, network_weights, fopen(paths[1], "rb")) != network_weights) return 1;
+    if (fread(images, 4, network_images, fopen(paths[2], "rb")) != network_images) return 1;
+    network_run(weights, work, images, outputs);
+    return fwrite(outputs, 4, network_outputs, stdout) != network_outputs;
+}
+"""
+
+
+def compiled(path: Path, processor: str) -> Path:
+    """Compile a network for a processor, with a program that reads its files, and return the program."""
+    program = path.with_suffix(f".{processor}")
+    main = path.with_name("main.c")
+    main.write_text(MAIN)
+    command = [sys.executable, "-m", "ziglang", "cc", *PROCESSORS[processor][0], *FLAGS]
+    done = subprocess.run([*command, path, main, "-o", program, "-lm"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{path.name} does not compile for {processor}: {done.stderr.strip().splitlines()[0]}"
+        )
+    return program
+
+
+def compared(
+    folder: Path, name: str, model: nn.Module, size: tuple[int, ...], processor: str
+) -> dict[str, Any]:
+    """Export a network, run it here and there, and return the differences."""
+    path = folder / f"{name.replace(' ', '_')}.c"
+    export(model, "c", path, input_size=size, force=True)
+    image = np.random.default_rng(0).standard_normal((1, *size), dtype=np.float32)
+    image.tofile(path.with_suffix(".image"))
+    command = [
+        PROCESSORS[processor][1],
+        compiled(path, processor),
+        path.with_suffix(".bin"),
+        path.with_suffix(".image"),
+    ]
+    done = subprocess.run(command, capture_output=True, check=True)
+    there = torch.from_numpy(np.frombuffer(done.stdout, np.float32).copy())[None]
+    here = torch.from_numpy(load(path, threads=1).predict(image))
+    with torch.no_grad():
+        eager = model(torch.from_numpy(image))
+    return {
+        "network": name,
+        "runtime": "c",
+        "version": ghostnet.__version__,
+        "input_size": list(size),
+        "against_here": relative_error(here, there),
+        "against_pytorch": relative_error(eager, there),
+        "machine": processor,
+    }
+
+
+def emulator_version() -> str:
+    """Return the version of QEMU; raise unless everything that is needed is there."""
+    if importlib.util.find_spec("ziglang") is None:
+        raise InputError("ziglang is not installed; run: pip install ziglang")
+    for _, emulator in PROCESSORS.values():
+        if shutil.which(emulator) is None:
+            raise InputError(f"{emulator} is not installed; run: apt-get install qemu-user-static")
+    emulator = next(iter(PROCESSORS.values()))[1]
+    return subprocess.run([emulator, "--version"], capture_output=True, text=True, check=True).stdout.split()[
+        2
+    ]
+
+
+def main() -> None:
+    """Compare all networks on all processors, print a line for each, and write the record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="keeps the files")
+    parser.add_argument("--result", type=Path, help="also write a record")
+    given = parser.parse_args()
+    started = time.monotonic()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    try:
+        version = emulator_version()
+        for name, (model, size) in networks().items():
+            for processor in PROCESSORS:
+                rows.append(compared(given.folder, name, model, size, processor))
+                print(
+                    "{network} on {machine}: {against_here:.1e}, {against_pytorch:.1e}".format(**rows[-1]),
+                    flush=True,
+                )
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    if given.result:
+        write_record(
+            given.result,
+            {"rows": rows, "qemu": version, "tolerance": TOLERANCE, "batch": 1},
+            seconds=time.monotonic() - started,
+            recipe={"name": "check_c_elsewhere"},
+            more={"command": " ".join(["python scripts/check_c_elsewhere.py", *sys.argv[1:]])},
+        )
+    sys.exit(0 if max(max(row["against_here"], row["against_pytorch"]) for row in rows) <= TOLERANCE else 1)
+
+
+if __name__ == "__main__":
+    main()
