@@ -4,8 +4,8 @@ For maintainers; `pip install ziglang` brings the compiler and Debian's package 
 
     python scripts/check_c_elsewhere.py runs/elsewhere --result results/arm/c.json
 
-Emulated times mean nothing, so none is taken. A network whose output differs by more than 1e-4 of its largest value ends
-the script with code 1.
+Emulated times mean nothing, so none is taken. A network whose output differs by more than 1e-4 of its largest value
+ends the script with code 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import nn
 
 import ghostnet
 from ghostnet.deploy import export, load
-from ghostnet.deploy.optimize import relative_error
+from ghostnet.deploy.compare import relative_error
 from ghostnet.errors import InputError
 from ghostnet.recipes.result import write_record
 

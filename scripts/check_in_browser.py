@@ -44,7 +44,7 @@ import ghostnet
 from ghostnet import data
 from ghostnet.convert import ghostify
 from ghostnet.deploy import export, load, randomise_statistics_
-from ghostnet.deploy.optimize import relative_error
+from ghostnet.deploy.compare import relative_error
 from ghostnet.deploy.repeated import load_orders
 from ghostnet.errors import InputError
 from ghostnet.recipes.result import write_record

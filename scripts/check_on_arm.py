@@ -31,7 +31,7 @@ from torch import nn
 import ghostnet
 from ghostnet.convert import ghostify
 from ghostnet.deploy import TARGETS, export, load, randomise_statistics_
-from ghostnet.deploy.optimize import relative_error
+from ghostnet.deploy.compare import relative_error
 from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
 from ghostnet.recipes.result import write_record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import json
 import math
@@ -61,6 +62,14 @@ def test_every_example_is_tested() -> None:
     names = [path.stem for path in (ROOT / "examples").glob("*.py")]
     assert len(names) >= 5
     assert all(f'_example("{name}")' in here for name in names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_finds_what_it_needs_of_this_package(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(path.parent)
+    assert importlib.import_module(path.stem).__doc__
 
 
 def test_photographs(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
