@@ -81,6 +81,12 @@ CASES: dict[str, nn.Module] = {
         nn.AdaptiveAvgPool2d(1), convolution(11, 70, 1), nn.ReLU(), convolution(70, 3, 1)
     ),
     "one pixel, 3x3": nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution(11, 37, 3, padding=1)),
+    "one pixel that no tap meets": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), convolution(11, 5, 3, padding=3, dilation=2, stride=3)
+    ),
+    "one pixel beside the kernel": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), convolution(11, 5, 1, padding=1, stride=3)
+    ),
     "linear": nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(11, 100), nn.Linear(100, 5, bias=False)
     ),
@@ -107,6 +113,12 @@ CASES: dict[str, nn.Module] = {
     "depthwise, three of each": convolution(11, 33, 3, padding=1, groups=11),
     "depthwise of 40": nn.Sequential(
         convolution(11, 40, 1), convolution(40, 40, 3, padding=1, groups=40), nn.ReLU()
+    ),
+    "depthwise of a map larger than the cache": nn.Sequential(
+        nn.Upsample(scale_factor=5),
+        convolution(11, 64, 1),
+        convolution(64, 64, 3, padding=1, groups=64),
+        nn.MaxPool2d(5),
     ),
     "depthwise, wider than the map": convolution(11, 11, 3, padding=12, groups=11),
     "ghost": ghost(11, 26, 3, padding=1),
@@ -162,6 +174,7 @@ CASES: dict[str, nn.Module] = {
     "every second pixel": Does(lambda x: x[:, 1:, ::2, 1::3]),
     "padded channels": Does(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 3, 2))),
     "padded sides": Does(lambda x: F.pad(x, (1, 2, 0, 3))),
+    "padded sides of a part": Does(lambda x: torch.cat((F.pad(x[:, :, 1:], (0, 0, 1, 0)), x), 1)),
     "padded with ones, a convolution": nn.Sequential(nn.ConstantPad2d(1, 1.0), convolution(11, 5, 3)),
     "chosen channels": Does(lambda x: x.index_select(1, CHOSEN)),
     "chunks": Does(lambda x: torch.cat(x[:, :10].chunk(2, 1)[::-1], 1)),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ghostnet.deploy.c_source.layers import Channels, Concatenation, Elementwise, Layer, Network, Size
+from ghostnet.deploy.c_source.layers import Border, Channels, Concatenation, Elementwise, Layer, Network, Size
 
 _SLACK = 8  # floats behind a map that kernels may read
 _LINE = 16  # floats of a line of the cache
@@ -30,12 +30,12 @@ class Place:
 def lay_out(network: Network) -> dict[str, Place]:
     """Return where each map lies, and leave in the network only layers that move values.
 
-    A part of a concatenation is written where the whole lies; where that cannot be, since the part is an input, or lies
-    elsewhere already, a layer that copies it takes its place. A run of channels is a part of the map that it is cut
-    from.
+    A part of a concatenation is written where the whole lies; where that cannot be, since the part is an input, has a
+    border, or lies elsewhere already, a layer that copies it takes its place. A run of channels is a part of the map
+    that it is cut from.
     """
     inside: dict[str, tuple[str, int]] = {}  # a map, the map that holds it, and at which channel
-    made = {layer.result for layer in network.layers}
+    made = {layer.result for layer in network.layers if not isinstance(layer, Border)}
     layers: list[Layer] = []
     for layer in network.layers:
         if not isinstance(layer, Concatenation):
@@ -44,7 +44,7 @@ def lay_out(network: Network) -> dict[str, Place]:
         begin = 0
         for part in layer.sources:
             name = part
-            if part not in made or part in inside or _holds(inside, part, layer.result):
+            if part not in made or part in inside:
                 name = f"{layer.result}[{begin}]"
                 network.sizes[name] = network.sizes[part]
                 layers.append(Elementwise("FIRST", part, None, name))
@@ -58,14 +58,6 @@ def lay_out(network: Network) -> dict[str, Place]:
             kept.append(layer)
     network.layers = kept
     return {name: _place(network, inside, name) for name in network.sizes}
-
-
-def _holds(inside: dict[str, tuple[str, int]], holder: str, name: str) -> bool:
-    while name in inside:
-        name = inside[name][0]
-        if name == holder:
-            return True
-    return False
 
 
 def _is_run(index: np.ndarray) -> bool:

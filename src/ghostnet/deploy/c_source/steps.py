@@ -139,19 +139,24 @@ class Lowering:
 
     def convolution(self, layer: Convolution) -> None:
         outputs, inputs, *_ = layer.weight.shape
+        tap = self._only_tap(layer)
         if inputs == 1 and layer.groups > 1:
             self._depthwise(layer)
-        elif self._network.sizes[layer.source][1:] == self._network.sizes[layer.result][1:] == (1, 1) and (
-            layer.groups == 1 and layer.add is None
-        ):
-            self._linear(layer)
+        elif tap is not None and layer.groups == 1 and layer.add is None:
+            self._linear(layer, layer.weight[:, :, tap[0], tap[1]])
         else:
             self._product(layer, outputs // layer.groups, inputs)
 
-    def _linear(self, layer: Convolution) -> None:
-        # on a map of one pixel only one tap of a larger kernel meets it
+    def _only_tap(self, layer: Convolution) -> tuple[int, int] | None:
+        """Return the tap that meets the one pixel of a map, where the result has one pixel, too."""
+        sizes = self._network.sizes
         ky, kx = layer.padding[0] // layer.dilation[0], layer.padding[1] // layer.dilation[1]
-        weight = layer.weight[:, :, ky, kx]
+        met = (ky * layer.dilation[0], kx * layer.dilation[1]) == layer.padding[:2]
+        inside = ky < layer.weight.shape[2] and kx < layer.weight.shape[3]
+        one = sizes[layer.source][1:] == sizes[layer.result][1:] == (1, 1)
+        return (ky, kx) if one and met and inside else None
+
+    def _linear(self, layer: Convolution, weight: np.ndarray) -> None:
         width = _PANEL * LANES
         panels = -(-len(weight) // width)
         padded = np.zeros((panels * width, weight.shape[1]), np.float32)
@@ -226,8 +231,6 @@ class Lowering:
         larger = channels, height + top + bottom, width + left + right
         if layer.result not in self._places:
             self._new_map(layer.result, larger)
-        if self._step(layer.result) != channels:
-            raise ValueError("Pad (of a part of a concatenation)")
         fields = {
             "channels": channels,
             "height": height,
