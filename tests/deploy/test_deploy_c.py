@@ -365,6 +365,13 @@ def test_weights_are_read_where_they_lie(branches: tuple[Branches, Path], tmp_pa
         load(tmp_path / "net.c")
 
 
+def test_a_network_without_weights(tmp_path: Path) -> None:
+    export(nn.MaxPool2d(2), "c", tmp_path / "net.c", input_size=(2, 4, 6))
+    given = images(1, (2, 4, 6))
+    expected = given.reshape(1, 2, 2, 2, 3, 2).max((3, 5))
+    np.testing.assert_array_equal(load(tmp_path / "net.c").predict(given), expected)
+
+
 def test_what_was_compiled_is_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(small).predict(images(1))
 

@@ -84,14 +84,7 @@ def built(source: Path, *, threads: bool = False) -> Path:
         InputError: there is no compiler, or it knows no OpenMP and that is asked for.
         ValueError: the program does not compile.
     """
-    plain = compiler()
-    native = [flag for flag in (_native(),) if _knows(tuple(plain), flag)]
-    command = [*plain, *_FLAGS, *native, *([_OPENMP] if threads else [])]
-    if threads and not _knows(tuple(plain), _OPENMP):
-        raise InputError(
-            f"the C compiler {shlex.join(plain)} has no OpenMP, so C files run on one thread; leave threads at 1, "
-            "or name another compiler in $CC (gcc has it)"
-        )
+    command = [*compiler(), *_FLAGS, *([_OPENMP] if threads else [])]
     about = [
         version_of(tuple(compiler())),
         shlex.join(command),
@@ -100,29 +93,36 @@ def built(source: Path, *, threads: bool = False) -> Path:
     ]
     name = hashlib.sha256("\0".join(about).encode()).hexdigest()[:32]
     library = _folder() / f"{name}.so"
-    if not library.is_file():
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
+    if library.is_file():
+        return library
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        complaint = ""
+        for flags in ([_native()], []):  # not every compiler knows every processor
             done = subprocess.run(
-                [*command, str(source.absolute()), "-o", str(made), "-lm"],
+                [*command, *flags, str(source.absolute()), "-o", str(made), "-lm"],
                 cwd=folder,
                 capture_output=True,
                 text=True,
                 errors="replace",
             )
-            if done.returncode != 0 or not made.is_file():
-                raise ValueError(f"{command[0]} cannot compile it ({_complaint(done.stderr)})")
-            os.replace(made, library)
-    return library
+            if done.returncode == 0 and made.is_file():
+                os.replace(made, library)
+                return library
+            complaint = _complaint(done.stderr)
+    if threads and not _knows_openmp(compiler()):
+        raise InputError(
+            f"the C compiler {shlex.join(compiler())} has no OpenMP, so C files run on one thread; leave threads at 1, "
+            "or name another compiler in $CC (gcc has it)"
+        )
+    raise ValueError(f"{command[0]} cannot compile it ({complaint})")
 
 
-@functools.cache
-def _knows(command: tuple[str, ...], flag: str) -> bool:
-    """Whether a compiler takes a flag, and has the library that it may need."""
+def _knows_openmp(command: list[str]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "tried.c"
         source.write_text("int tried(void) { return 0; }\n")
-        made = [*command, flag, "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
+        made = [*command, _OPENMP, "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
         return subprocess.run(made, capture_output=True, cwd=folder).returncode == 0
 
 

@@ -93,8 +93,9 @@ class CRunner:
         if not weights.is_file() or weights.stat().st_size != 4 * floats:
             raise ValueError(f"the weights in {weights.name} are missing or truncated")
         self._weights, self._work = _aligned(floats), _aligned(work)
-        with weights.open("rb") as stream:
-            stream.readinto(self._weights.data.cast("B"))
+        if floats:
+            with weights.open("rb") as stream:
+                stream.readinto(self._weights.data.cast("B"))
         self._one_at_a_time = threading.Lock()  # calls share the working memory
 
     def run(self, images: np.ndarray) -> np.ndarray:
