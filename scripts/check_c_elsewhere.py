@@ -37,32 +37,14 @@ PROCESSORS = {
     "riscv64": (["-target", "riscv64-linux-musl"], "qemu-riscv64-static"),
 }
 FLAGS = ["-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", "-static"]
-MAIN = """
-#include <stdio.h>
-#include <stdlib.h>
-
-extern const size_t network_weights, network_work, network_images, network_outputs;
-void network_run(const float *weights, float *work, const float *images, float *outputs);
-
-int main(int count, char **paths)
-{
-    float *weights = malloc(4 * network_weights), *work = malloc(4 * network_work);
-    float *images = malloc(4 * network_images), *outputs = malloc(4 * network_outputs);
-    if (count != 3 || fread(weights, 4, network_weights, fopen(paths[1], "rb")) != network_weights) return 1;
-    if (fread(images, 4, network_images, fopen(paths[2], "rb")) != network_images) return 1;
-    network_run(weights, work, images, outputs);
-    return fwrite(outputs, 4, network_outputs, stdout) != network_outputs;
-}
-"""
+PROGRAM = Path(__file__).with_name("run_network.c")
 
 
 def compiled(path: Path, processor: str) -> Path:
     """Compile a network for a processor, with a program that reads its files, and return the program."""
     program = path.with_suffix(f".{processor}")
-    main = path.with_name("main.c")
-    main.write_text(MAIN)
     command = [sys.executable, "-m", "ziglang", "cc", *PROCESSORS[processor][0], *FLAGS]
-    done = subprocess.run([*command, path, main, "-o", program, "-lm"], capture_output=True, text=True)
+    done = subprocess.run([*command, path, PROGRAM, "-o", program, "-lm"], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(
             f"{path.name} does not compile for {processor}: {done.stderr.strip().splitlines()[0]}"

@@ -242,6 +242,23 @@ def test_each_kernel_computes_what_pytorch_does(name: str, answers) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6 * max(1.0, expected.abs().max().item()))
 
 
+def test_what_is_no_number_stays_none_where_it_does_in_pytorch(branches: tuple[Branches, Path]) -> None:
+    network, path = branches
+    given = images(1)
+    given[0, 1, 4, 5] = np.nan
+    found = torch.from_numpy(load(path).predict(given))
+    with torch.no_grad():
+        maps = network.stem(torch.from_numpy(given))
+        expected = [case(maps).flatten(1) for case in network.cases]
+    parts = found.split([part.shape[1] for part in expected], 1)
+    differ = [
+        name
+        for name, one, other in zip(CASES, expected, parts, strict=True)
+        if (one.isnan() != other.isnan()).any()
+    ]
+    assert differ == []
+
+
 def test_memory_may_hold_anything_and_threads_change_nothing(branches: tuple[Branches, Path]) -> None:
     one, two = load(branches[1], threads=1), load(branches[1], threads=2)
     given = images(3)
@@ -252,28 +269,7 @@ def test_memory_may_hold_anything_and_threads_change_nothing(branches: tuple[Bra
     assert one.metadata["note"] == 'ä "quoted" \\ ??/'
 
 
-MAIN = """
-#include <stdio.h>
-#include <stdlib.h>
-
-extern const char network_about[];
-extern const size_t network_weights, network_work, network_images, network_outputs;
-void network_run(const float *weights, float *work, const float *images, float *outputs);
-
-static float *floats(size_t count, const char *path)
-{
-    float *found = malloc(4 * count);
-    if (path && fread(found, 4, count, fopen(path, "rb")) != count) exit(1);
-    return found;
-}
-
-int main(int count, char **paths)
-{
-    float *outputs = floats(network_outputs, 0);
-    network_run(floats(network_weights, paths[1]), floats(network_work, 0), floats(network_images, paths[2]), outputs);
-    return fwrite(outputs, 4, network_outputs, stdout) != network_outputs || count != 3;
-}
-"""
+PROGRAM = Path(__file__).parents[2] / "scripts" / "run_network.c"
 
 
 @pytest.mark.parametrize("checked", ["address", "undefined"])  # both at once take gcc much longer
@@ -281,7 +277,6 @@ def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     branches: tuple[Branches, Path], tmp_path: Path, checked: str
 ) -> None:
     _, path = branches
-    (tmp_path / "main.c").write_text(MAIN)
     images(1).tofile(tmp_path / "images.bin")
     # for the plainest processor of this kind, with checks for what C leaves undefined
     flags = [
@@ -293,7 +288,7 @@ def test_it_is_a_program_for_any_c_compiler_without_a_warning(
         f"-fsanitize={checked}",
         "-fno-sanitize-recover",
     ]
-    subprocess.run(["cc", *flags, path, tmp_path / "main.c", "-o", tmp_path / "main", "-lm"], check=True)
+    subprocess.run(["cc", *flags, path, PROGRAM, "-o", tmp_path / "main", "-lm"], check=True)
     command = [tmp_path / "main", path.with_suffix(".bin"), tmp_path / "images.bin"]
     quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run(command, check=True, capture_output=True, env=quiet)
@@ -496,6 +491,7 @@ def test_a_compiler_that_does_not_know_this_processor_compiles_for_any(
         ),
         (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x.sort(1).values)), "sort"),
         (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x.cumsum(1))), "cumsum"),
+        (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x @ torch.ones(8, 4))), "matmul"),
     ],
 )
 def test_an_operator_that_it_lacks_is_named(model: nn.Module, named: str, tmp_path: Path) -> None:

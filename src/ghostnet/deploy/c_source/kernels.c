@@ -74,10 +74,10 @@ struct activation {
     float low, high; /* CLIP's limits; LEAKY_RELU's and ELU's factor; HARD_SIGMOID's slope and offset */
 };
 
-/* exp by powers of two and a polynomial (Cephes), to 2e-7 of the result */
-INLINE vector exponential(vector x)
+/* exp by powers of two and a polynomial (Cephes), to 2e-7 of the result; a NaN stays one */
+INLINE vector exponential(vector given)
 {
-    x = smallest(largest(x, all(-87)), all(88));
+    const vector x = smallest(largest(given, all(-87)), all(88));
     vector shifted = x * all(1.44269504f) + all(12582912.f), whole = shifted - all(12582912.f);
     vector r = x - whole * all(.693359375f) + whole * all(2.12194440e-4f);
     vector p = all(1.9875691500e-4f);
@@ -87,7 +87,7 @@ INLINE vector exponential(vector x)
     p = p * r + all(1.6666665459e-1f);
     p = p * r + all(5.0000001201e-1f);
     p = p * r * r + r + all(1);
-    return (vector)((lanes)p + ((lanes)shifted << 23));
+    return pick(given == given, (vector)((lanes)p + ((lanes)shifted << 23)), given);
 }
 
 INLINE vector sigmoid(vector x) { return all(1) / (all(1) + exponential(-x)); }
@@ -241,7 +241,7 @@ static tile_of *const tiles[3][9] = {
 };
 static const int tile_pixels[3] = {8, 6, 4};
 
-/* How many vectors the next panel of outputs has; the weights were laid out by the same rule (weights.py). */
+/* How many vectors the next panel of outputs has; the weights were laid out by the same rule (panels_of in steps.py). */
 INLINE int panel_vectors(int left) { return left == 1 ? 1 : left % 2 ? 3 : 2; }
 
 /* unit: pixels */
@@ -456,6 +456,23 @@ KERNEL depthwise(const void *self, const struct memory *memory, int from, int to
             }
 }
 
+/* ---- two values ---- */
+
+enum { ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, FIRST };
+
+INLINE vector combined(int kind, vector a, vector b)
+{
+    switch (kind) {
+    case ADD: return a + b;
+    case SUBTRACT: return a - b;
+    case MULTIPLY: return a * b;
+    case DIVIDE: return a / b;
+    case MAXIMUM: return pick((a < b) | (b != b), b, a);
+    case MINIMUM: return pick((a > b) | (b != b), b, a);
+    default: return a;
+    }
+}
+
 /* ---- pooling ---- */
 
 struct pool {
@@ -489,7 +506,7 @@ KERNEL pool(const void *self, const struct memory *memory, int from, int to)
                     int at_x = left;
                     if (layer->is_max)
                         for (; at_x < right; at_x++, at += layer->in_pixel)
-                            result = pick(load(at) < result, result, load(at));
+                            result = combined(MAXIMUM, result, load(at));
                     else {
                         for (; at_x + 1 < right; at_x += 2, at += 2 * layer->in_pixel)
                             result += load(at), second += load(at + layer->in_pixel);
@@ -505,8 +522,6 @@ KERNEL pool(const void *self, const struct memory *memory, int from, int to)
 
 /* ---- element by element ---- */
 
-enum { ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, FIRST };
-
 struct elementwise {
     int kind, channels;
     int a_pixel, b_pixel, out_pixel; /* 0: the same for every pixel */
@@ -515,19 +530,6 @@ struct elementwise {
     size_t a, b, out;
     struct activation activation;
 };
-
-INLINE vector combined(int kind, vector a, vector b)
-{
-    switch (kind) {
-    case ADD: return a + b;
-    case SUBTRACT: return a - b;
-    case MULTIPLY: return a * b;
-    case DIVIDE: return a / b;
-    case MAXIMUM: return pick(a < b, b, a);
-    case MINIMUM: return pick(a > b, b, a);
-    default: return a;
-    }
-}
 
 INLINE void combine_pixels(const int kind, const struct activation how, const struct elementwise *layer,
                            const struct memory *memory, int from, int to)

@@ -92,7 +92,14 @@ def _conv(reader: Reader, node: Any) -> None:
 def _matrix(reader: Reader, node: Any) -> None:
     weight, given = reader.constant(node, 1), reader.attributes(node)
     assert weight is not None
-    if weight.ndim != 2 or given.get("transA") or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+    vector = len(reader.shapes[node.input[0]]) == 2
+    if (
+        not vector
+        or weight.ndim != 2
+        or given.get("transA")
+        or given.get("alpha", 1) != 1
+        or given.get("beta", 1) != 1
+    ):
         raise NoSuchLayerError(node, "not a vector times a constant matrix")
     weight = weight if given.get("transB") else weight.T
     bias = reader.constant(node, 2) if node.op_type == "Gemm" else None
@@ -360,7 +367,7 @@ def _reshape(reader: Reader, node: Any) -> None:
         raise NoSuchLayerError(node, f"{before} to {after}")
 
 
-@_reads("Identity", "Dropout", "Cast")
+@_reads("Identity", "Dropout")
 def _nothing(reader: Reader, node: Any) -> None:
     reader.alias(node)
 
