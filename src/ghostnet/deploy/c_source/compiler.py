@@ -84,9 +84,10 @@ def built(source: Path, *, threads: bool = False) -> Path:
         InputError: there is no compiler, or it knows no OpenMP and that is asked for.
         ValueError: the program does not compile.
     """
-    command = [*compiler(), *_FLAGS, *([_OPENMP] if threads else [])]
+    plain = compiler()
+    command = [*plain, *_FLAGS, *([_OPENMP] if threads else [])]
     about = [
-        version_of(tuple(compiler())),
+        version_of(tuple(plain)),
         shlex.join(command),
         _processor(),
         source.read_text(encoding="utf-8"),
@@ -110,9 +111,9 @@ def built(source: Path, *, threads: bool = False) -> Path:
                 os.replace(made, library)
                 return library
             complaint = _complaint(done.stderr)
-    if threads and not _knows_openmp(compiler()):
+    if threads and not _knows_openmp(plain):
         raise InputError(
-            f"the C compiler {shlex.join(compiler())} has no OpenMP, so C files run on one thread; leave threads at 1, "
+            f"the C compiler {shlex.join(plain)} has no OpenMP, so C files run on one thread; leave threads at 1, "
             "or name another compiler in $CC (gcc has it)"
         )
     raise ValueError(f"{command[0]} cannot compile it ({complaint})")

@@ -20,6 +20,7 @@ def _name_gated_activations_(network: Network) -> None:
     """Make `x * sigmoid(x)` one layer."""
     makers = {layer.result: layer for layer in network.layers}
     readers = network.readers()
+    joined: set[str] = set()
     for place, layer in enumerate(network.layers):
         if not (
             isinstance(layer, Elementwise) and layer.kind == "MULTIPLY" and isinstance(layer.second, str)
@@ -30,21 +31,11 @@ def _name_gated_activations_(network: Network) -> None:
             if not isinstance(gate, Elementwise) or gate.kind != "FIRST" or gate.source != value:
                 continue
             if gate.activation.kind in _GATES and len(readers[gated]) == 1 and layer.activation == IDENTITY:
-                joined = dataclasses.replace(gate.activation, kind=_GATES[gate.activation.kind])
-                network.layers[place] = Elementwise("FIRST", value, None, layer.result, joined)
-                network.layers[network.layers.index(gate)] = _nothing(gate)
+                activation = dataclasses.replace(gate.activation, kind=_GATES[gate.activation.kind])
+                network.layers[place] = Elementwise("FIRST", value, None, layer.result, activation)
+                joined.add(gated)
                 break
-    _drop_nothings_(network)
-
-
-def _nothing(layer: Elementwise) -> Elementwise:
-    return dataclasses.replace(layer, kind="NOTHING")
-
-
-def _drop_nothings_(network: Network) -> None:
-    network.layers = [
-        layer for layer in network.layers if not (isinstance(layer, Elementwise) and layer.kind == "NOTHING")
-    ]
+    network.layers = [layer for layer in network.layers if layer.result not in joined]
 
 
 def _join_activations_(network: Network) -> None:
@@ -52,10 +43,10 @@ def _join_activations_(network: Network) -> None:
     makers = {layer.result: layer for layer in network.layers}
     kept: list[Layer] = []
     for layer in network.layers:
-        alone = isinstance(layer, Elementwise) and layer.kind == "FIRST" and layer.activation != IDENTITY
-        before = makers.get(layer.source) if isinstance(layer, Elementwise) and alone else None
+        before = makers.get(layer.source) if isinstance(layer, Elementwise) else None
         if (
             isinstance(layer, Elementwise)
+            and layer.kind == "FIRST"
             and isinstance(before, Convolution | Elementwise)
             and before.activation == IDENTITY
             and len(readers[layer.source]) == 1

@@ -24,9 +24,8 @@ from ghostnet.deploy.c_source.places import Place
 
 LANES = 8  # floats of a vector in kernels.c
 _LINE = 16  # floats of a line of the cache
-_DEPTH = (
-    256  # inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
-)
+# inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
+_DEPTH = 256
 _PANEL = 2  # vectors of a panel in `linear`
 _DEPTHWISE = {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)}  # kernel size and stride with a function of their own
 
@@ -67,11 +66,9 @@ class Weights:
 
     def put(self, values: np.ndarray) -> int:
         """Return the first float of what is kept now."""
-        begin, flat = self.floats, np.ascontiguousarray(values, np.float32).ravel()
-        padded = np.zeros(-(-flat.size // _LINE) * _LINE, np.float32)
-        padded[: flat.size] = flat
-        self._parts.append(padded)
-        self.floats += padded.size
+        begin, flat = self.floats, _filled(np.ascontiguousarray(values, np.float32).ravel(), _LINE)
+        self._parts.append(flat)
+        self.floats += flat.size
         return begin
 
     def array(self) -> np.ndarray:
@@ -158,20 +155,17 @@ class Lowering:
 
     def _linear(self, layer: Convolution, weight: np.ndarray) -> None:
         width = _PANEL * LANES
-        panels = -(-len(weight) // width)
-        padded = np.zeros((panels * width, weight.shape[1]), np.float32)
-        padded[: len(weight)] = weight
-        laid_out = padded.reshape(panels, width, -1).transpose(0, 2, 1)
+        panels = _filled(weight, width).reshape(-1, width, weight.shape[1]).transpose(0, 2, 1)
         fields = {
             "inputs": weight.shape[1],
             "outputs": len(weight),
             "in": At(layer.source),
             "out": At(layer.result),
-            "weights": self.weights.put(laid_out),
-            "bias": self.weights.put(np.pad(layer.bias, (0, panels * width - len(weight)))),
+            "weights": self.weights.put(panels),
+            "bias": self.weights.put(_filled(layer.bias, width)),
             "activation": layer.activation,
         }
-        self._add("linear", fields, panels, layer.source, layer.result)
+        self._add("linear", fields, len(panels), layer.source, layer.result)
 
     def _product(self, layer: Convolution, outputs: int, inputs: int) -> None:
         source = self._bordered(layer)
@@ -208,7 +202,9 @@ class Lowering:
                     "out": At(layer.result, group * outputs),
                     "add": 0,
                     "weights": self.weights.put(panels_of(matrix if parts == 1 else matrix[begin:end])),
-                    "bias": self.weights.put(_to_lanes(layer.bias[rows] if first else 0 * layer.bias[rows])),
+                    "bias": self.weights.put(
+                        _filled(layer.bias[rows] if first else 0 * layer.bias[rows], LANES)
+                    ),
                     "segment": segment,
                     "activation": layer.activation if last else Activation(),
                 }
@@ -254,9 +250,7 @@ class Lowering:
             self.channels(Channels(layer.source, source, index))
         _, height, width = self._network.sizes[source]
         _, out_height, out_width = self._network.sizes[layer.result]
-        taps = layer.weight.reshape(outputs, -1)
-        whole = np.zeros((-(-outputs // LANES) * LANES, taps.shape[1]), np.float32)
-        whole[:outputs] = taps
+        taps = _filled(layer.weight.reshape(outputs, -1), LANES)
         top, left = layer.padding[:2]
         fields = {
             "kernel_height": kernel_height,
@@ -275,8 +269,8 @@ class Lowering:
             "out_pixel": self._step(layer.result),
             "in": At(source),
             "out": At(layer.result),
-            "weights": self.weights.put(whole.reshape(-1, LANES, taps.shape[1]).transpose(0, 2, 1)),
-            "bias": self.weights.put(_to_lanes(layer.bias)),
+            "weights": self.weights.put(taps.reshape(-1, LANES, taps.shape[1]).transpose(0, 2, 1)),
+            "bias": self.weights.put(_filled(layer.bias, LANES)),
             "activation": layer.activation,
         }
         plain = (
@@ -335,7 +329,7 @@ class Lowering:
             fields["b_spread"] = int(other_channels == 1 and channels > 1)
             maps.append(layer.second)
         elif layer.second is not None:
-            fields["b"] = self.weights.put(_to_lanes(layer.second))
+            fields["b"] = self.weights.put(_filled(layer.second, LANES))
             fields["b_spread"] = int(layer.second.size == 1)
             fields["b_is_weight"] = 1
         self._add("elementwise", fields, pixels, *maps)
@@ -391,9 +385,8 @@ _LOWER: dict[type, Any] = {
 
 def panels_of(matrix: np.ndarray) -> np.ndarray:
     """Return `(inputs, outputs)` as `product` reads it: panels of one to three vectors of outputs, each by inputs."""
-    vectors = -(-matrix.shape[1] // LANES)
-    whole = np.zeros((len(matrix), vectors * LANES), np.float32)
-    whole[:, : matrix.shape[1]] = matrix
+    whole = _filled(matrix.T, LANES).T
+    vectors = whole.shape[1] // LANES
     parts, first = [], 0
     while first < vectors:
         left = vectors - first
@@ -403,5 +396,7 @@ def panels_of(matrix: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _to_lanes(values: np.ndarray) -> np.ndarray:
-    return np.pad(values.astype(np.float32), (0, -len(values) % LANES))
+def _filled(values: np.ndarray, multiple: int) -> np.ndarray:
+    """Return values with zeros behind them, to a multiple along the first axis."""
+    behind = [(0, -len(values) % multiple), *[(0, 0)] * (values.ndim - 1)]
+    return np.pad(values.astype(np.float32), behind)

@@ -96,14 +96,16 @@ class CRunner:
         if floats:
             with weights.open("rb") as stream:
                 stream.readinto(self._weights.data.cast("B"))
+        self._kept = tuple(array.ctypes.data_as(_FLOATS) for array in (self._weights, self._work))
         self._one_at_a_time = threading.Lock()  # calls share the working memory
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the output for one image."""
         output = np.empty((1, *self._output), np.float32)
         with self._one_at_a_time:
-            arrays = (self._weights, self._work, images, output)
-            self._run(self._threads, *(array.ctypes.data_as(_FLOATS) for array in arrays))
+            self._run(
+                self._threads, *self._kept, *(each.ctypes.data_as(_FLOATS) for each in (images, output))
+            )
         return output
 
 
