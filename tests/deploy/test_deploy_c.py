@@ -146,6 +146,7 @@ CASES: dict[str, nn.Module] = {
     "exp, log, sqrt, abs": Does(
         lambda x: torch.exp(x) + torch.log(x.abs() + 1) + torch.sqrt(x.abs()) - x.square()
     ),
+    "erf, ceil, floor": Does(lambda x: torch.erf(x) + torch.ceil(3 * x) - torch.floor(2 * x)),
     "clamped": Does(lambda x: x.clamp(-0.3, 0.4) + x.clamp(min=0.1)),
     # element by element
     "residual": nn.Sequential(convolution(11, 11, 1), Does(lambda x: F.relu(x + F.conv2d(x, SQUARE)))),

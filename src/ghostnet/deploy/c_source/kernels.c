@@ -65,7 +65,7 @@ INLINE void store(float *to, vector x, int count)
 /* ---- activations ---- */
 
 enum {
-    NONE, RELU, CLIP, LEAKY_RELU, HARD_SIGMOID, HARD_SWISH, SIGMOID, SILU, TANH, GELU, ELU, SOFTPLUS, ERF, EXP, SQRT,
+    NONE, RELU, CLIP, LEAKY_RELU, HARD_SIGMOID, HARD_SWISH, SIGMOID, SILU, TANH, ELU, ERF, EXP, SQRT,
     ABS, NEGATIVE, RECIPROCAL, LOG, CEIL, FLOOR, SQUARE, MISH
 };
 
@@ -119,8 +119,6 @@ static __attribute__((noinline)) vector rarely_activated(vector x, const struct 
     case RECIPROCAL: return all(1) / x;
     case SQUARE: return x * x;
     case MISH: return mish(x);
-    case GELU: EACH_LANE(x, .5f * v * (1 + erff(v * .70710678f))); return x;
-    case SOFTPLUS: EACH_LANE(x, v > 20 ? v : log1pf(expf(v))); return x;
     case ERF: EACH_LANE(x, erff(v)); return x;
     case SQRT: EACH_LANE(x, sqrtf(v)); return x;
     case LOG: EACH_LANE(x, logf(v)); return x;

@@ -23,7 +23,7 @@ from ghostnet.deploy.c_source.layers import (
 from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError, Reader
 
 _UNARY = {
-    "Relu": "RELU", "Sigmoid": "SIGMOID", "Tanh": "TANH", "Softplus": "SOFTPLUS", "Erf": "ERF", "Exp": "EXP",
+    "Relu": "RELU", "Sigmoid": "SIGMOID", "Tanh": "TANH", "Erf": "ERF", "Exp": "EXP",
     "Sqrt": "SQRT", "Abs": "ABS", "Neg": "NEGATIVE", "Reciprocal": "RECIPROCAL", "Log": "LOG", "Ceil": "CEIL",
     "Floor": "FLOOR", "Mish": "MISH",
 }  # fmt: skip
@@ -131,7 +131,7 @@ def _unary(reader: Reader, node: Any) -> None:
     _activate(reader, node, Activation(_UNARY[node.op_type]))
 
 
-@_reads("LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Gelu", "Clip", "Pow")
+@_reads("LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Clip", "Pow")
 def _activation(reader: Reader, node: Any) -> None:
     given = reader.attributes(node)
     if node.op_type == "LeakyRelu":
@@ -142,10 +142,6 @@ def _activation(reader: Reader, node: Any) -> None:
         found = Activation("HARD_SIGMOID", given.get("alpha", 0.2), given.get("beta", 0.5))
     elif node.op_type == "HardSwish":
         found = Activation("HARD_SWISH", 1 / 6, 0.5)
-    elif node.op_type == "Gelu":
-        if given.get("approximate", b"none") != b"none":
-            raise NoSuchLayerError(node, "approximated")
-        found = Activation("GELU")
     elif node.op_type == "Pow":
         power = reader.constant(node, 1)
         if power is None or power.size != 1 or power.item() not in (2, 0.5):
