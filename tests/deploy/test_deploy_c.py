@@ -57,6 +57,7 @@ def ghost(*sizes, **settings) -> GhostConv2d:
     return layer
 
 
+LARGER = nn.Upsample(scale_factor=2)
 CASES: dict[str, nn.Module] = {
     # matrix products: panels of one, two and three vectors, parts of vectors, tiles of every number of pixels
     "1x1 to 8": convolution(11, 8, 1),
@@ -77,6 +78,19 @@ CASES: dict[str, nn.Module] = {
         Does(lambda x: torch.cat((x, x[:, 3:7]), 1)), convolution(15, 6, 3, padding=1)
     ),
     "groups": nn.Sequential(Does(lambda x: x[:, :9]), convolution(9, 12, 3, padding=1, groups=3)),
+    # Winograd's form: all widths of panels, parts of tiles and of vectors, parts of a map
+    "many 3x3": nn.Sequential(LARGER, convolution(11, 24, 3, padding=1)),
+    "many 3x3, no padding": nn.Sequential(LARGER, convolution(11, 12, 3), nn.Hardswish()),
+    "many 3x3, more padding": nn.Sequential(LARGER, convolution(11, 8, 3, padding=(2, 1)), nn.ReLU()),
+    "many 3x3, residual": nn.Sequential(
+        LARGER, convolution(11, 44, 1), Does(lambda x: F.silu(x + F.conv2d(x, WIDE, padding=1)))
+    ),
+    "many 3x3, on parts of maps": nn.Sequential(
+        LARGER, ghost(11, 34, 3, padding=1), ghost(34, 32, 3, padding=1), nn.ReLU()
+    ),
+    "many 3x3 of a map larger than the cache": nn.Sequential(
+        nn.Upsample(scale_factor=8), convolution(11, 16, 3, padding=1), nn.MaxPool2d(8)
+    ),
     "one pixel": nn.Sequential(
         nn.AdaptiveAvgPool2d(1), convolution(11, 70, 1), nn.ReLU(), convolution(70, 3, 1)
     ),
@@ -185,6 +199,7 @@ CASES: dict[str, nn.Module] = {
 }
 DEEP = torch.randn(9, 600, 1, 1, generator=torch.Generator().manual_seed(2)) / 25
 SQUARE = torch.randn(11, 11, 1, 1, generator=torch.Generator().manual_seed(3))
+WIDE = torch.randn(44, 44, 3, 3, generator=torch.Generator().manual_seed(5)) / 20
 SCALES = torch.randn(11, 1, 1, generator=torch.Generator().manual_seed(4))
 CHOSEN = torch.tensor([3, 3, 10, 0, 1])
 SQUASH = torch.tanh
@@ -252,12 +267,14 @@ def test_what_is_no_number_stays_none_where_it_does_in_pytorch(branches: tuple[B
         maps = network.stem(torch.from_numpy(given))
         expected = [case(maps).flatten(1) for case in network.cases]
     parts = found.split([part.shape[1] for part in expected], 1)
-    differ = [
-        name
-        for name, one, other in zip(CASES, expected, parts, strict=True)
-        if (one.isnan() != other.isnan()).any()
-    ]
-    assert differ == []
+    lost, differ = [], []
+    for name, one, other in zip(CASES, expected, parts, strict=True):
+        lost += [name] if (one.isnan() & ~other.isnan()).any() else []
+        differ += [name] if (one.isnan() != other.isnan()).any() else []
+    assert lost == []
+    assert all(
+        name.startswith("many 3x3") for name in differ
+    )  # a tile of 4x4 results has its inputs in common
 
 
 def test_memory_may_hold_anything_and_threads_change_nothing(branches: tuple[Branches, Path]) -> None:

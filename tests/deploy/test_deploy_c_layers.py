@@ -18,6 +18,7 @@ from ghostnet.deploy.c_source.layers import (
 )
 from ghostnet.deploy.c_source.places import Place, arena, lay_out
 from ghostnet.deploy.c_source.steps import Lowering, panels_of
+from ghostnet.deploy.c_source.winograd import ends_of_parts, is_worth
 
 SIZE = (4, 6, 6)
 
@@ -226,3 +227,38 @@ def test_deep_products_are_added_up_in_parts() -> None:
     assert [part["add"].name for part in parts] == ["c", "b", "b", "b"]
     biases = [lowering.weights.array()[part["bias"]] for part in parts]
     assert biases == [1, 0, 0, 0]
+
+
+def square(outputs: int, inputs: int, side: int, **changed) -> tuple[Convolution, dict]:
+    weight = np.ones((outputs, inputs, 3, 3), np.float32)
+    settings = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1), "groups": 1} | changed
+    layer = Convolution("a", "b", weight, np.ones(outputs, np.float32), **settings)
+    return layer, {"a": (inputs, side, side), "b": (outputs, side, side)}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "side"), [(16, 16, 32), (64, 64, 8), (256, 256, 14), (32, 64, 112)]
+)
+def test_many_small_filters_are_computed_by_winograd(outputs: int, inputs: int, side: int) -> None:
+    layer, sizes = square(outputs, inputs, side)
+    assert is_worth(layer, sizes)
+    for changed in ({"stride": (2, 2)}, {"dilation": (2, 2)}, {"groups": 2}):
+        assert not is_worth(square(outputs, inputs, side, **changed)[0], sizes)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "side"), [(32, 3, 112), (16, 16, 4), (512, 512, 3), (8, 8, 32)]
+)
+def test_not_where_the_transforms_cost_what_they_save(outputs: int, inputs: int, side: int) -> None:
+    assert not is_worth(*square(outputs, inputs, side))
+
+
+@pytest.mark.parametrize(("tiles", "inputs"), [(1, 8), (64, 512), (65, 512), (3136, 64), (455, 9), (456, 9)])
+def test_parts_of_a_map_hold_each_tile_once_and_stay_in_the_cache(tiles: int, inputs: int) -> None:
+    ends = ends_of_parts(tiles, inputs)
+    sizes = np.diff(ends)
+    assert ends[0] == 0
+    assert ends[-1] == tiles
+    assert sizes.min() > 0
+    assert sizes.max() - sizes.min() <= 1
+    assert all(size <= 64 or size * 36 * 4 * -(-inputs // 8) * 8 <= 1 << 20 for size in sizes)

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
+LANES = 8  # floats of a vector in kernels/base.c
 Size = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """What is done to each value of a layer's result; the names and meanings are those of `kernels.c`."""
+    """What is done to each value of a layer's result; the names and meanings are those of `kernels/values.c`."""
 
     kind: str = "NONE"
     low: float = 0.0
@@ -67,7 +68,7 @@ class Elementwise:
     """`activation(a kind b)`; an operand of one pixel or one channel is spread over the others.
 
     Attributes:
-        kind: as in `kernels.c`; "FIRST" is the first operand alone.
+        kind: as in `kernels/values.c`; "FIRST" is the first operand alone.
         second: a map, a constant `(C,)` or `(1,)`, or None.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ghostnet.deploy.c_source.layers import (
+    LANES,
     Activation,
     Border,
     Channels,
@@ -21,8 +22,16 @@ from ghostnet.deploy.c_source.layers import (
     Size,
 )
 from ghostnet.deploy.c_source.places import Place
+from ghostnet.deploy.c_source.winograd import (
+    APART,
+    POINTS,
+    SHARES,
+    ends_of_parts,
+    filters_of,
+    grid,
+    is_worth,
+)
 
-LANES = 8  # floats of a vector in kernels.c
 _LINE = 16  # floats of a line of the cache
 # inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
 _DEPTH = 256
@@ -43,7 +52,7 @@ class Step:
     """One call of a kernel.
 
     Attributes:
-        kernel: function of `kernels.c`.
+        kernel: function of `kernels/`.
         kind: its struct.
         fields: of the struct; `At` for places of maps, arrays of integers for tables.
         count: units of work.
@@ -141,8 +150,53 @@ class Lowering:
             self._depthwise(layer)
         elif tap is not None and layer.groups == 1 and layer.add is None:
             self._linear(layer, layer.weight[:, :, tap[0], tap[1]])
+        elif is_worth(layer, self._network.sizes):
+            self._winograd(layer)
         else:
             self._product(layer, outputs // layer.groups, inputs)
+
+    def _winograd(self, layer: Convolution) -> None:
+        outputs, inputs, *_ = layer.weight.shape
+        _, height, width = self._network.sizes[layer.source]
+        _, out_height, out_width = self._network.sizes[layer.result]
+        down, across = grid(self._network.sizes[layer.result])
+        ends = ends_of_parts(down * across, inputs)
+        most = max(np.diff(ends).tolist())
+        widths = panel_widths(outputs)
+        shares = min(len(widths), SHARES)
+        own = POINTS * (max(widths) * LANES * (inputs + most) + 2 * APART)
+        tiled_floats = POINTS * (-(-inputs // LANES) * LANES * most + APART)
+        tiled = self._new_map(f"{layer.result}.tiled", (tiled_floats, 1, 1))
+        owned = self._new_map(f"{layer.result}.owned", (shares * own, 1, 1))
+        fields = {
+            "inputs": inputs,
+            "outputs": outputs,
+            "height": height,
+            "width": width,
+            "in_pixel": self._step(layer.source),
+            "top": layer.padding[0],
+            "left": layer.padding[1],
+            "out_height": out_height,
+            "out_width": out_width,
+            "out_pixel": self._step(layer.result),
+            "add_pixel": self._step(layer.add) if layer.add else 0,
+            "across": across,
+            "shares": shares,
+            "own": own,
+            "in": At(layer.source),
+            "out": At(layer.result),
+            "add": At(layer.add) if layer.add else 0,
+            "tiled": At(tiled),
+            "owned": At(owned),
+            "weights": self.weights.put(panels_of(filters_of(layer.weight))),
+            "bias": self.weights.put(_filled(layer.bias, LANES)),
+            "activation": layer.activation,
+        }
+        maps = [layer.source, layer.result, *([layer.add] if layer.add else [])]
+        for begin, end in itertools.pairwise(ends):
+            part = {**fields, "first": begin, "tiles": end - begin}
+            self._add("winograd", part, end - begin, layer.source, tiled, kernel="winograd_tiles")
+            self._add("winograd", part, shares, *maps, tiled, owned, kernel="winograd_product")
 
     def _only_tap(self, layer: Convolution) -> tuple[int, int] | None:
         """Return the tap that meets the one pixel of a map, where the result has one pixel, too."""
@@ -386,14 +440,17 @@ _LOWER: dict[type, Any] = {
 def panels_of(matrix: np.ndarray) -> np.ndarray:
     """Return `(inputs, outputs)` as `product` reads it: panels of one to three vectors of outputs, each by inputs."""
     whole = _filled(matrix.T, LANES).T
-    vectors = whole.shape[1] // LANES
-    parts, first = [], 0
-    while first < vectors:
-        left = vectors - first
-        count = 1 if left == 1 else 3 if left % 2 else 2  # panel_vectors in kernels.c
-        parts.append(whole[:, first * LANES : (first + count) * LANES].ravel())
-        first += count
-    return np.concatenate(parts)
+    ends = np.cumsum([0, *panel_widths(whole.shape[1])]) * LANES
+    return np.concatenate([whole[:, begin:end].ravel() for begin, end in itertools.pairwise(ends)])
+
+
+def panel_widths(outputs: int) -> list[int]:
+    """Return how many vectors of outputs each panel has; `panel_vectors` in kernels/product.c is the same rule."""
+    widths, left = [], -(-outputs // LANES)
+    while left:
+        widths.append(1 if left == 1 else 3 if left % 2 else 2)
+        left -= widths[-1]
+    return widths
 
 
 def _filled(values: np.ndarray, multiple: int) -> np.ndarray:

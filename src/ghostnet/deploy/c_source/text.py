@@ -16,7 +16,8 @@ from ghostnet.deploy.c_source.layers import Activation, Network, Size
 from ghostnet.deploy.c_source.places import arena, lay_out
 from ghostnet.deploy.c_source.steps import At, Lowering, Step
 
-_KERNELS = Path(__file__).parent / "kernels.c"
+_KERNELS = Path(__file__).parent / "kernels"  # a file for each kind of step, and what they share
+_SHARED = ("base", "values", "moving")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +64,20 @@ def program_of(network: Network, metadata: Mapping[str, str]) -> Program:
     text = "\n".join(
         [
             _head(size, outputs, floats, lowering.weights.floats),
-            _KERNELS.read_text(encoding="utf-8"),
+            _kernels({step.kind for step in lowering.steps}),
             "\n".join(tables),
             f"static const struct call calls[] = {{\n{calls}\n}};\n",
             _foot(size, outputs, floats, lowering.weights.floats, json.dumps(about)),
         ]
     )
     return Program(text, lowering.weights.array(), dict(sorted(counts.items())))
+
+
+def _kernels(kinds: set[str]) -> str:
+    """Return the kernels for steps of these kinds; those that all share are always there."""
+    kinds = kinds | {"product"} if "winograd" in kinds else kinds
+    own = sorted(kind for kind in kinds if (_KERNELS / f"{kind}.c").is_file())
+    return "\n".join((_KERNELS / f"{name}.c").read_text(encoding="utf-8") for name in (*_SHARED, *own))
 
 
 def _table(place: int, step: Step, first_float: Any) -> str:

@@ -1,0 +1,70 @@
+/* Kernels of a network in C: one image, maps as (height, width, channels), vectors of eight floats.
+ *
+ * Only what GCC and Clang share is used (vector extensions), so that the same text runs on AVX2, AVX-512, NEON and
+ * whatever else they compile for. A kernel computes the part [from, to) of its layer, in the layer's own unit: rows,
+ * pixels or panels of outputs. Loads may read up to seven floats behind a map, stores never write there.
+ */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define KERNEL static __attribute__((unused)) void
+#define LANES 8
+
+typedef float vector __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t lanes __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float half_vector __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float pair __attribute__((vector_size(8), aligned(4), may_alias));
+
+struct memory {
+    const float *weights;
+    float *work;
+    const float *images;
+    float *outputs;
+};
+
+/* the network is a list of these */
+struct call {
+    void (*run)(const void *layer, const struct memory *memory, int from, int to);
+    const void *layer;
+    int count; /* units of work */
+};
+
+INLINE vector load(const float *from) { return *(const vector *)from; }
+INLINE vector all(float x) { return (vector){x, x, x, x, x, x, x, x}; }
+INLINE vector pick(lanes where, vector yes, vector no)
+{
+    return (vector)((where & (lanes)yes) | (~where & (lanes)no));
+}
+INLINE vector largest(vector a, vector b) { return pick(a > b, a, b); }
+INLINE vector smallest(vector a, vector b) { return pick(a < b, a, b); }
+
+INLINE void store(float *to, vector x, int count)
+{
+    if (count >= LANES) {
+        *(vector *)to = x;
+        return;
+    }
+    if (count & 4) {
+        *(half_vector *)to = (half_vector){x[0], x[1], x[2], x[3]};
+        x = (vector){x[4], x[5], x[6], x[7], 0, 0, 0, 0};
+        to += 4;
+    }
+    if (count & 2) {
+        *(pair *)to = (pair){x[0], x[1]};
+        x[0] = x[2];
+        to += 2;
+    }
+    if (count & 1) *to = x[0];
+}
