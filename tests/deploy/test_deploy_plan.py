@@ -140,7 +140,8 @@ def test_a_layer_that_cannot_be_ghosted_stays_out_of_every_network() -> None:
     made = plan(mask, "onnx", input_size=SIZE, seconds=0.05, build=build)
     assert made.rows[-1].reason.startswith("cannot be ghosted: `ratio` (=2) must not be larger")
     assert set(made.layers) <= {"2", "4"}
-    assert built
+    gains = [row.name for row in made.rows if row.time_ratio is not None and row.time_ratio <= 0.98]
+    assert bool(built) == bool(gains)  # on a busy machine a layer may seem to gain nothing
     assert not any("5" in ratios for ratios in built)
     assert "None" not in str(made)
 
