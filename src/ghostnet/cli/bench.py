@@ -24,7 +24,9 @@ _WEIGHTS_HELP = "NAME=TAG or NAME=FILE for a name; without weights they are rand
 _RUNTIME_HELP = (
     "onnx, openvino, litert, ncnn, mnn, c, coreml, executorch, with commas; exported files keep their own."
 )
-_PRECISION_HELP = "fp32, bf16, int8 (calibrated with noise, for its time), with commas; files keep their own."
+_PRECISION_HELP = (
+    "fp32, bf16, fp16, int8 (calibrated with noise, for its time), with commas; files keep their own."
+)
 _PROCESSES_HELP = (
     "More than 1: time in that many fresh ones, each loading in another order; medians over them."
 )

@@ -39,7 +39,7 @@ def export(
     passes: Annotated[str | None, typer.Option(metavar="NAMES", help=_PASSES_HELP)] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Export as it is, without rewrites.")] = False,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 (coreml) or int8 (onnx, openvino, litert).")
+        str, typer.Option(help="fp32, fp16 (c, coreml) or int8 (onnx, openvino, litert).")
     ] = "fp32",
     calibration: Annotated[
         str | None,

@@ -174,8 +174,8 @@ def benchmark(
         threads: threads inside one operator, one number or several, >= 1; a session keeps its own.
         min_seconds: least time in seconds for each row, in each process.
         runtimes: keys of `TARGETS`.
-        precisions: "fp32", "bf16", "int8"; a runtime without one is left out there, and the result says so. Int8 of
-            candidates has ranges from noise: its time counts, its answers do not. Files keep their precision.
+        precisions: "fp32", "bf16", "fp16", "int8"; a runtime without one is left out there, and the result says so.
+            Int8 of candidates has ranges from noise: its time counts, its answers do not. Files keep their precision.
         cold_starts: fresh processes for each row, whose median gives cold start and peak memory; 0 for none.
         processes: 1 measures in this process; more, in that many fresh ones.
         announce: called with a line before each export, and before each of several processes.

@@ -111,7 +111,7 @@ def export(
         input_size: shape of one input without the batch.
         passes: names of the rewrites for `optimize`; None takes the target's own set.
         optimized: apply rewrites at all.
-        precision: of weights and arithmetic in the file: "fp32", or "fp16" for "coreml".
+        precision: of weights and arithmetic in the file: "fp32", or "fp16" for "coreml" and for "c" (weights alone).
         tolerance: largest allowed relative error, > 0; None takes 1e-4, and for fp16 2e-2.
         force: overwrite existing files.
         metadata: texts to keep, such as the origin of the weights; other values are kept as text.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.manifest import FILE_PRECISIONS
 from ghostnet.deploy.session import Session, identify, load
 from ghostnet.deploy.targets import TARGETS, require_to_open, target_named
 from ghostnet.errors import InputError, unknown_name
@@ -16,7 +17,7 @@ from ghostnet.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import nn
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _NOISE_IMAGES = 16  # calibrate int8 where only its time counts
 
 
@@ -90,7 +91,7 @@ def line_up(
     found.sort(
         key=lambda pair: (
             names.index(pair[1].target),
-            (*PRECISIONS, "fp16").index(pair[1].precision),
+            PRECISIONS.index(pair[1].precision),
             pair[1].threads,
             places[pair[0]],
         )
@@ -108,27 +109,31 @@ def _files(
 ) -> list[Path]:
     if isinstance(given, str | Path) or hasattr(given, "__fspath__"):
         path = Path(given)
-        if "int8" in settings.precisions:
-            _, manifest, _ = identify(path)
-            if manifest is None or manifest.precision != "int8":
-                skipped.append(
-                    f"{name}: a file keeps its precision; `ghostnet export --precision int8` writes int8"
-                )
+        _, manifest, _ = identify(path)
+        skipped += [
+            f"{name}: a file keeps its precision; `ghostnet export --precision {asked}` writes {asked}"
+            for asked in settings.precisions
+            if asked in FILE_PRECISIONS and (manifest is None or manifest.precision != asked)
+        ]
         return [path]
     candidate = given if isinstance(given, Candidate) else Candidate(given)
-    wanted = list(
-        dict.fromkeys("int8" if precision == "int8" else "float" for precision in settings.precisions)
+    # the others are the arithmetic's, and have one file
+    wanted = dict.fromkeys(
+        precision if precision in FILE_PRECISIONS else "fp32" for precision in settings.precisions
     )
     paths = []
     for runtime in settings.runtimes:
         for kind in wanted:
             path = folder / kind / f"{runtime}{TARGETS[runtime].suffixes[0]}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            title = TARGETS[runtime].runtime + (" in int8" if kind == "int8" else "")
+            title = TARGETS[runtime].runtime + (f" in {kind}" if kind in FILE_PRECISIONS else "")
             announce(f"exporting {name} to {title}")
             try:
                 require_to_open(TARGETS[runtime])
-                (_write_int8 if kind == "int8" else _write)(candidate, runtime, path, settings.input_size)
+                if kind == "int8":
+                    _write_int8(candidate, runtime, path, settings.input_size)
+                else:
+                    _write(candidate, runtime, path, settings.input_size, kind)
             except (InputError, RuntimeError) as error:  # what one runtime cannot express, another can
                 skipped.append(f"{name} in {title}: {error}")
                 continue
@@ -136,11 +141,20 @@ def _files(
     return paths
 
 
-def _write(candidate: Candidate, runtime: str, path: Path, input_size: tuple[int, ...]) -> None:
+def _write(
+    candidate: Candidate, runtime: str, path: Path, input_size: tuple[int, ...], precision: str
+) -> None:
     from ghostnet.deploy.export import export
 
-    passes, optimized = candidate.passes, candidate.optimized
-    export(candidate.model, runtime, path, input_size=input_size, passes=passes, optimized=optimized)
+    export(
+        candidate.model,
+        runtime,
+        path,
+        input_size=input_size,
+        passes=candidate.passes,
+        optimized=candidate.optimized,
+        precision=precision,
+    )
 
 
 def _write_int8(candidate: Candidate, runtime: str, path: Path, input_size: tuple[int, ...]) -> None:
@@ -169,7 +183,7 @@ def _sessions(name: str, path: Path, settings: Settings, skipped: list[str]) -> 
     ):  # the file has its precision, whatever was asked for
         return [load(path, threads=count) for count in settings.threads]
     for precision in settings.precisions:
-        if precision == "int8":
+        if precision in FILE_PRECISIONS:
             continue  # that is a file of its own
         if precision not in target.precisions:
             skipped.append(f"{name}: {target.runtime} has no {precision} here")

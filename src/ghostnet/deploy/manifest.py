@@ -17,6 +17,10 @@ from ghostnet.errors import InputError
 from ghostnet.files import sha256_of_file, size_in_bytes
 
 SCHEMA = 1
+FILE_PRECISIONS = (
+    "fp16",
+    "int8",
+)  # what the weights in a file are; fp32 and bf16 are chosen when it is opened
 FLOAT32_PASSES = frozenset({"winograd"})  # rewrites whose rounding error a narrower arithmetic would not bear
 
 

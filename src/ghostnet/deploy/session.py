@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ghostnet.deploy.manifest import Manifest, check_files, float32_passes, manifest_path, read_manifest
+from ghostnet.deploy.manifest import (
+    FILE_PRECISIONS,
+    Manifest,
+    check_files,
+    float32_passes,
+    manifest_path,
+    read_manifest,
+)
 from ghostnet.deploy.targets import Runner, Target, require_to_open, target_named, target_of_file
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, unknown_name
@@ -44,9 +51,8 @@ class Session:
 
     def load_arguments(self) -> dict[str, Any]:
         """Return what `load` takes, JSON-able, to open the same file in the same setting in another process."""
-        precision = (
-            "fp32" if self.precision == "int8" else self.precision
-        )  # int8 is the file's, not asked for
+        own = self.precision in FILE_PRECISIONS  # the file's, not asked for
+        precision = "fp32" if own else self.precision
         return {"path": os.fspath(self.path), "threads": self.threads, "precision": precision}
 
     def predict(self, array: np.ndarray) -> np.ndarray:
@@ -110,7 +116,7 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
         path: a file that `export` wrote, or its manifest. The manifest beside the file tells the runtime; without
             one its ending does (.onnx, .xml, .tflite, .param, .mnn, .c, .mlpackage, .pte).
         threads: threads inside one operator, >= 1.
-        precision: of the arithmetic: "fp32", or "bf16" for OpenVINO.
+        precision: of the arithmetic: "fp32", or "bf16" for OpenVINO; fp16 and int8 are a file's own.
 
     Raises:
         InputError: no such file, a foreign, truncated or unusable one, a bad thread count or precision, or the
@@ -122,6 +128,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads (={threads!r}) must be an integer >= 1")
     main, manifest, target = identify(path)
+    if precision in FILE_PRECISIONS and manifest is not None and manifest.precision == precision:
+        precision = "fp32"  # what the file has needs not be asked for
     if precision not in target.precisions:
         if precision in ("fp32", "bf16"):
             allowed = " or ".join(target.precisions)

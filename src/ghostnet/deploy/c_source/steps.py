@@ -67,15 +67,33 @@ class Step:
 
 
 class Weights:
-    """All weights of a network in one array, each beginning at a line of the cache."""
+    """All weights of a network in one array, each beginning at a line of the cache.
 
-    def __init__(self) -> None:
+    Args:
+        half: whether matrices are in float16, two values in the place of a float.
+    """
+
+    def __init__(self, *, half: bool = False) -> None:
+        self._half = half
         self._parts: list[np.ndarray] = []
         self.floats = 0
 
     def put(self, values: np.ndarray) -> int:
         """Return the first float of what is kept now."""
-        begin, flat = self.floats, _filled(np.ascontiguousarray(values, np.float32).ravel(), _LINE)
+        return self._keep(_filled(np.ascontiguousarray(values, np.float32).ravel(), _LINE))
+
+    def put_matrix(self, values: np.ndarray) -> int:
+        """Do the same with the weights of a product, which are float16 if all are."""
+        if not self._half:
+            return self.put(values)
+        with np.errstate(over="ignore"):
+            halves = _filled(values.ravel(), 2 * _LINE).astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise ValueError("a weight is too large for fp16; export in fp32")
+        return self._keep(halves.view(np.float32))
+
+    def _keep(self, flat: np.ndarray) -> int:
+        begin = self.floats
         self._parts.append(flat)
         self.floats += flat.size
         return begin
@@ -91,11 +109,12 @@ class Lowering:
     Args:
         network: after `places.lay_out`; maps that steps need besides its own are added to its sizes.
         places: of its maps; those of the further maps are added.
+        half: whether the weights of products are in float16.
     """
 
-    def __init__(self, network: Network, places: dict[str, Place]) -> None:
+    def __init__(self, network: Network, places: dict[str, Place], *, half: bool = False) -> None:
         self._network, self._places = network, places
-        self.weights = Weights()
+        self.weights = Weights(half=half)
         self.steps: list[Step] = []
 
     def run(self) -> None:
@@ -188,7 +207,7 @@ class Lowering:
             "add": At(layer.add) if layer.add else 0,
             "tiled": At(tiled),
             "owned": At(owned),
-            "weights": self.weights.put(panels_of(filters_of(layer.weight))),
+            "weights": self.weights.put_matrix(panels_of(filters_of(layer.weight))),
             "bias": self.weights.put(_filled(layer.bias, LANES)),
             "activation": layer.activation,
         }
@@ -215,7 +234,7 @@ class Lowering:
             "outputs": len(weight),
             "in": At(layer.source),
             "out": At(layer.result),
-            "weights": self.weights.put(panels),
+            "weights": self.weights.put_matrix(panels),
             "bias": self.weights.put(_filled(layer.bias, width)),
             "activation": layer.activation,
         }
@@ -255,7 +274,9 @@ class Lowering:
                     "in": At(source, group * inputs + begin),
                     "out": At(layer.result, group * outputs),
                     "add": 0,
-                    "weights": self.weights.put(panels_of(matrix if parts == 1 else matrix[begin:end])),
+                    "weights": self.weights.put_matrix(
+                        panels_of(matrix if parts == 1 else matrix[begin:end])
+                    ),
                     "bias": self.weights.put(
                         _filled(layer.bias[rows] if first else 0 * layer.bias[rows], LANES)
                     ),

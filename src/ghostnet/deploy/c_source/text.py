@@ -26,7 +26,7 @@ class Program:
 
     Attributes:
         text: the source.
-        weights: float32 `(floats,)`, which the function `network_run` is handed.
+        weights: float32 `(floats,)`, which the function `network_run` is handed; of half precision, two in a float.
         kernels: how often each kernel is called.
     """
 
@@ -35,18 +35,22 @@ class Program:
     kernels: dict[str, int]
 
 
-def program_of(network: Network, metadata: Mapping[str, str]) -> Program:
+def program_of(network: Network, metadata: Mapping[str, str], *, half: bool = False) -> Program:
     """Return a network as a program; the network is changed on the way.
 
     Args:
         network: what is to be computed.
         metadata: texts that the program keeps in `network_about`, beside the sizes of input and output.
+        half: whether the weights of products are kept in float16; what is computed is float32.
+
+    Raises:
+        ValueError: a weight is too large for float16.
     """
     about = {"input": network.sizes[network.images], "output": network.output, "metadata": dict(metadata)}
     size, outputs = network.sizes[network.images], network.sizes[network.scores]
     fuse_(network)
     places = lay_out(network)
-    lowering = Lowering(network, places)
+    lowering = Lowering(network, places, half=half)
     lowering.run()
     begins, floats = arena([step.maps for step in lowering.steps], places, network.sizes)
 
@@ -64,6 +68,7 @@ def program_of(network: Network, metadata: Mapping[str, str]) -> Program:
     text = "\n".join(
         [
             _head(size, outputs, floats, lowering.weights.floats),
+            f"#define HALF_WEIGHTS {int(half)}\n",
             _kernels({step.kind for step in lowering.steps}),
             "\n".join(tables),
             f"static const struct call calls[] = {{\n{calls}\n}};\n",

@@ -24,7 +24,10 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn(), CSource(), CoreML(), ExecuTorch())
 }
-HALF: dict[str, Target] = {"coreml": CoreML(half=True)}  # whose files may be in float16
+HALF: dict[str, Target] = {
+    "c": CSource(half=True),
+    "coreml": CoreML(half=True),
+}  # whose files may be in float16
 
 __all__ = [
     "HALF",

@@ -25,7 +25,12 @@ _LARGE = 1 << 21  # bytes of a large page: weights are read from end to end, and
 
 
 class CSource:
-    """The target "c"."""
+    """The target "c".
+
+    Args:
+        half: weights of products in float16: half the file, and half of what memory is asked for. All arithmetic stays
+            in float32.
+    """
 
     name = "c"
     runtime = "C"
@@ -42,10 +47,17 @@ class CSource:
     system: str | None = None
     threads_in_use: int | None = None
 
+    def __init__(self, *, half: bool = False) -> None:
+        self._half = half
+
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
     ) -> dict[str, int]:
-        """Write both files; `metadata` goes into the program. Raises ValueError where a layer has no kernel."""
+        """Write both files; `metadata` goes into the program.
+
+        Raises:
+            ValueError: a layer has no kernel, or a weight is too large for float16.
+        """
         from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError
         from ghostnet.deploy.c_source.onnx_layers import network_of
         from ghostnet.deploy.c_source.text import program_of
@@ -54,7 +66,7 @@ class CSource:
         with tempfile.TemporaryDirectory() as folder:
             proto = exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
         try:
-            program = program_of(network_of(proto), metadata)
+            program = program_of(network_of(proto), metadata, half=self._half)
         except NoSuchLayerError as error:
             raise ValueError(f"C has no operator {in_pytorch(error.node)}: {error}") from error
         path.write_text(program.text, encoding="utf-8")

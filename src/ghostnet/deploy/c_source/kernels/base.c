@@ -9,6 +9,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined __F16C__
+#include <immintrin.h>
+#elif defined __aarch64__
+#include <arm_neon.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -43,6 +48,31 @@ struct call {
 
 INLINE vector load(const float *from) { return *(const vector *)from; }
 INLINE vector all(float x) { return (vector){x, x, x, x, x, x, x, x}; }
+/* Weights of products may be in half precision: they are what memory is asked for most. */
+#ifndef HALF_WEIGHTS
+#define HALF_WEIGHTS 0
+#endif
+enum { WEIGHT = HALF_WEIGHTS ? 2 : 4, LINE = 64 }; /* bytes of a weight and of a line of the cache */
+
+INLINE vector load_half(const uint16_t *from)
+{
+#if defined __F16C__
+    return (vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+#elif defined __aarch64__
+    const uint16x8_t bits = vld1q_u16(from);
+    const union { float32x4_t parts[2]; vector whole; } values = {
+        {vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(bits))), vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(bits)))}};
+    return values.whole;
+#else /* the bits where a float has them, and the exponents' other offset */
+    const lanes bits = {from[0], from[1], from[2], from[3], from[4], from[5], from[6], from[7]};
+    return (vector)((lanes)((vector)((bits & 0x7fff) << 13) * all(0x1p112f)) | (bits & 0x8000) << 16);
+#endif
+}
+INLINE vector load_weights(const int half, const void *weights, ptrdiff_t at)
+{
+    return half ? load_half((const uint16_t *)weights + at) : load((const float *)weights + at);
+}
+
 INLINE vector pick(lanes where, vector yes, vector no)
 {
     return (vector)((where & (lanes)yes) | (~where & (lanes)no));

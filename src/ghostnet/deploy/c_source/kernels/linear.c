@@ -10,15 +10,16 @@ struct linear {
 INLINE void outputs_of_panels(const int panels, const struct linear *layer, const struct memory *memory, int first)
 {
     const size_t panel = (size_t)2 * LANES * layer->inputs;
-    const float *weights = memory->weights + layer->weights + panel * first, *in = memory->work + layer->in;
+    const float *weights = memory->weights + layer->weights, *in = memory->work + layer->in;
+    size_t next = panel * first;
     const int at = 2 * LANES * first;
     vector sum[8];
     UNROLL for (int v = 0; v < 2 * panels; v++) sum[v] = load(memory->weights + layer->bias + at + LANES * v);
-    for (ptrdiff_t k = 0; k < layer->inputs; k++, weights += 2 * LANES) {
+    for (ptrdiff_t k = 0; k < layer->inputs; k++, next += 2 * LANES) {
         vector x = all(in[k]);
         UNROLL for (int p = 0; p < panels; p++) {
-            sum[2 * p] += x * load(weights + panel * p);
-            sum[2 * p + 1] += x * load(weights + panel * p + LANES);
+            sum[2 * p] += x * load_weights(HALF_WEIGHTS, weights, next + panel * p);
+            sum[2 * p + 1] += x * load_weights(HALF_WEIGHTS, weights, next + panel * p + LANES);
         }
     }
     UNROLL for (int v = 0; v < 2 * panels; v++)

@@ -9,19 +9,20 @@ struct product {
 };
 
 /* One tile: `pixels` x `vectors` sums, which stay in registers. */
-INLINE void tile(const int pixels, const int vectors, const struct product *layer, const float *const *at,
-                 const float *weights, const float *bias, float *out, const float *add, int outputs)
+INLINE void tile(const int half, const int pixels, const int vectors, const struct product *layer,
+                 const float *const *at, const void *weights, const float *bias, float *out, const float *add,
+                 int outputs)
 {
     vector sum[8][3];
+    ptrdiff_t next = 0;
     UNROLL for (int p = 0; p < pixels; p++)
         UNROLL for (int v = 0; v < vectors; v++) sum[p][v] = load(bias + LANES * v);
     for (int s = 0; s < layer->segments; s++) {
         const float *in[8];
         UNROLL for (int p = 0; p < pixels; p++) in[p] = at[p] + layer->segment[s];
-        for (ptrdiff_t k = 0; k < layer->length; k++) {
+        for (ptrdiff_t k = 0; k < layer->length; k++, next += LANES * vectors) {
             vector w[3];
-            UNROLL for (int v = 0; v < vectors; v++) w[v] = load(weights + LANES * v);
-            weights += LANES * vectors;
+            UNROLL for (int v = 0; v < vectors; v++) w[v] = load_weights(half, weights, next + LANES * v);
             UNROLL for (int p = 0; p < pixels; p++) {
                 vector x = all(in[p][k]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[p][v] += x * w[v];
@@ -42,22 +43,27 @@ INLINE void tile(const int pixels, const int vectors, const struct product *laye
             store(out + p * layer->out_pixel + LANES * (vectors - 1), sum[p][vectors - 1], last);
 }
 
-typedef void tile_of(const struct product *, const float *const *, const float *, const float *, float *,
+typedef void tile_of(const struct product *, const float *const *, const void *, const float *, float *,
                      const float *, int);
-#define TILE(P, V)                                                                                                  \
-    static void tile_##P##_##V(const struct product *layer, const float *const *at, const float *weights,           \
-                               const float *bias, float *out, const float *add, int outputs)                        \
+#define TILE(HALF, NAME, P, V)                                                                                      \
+    static void NAME##_##P##_##V(const struct product *layer, const float *const *at, const void *weights,          \
+                                 const float *bias, float *out, const float *add, int outputs)                      \
     {                                                                                                               \
-        tile(P, V, layer, at, weights, bias, out, add, outputs);                                                    \
+        tile(HALF, P, V, layer, at, weights, bias, out, add, outputs);                                              \
     }
-TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
-TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
-TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3)
-static tile_of *const tiles[3][9] = {
-    {0, tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1},
-    {0, tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2},
-    {0, tile_1_3, tile_2_3, tile_3_3, tile_4_3},
-};
+/* a function for each size of a tile: NAME[vectors - 1][pixels] */
+#define TILES(HALF, NAME)                                                                                           \
+    TILE(HALF, NAME, 1, 1) TILE(HALF, NAME, 2, 1) TILE(HALF, NAME, 3, 1) TILE(HALF, NAME, 4, 1)                     \
+    TILE(HALF, NAME, 5, 1) TILE(HALF, NAME, 6, 1) TILE(HALF, NAME, 7, 1) TILE(HALF, NAME, 8, 1)                     \
+    TILE(HALF, NAME, 1, 2) TILE(HALF, NAME, 2, 2) TILE(HALF, NAME, 3, 2) TILE(HALF, NAME, 4, 2)                     \
+    TILE(HALF, NAME, 5, 2) TILE(HALF, NAME, 6, 2)                                                                   \
+    TILE(HALF, NAME, 1, 3) TILE(HALF, NAME, 2, 3) TILE(HALF, NAME, 3, 3) TILE(HALF, NAME, 4, 3)                     \
+    static __attribute__((unused)) tile_of *const NAME[3][9] = {                                                    \
+        {0, NAME##_1_1, NAME##_2_1, NAME##_3_1, NAME##_4_1, NAME##_5_1, NAME##_6_1, NAME##_7_1, NAME##_8_1},        \
+        {0, NAME##_1_2, NAME##_2_2, NAME##_3_2, NAME##_4_2, NAME##_5_2, NAME##_6_2},                                \
+        {0, NAME##_1_3, NAME##_2_3, NAME##_3_3, NAME##_4_3},                                                        \
+    };
+TILES(HALF_WEIGHTS, tiles)
 static const int tile_pixels[3] = {8, 6, 4};
 
 /* How many vectors the next panel of outputs has; the weights were laid out by the same rule (panels_of in steps.py). */
@@ -67,31 +73,33 @@ INLINE int panel_vectors(int left) { return left == 1 ? 1 : left % 2 ? 3 : 2; }
 KERNEL product(const void *self, const struct memory *memory, int from, int to)
 {
     const struct product *layer = self;
-    const float *weights = memory->weights + layer->weights, *bias = memory->weights + layer->bias;
+    const char *weights = (const char *)(memory->weights + layer->weights);
+    const float *bias = memory->weights + layer->bias;
     const int vectors = (layer->outputs + LANES - 1) / LANES;
     const int depth = layer->segments * layer->length;
     for (int first = 0, count; first < vectors; first += count) {
         count = panel_vectors(vectors - first);
         const int tiles_left = (to - from + tile_pixels[count - 1] - 1) / tile_pixels[count - 1];
         /* what lies behind a panel is what is read next: the next panel, or the next layer's weights */
-        const ptrdiff_t ahead = (ptrdiff_t)depth * LANES * count / (tiles_left ? tiles_left : 1);
-        const float *next = weights + ((size_t)first + count) * LANES * depth;
+        const ptrdiff_t panel = (ptrdiff_t)depth * LANES * count * WEIGHT, ahead = panel / (tiles_left ? tiles_left : 1);
+        const char *next = weights + panel;
         int x = from % layer->width;
         const float *row = memory->work + layer->in + (ptrdiff_t)(from / layer->width) * layer->in_row;
         for (int t = tiles_left, pixel = from, pixels; t > 0; t--, pixel += pixels) {
             const float *at[8];
             pixels = (to - pixel) / t;
-            if (ahead >= 16)
-                for (const float *end = next + ahead; next < end; next += 16) __builtin_prefetch(next);
+            if (ahead >= LINE)
+                for (const char *end = next + ahead; next < end; next += LINE) __builtin_prefetch(next);
             for (int p = 0; p < pixels; p++) {
                 at[p] = row + (ptrdiff_t)x * layer->in_pixel;
                 if (++x == layer->width) x = 0, row += layer->in_row;
             }
             tiles[count - 1][pixels](
-                layer, at, weights + (size_t)first * LANES * depth, bias + first * LANES,
+                layer, at, weights, bias + first * LANES,
                 memory->work + layer->out + (ptrdiff_t)pixel * layer->out_pixel + first * LANES,
                 layer->add_pixel ? memory->work + layer->add + (ptrdiff_t)pixel * layer->add_pixel + first * LANES : 0,
                 layer->outputs - first * LANES);
         }
+        weights += panel;
     }
 }

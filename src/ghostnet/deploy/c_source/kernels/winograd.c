@@ -17,6 +17,12 @@ struct winograd {
 
 enum { TAPS = 36, APART = 16 }; /* floats between planes, lest all of them share the same lines of a cache */
 
+#if HALF_WEIGHTS /* transformed filters are floats */
+TILES(0, float_tiles)
+#else
+#define float_tiles tiles
+#endif
+
 INLINE ptrdiff_t tiled_pixel(const struct winograd *layer) { return (layer->inputs + LANES - 1) / LANES * LANES; }
 INLINE ptrdiff_t tiled_plane(const struct winograd *layer) { return layer->tiles * tiled_pixel(layer) + APART; }
 
@@ -100,15 +106,16 @@ KERNEL winograd_tiles(const void *self, const struct memory *memory, int from, i
 }
 
 /* The filters of a panel for all points: (points, inputs, outputs). */
-INLINE void transform_filters(const int vectors, const struct winograd *layer, const float *weights, float *out)
+INLINE void transform_filters(const int vectors, const struct winograd *layer, const float *weights, size_t next, float *out)
 {
     const ptrdiff_t width = LANES * vectors, plane = width * layer->inputs + APART;
-    for (int c = 0; c < layer->inputs; c++, weights += 9 * width, out += width)
+    for (int c = 0; c < layer->inputs; c++, next += 9 * width, out += width)
         for (int v = 0; v < vectors; v++) {
             vector down[6][3], across[6];
             UNROLL for (int j = 0; j < 3; j++)
-                taps_at_points(load(weights + j * width + LANES * v), load(weights + (3 + j) * width + LANES * v),
-                               load(weights + (6 + j) * width + LANES * v), &down[0][j], 3);
+                taps_at_points(load_weights(HALF_WEIGHTS, weights, next + j * width + LANES * v),
+                               load_weights(HALF_WEIGHTS, weights, next + (3 + j) * width + LANES * v),
+                               load_weights(HALF_WEIGHTS, weights, next + (6 + j) * width + LANES * v), &down[0][j], 3);
             UNROLL for (int i = 0; i < 6; i++) {
                 taps_at_points(down[i][0], down[i][1], down[i][2], across, 1);
                 UNROLL for (int j = 0; j < 6; j++) *(vector *)(out + (6 * i + j) * plane + LANES * v) = across[j];
@@ -157,7 +164,7 @@ INLINE void winograd_panel(const int vectors, const struct winograd *layer, cons
     const struct product sizes = {.segments = 1, .length = layer->inputs, .out_pixel = (int)width,
                                   .segment = no_segment};
     float *products = own + TAPS * filter_plane;
-    transform_filters(vectors, layer, memory->weights + layer->weights + (size_t)first * 9 * layer->inputs, own);
+    transform_filters(vectors, layer, memory->weights + layer->weights, (size_t)first * 9 * layer->inputs, own);
     for (int k = 0; k < TAPS; k++) {
         const float *in = memory->work + layer->tiled + k * tiled_plane(layer);
         float *out = products + k * plane;
@@ -166,7 +173,7 @@ INLINE void winograd_panel(const int vectors, const struct winograd *layer, cons
             const float *at[8];
             count = (layer->tiles - t) / left;
             for (int p = 0; p < count; p++) at[p] = in + (t + p) * step;
-            tiles[vectors - 1][count](&sizes, at, own + k * filter_plane, no_bias, out + t * width, 0, (int)width);
+            float_tiles[vectors - 1][count](&sizes, at, own + k * filter_plane, no_bias, out + t * width, 0, (int)width);
         }
     }
     for (int t = 0; t < layer->tiles; t++)
