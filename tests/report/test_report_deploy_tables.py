@@ -111,10 +111,12 @@ def test_arm_rows_say_both_differences() -> None:
         "machine": "riscv64",
     }
     row |= {"against_here": 1.25e-7, "against_pytorch": 5e-7}
-    text = deploy_part([record("arm", {"name": "emulated"}, {"rows": [row], "qemu": "10.0.13"})])
+    rows = [row, row | {"precision": "fp16", "network": "half"}]
+    text = deploy_part([record("arm", {"name": "emulated"}, {"rows": rows, "qemu": "10.0.13"})])
     place = "riscv64, QEMU 10.0.13 | [record](results/arm/emulated.json)"
     cells = f"| net | 64x48 | MNN 3.6.1 | 1.2e-07 | 5.0e-07 | {place} |"
     assert cells in text
+    assert "| half | 64x48 | MNN 3.6.1 (fp16) | 1.2e-07 |" in text
 
 
 def test_browsers_say_differences_and_times() -> None:

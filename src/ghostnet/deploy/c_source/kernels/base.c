@@ -48,6 +48,13 @@ struct call {
 
 INLINE vector load(const float *from) { return *(const vector *)from; }
 INLINE vector all(float x) { return (vector){x, x, x, x, x, x, x, x}; }
+INLINE vector pick(lanes where, vector yes, vector no)
+{
+    return (vector)((where & (lanes)yes) | (~where & (lanes)no));
+}
+INLINE vector largest(vector a, vector b) { return pick(a > b, a, b); }
+INLINE vector smallest(vector a, vector b) { return pick(a < b, a, b); }
+
 /* Weights of products may be in half precision: they are what memory is asked for most. */
 #ifndef HALF_WEIGHTS
 #define HALF_WEIGHTS 0
@@ -63,22 +70,17 @@ INLINE vector load_half(const uint16_t *from)
     const union { float32x4_t parts[2]; vector whole; } values = {
         {vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(bits))), vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(bits)))}};
     return values.whole;
-#else /* the bits where a float has them, and the exponents' other offset */
+#else /* the bits where a float has them, with its exponent's offset; below the least exponent, steps of 2^-24 */
     const lanes bits = {from[0], from[1], from[2], from[3], from[4], from[5], from[6], from[7]};
-    return (vector)((lanes)((vector)((bits & 0x7fff) << 13) * all(0x1p112f)) | (bits & 0x8000) << 16);
+    const lanes size = (bits & 0x7fff) << 13;
+    const vector least = (vector)(size + (113 << 23)) - all(0x1p-14f);
+    return (vector)((lanes)pick(size < 1 << 23, least, (vector)(size + (112 << 23))) | (bits & 0x8000) << 16);
 #endif
 }
 INLINE vector load_weights(const int half, const void *weights, ptrdiff_t at)
 {
     return half ? load_half((const uint16_t *)weights + at) : load((const float *)weights + at);
 }
-
-INLINE vector pick(lanes where, vector yes, vector no)
-{
-    return (vector)((where & (lanes)yes) | (~where & (lanes)no));
-}
-INLINE vector largest(vector a, vector b) { return pick(a > b, a, b); }
-INLINE vector smallest(vector a, vector b) { return pick(a < b, a, b); }
 
 INLINE void store(float *to, vector x, int count)
 {
