@@ -126,6 +126,13 @@ CASES: dict[str, nn.Module] = {
     "depthwise, dilated": convolution(11, 11, 3, padding=2, dilation=2, groups=11),
     "depthwise 7, stride 2": convolution(11, 11, 7, padding=3, stride=2, groups=11),
     "depthwise, three of each": convolution(11, 33, 3, padding=1, groups=11),
+    "depthwise, two of each, strided": convolution(11, 22, 5, stride=2, padding=2, groups=11),
+    "depthwise, five of each": convolution(11, 55, (3, 5), padding=1, groups=11),
+    "depthwise 1, three of each": convolution(11, 33, 1, groups=11),
+    "depthwise 1, strided": convolution(11, 11, 1, stride=2, groups=11),
+    "depthwise 1, padded": convolution(11, 11, 1, padding=1, groups=11),
+    "scales and shifts, activated": nn.Sequential(convolution(11, 11, 1, groups=11), nn.ReLU()),
+    "scales and shifts, hard swish": nn.Sequential(convolution(11, 11, 1, groups=11), nn.Hardswish()),
     "depthwise of 40": nn.Sequential(
         convolution(11, 40, 1), convolution(40, 40, 3, padding=1, groups=40), nn.ReLU()
     ),
@@ -192,6 +199,20 @@ CASES: dict[str, nn.Module] = {
     "padded sides": Does(lambda x: F.pad(x, (1, 2, 0, 3))),
     "padded sides of a part": Does(lambda x: torch.cat((F.pad(x[:, :, 1:], (0, 0, 1, 0)), x), 1)),
     "padded with ones, a convolution": nn.Sequential(nn.ConstantPad2d(1, 1.0), convolution(11, 5, 3)),
+    "an activation of a concatenation": Does(
+        lambda x: F.relu(torch.cat((F.conv2d(x, SQUARE), x, F.conv2d(x, SQUARE)), 1))
+    ),
+    "a sum with chosen channels": Does(lambda x: F.relu(x[:, :5] + x.index_select(1, CHOSEN))),
+    "chosen channels in a sum": Does(lambda x: x.index_select(1, CHOSEN) + x[:, 1:6]),
+    "chosen channels in a sum with one pixel": Does(
+        lambda x: x[:, :5] + x.mean((2, 3), keepdim=True).index_select(1, CHOSEN)
+    ),
+    "chosen channels, activated": Does(lambda x: F.hardswish(x.index_select(1, CHOSEN))),
+    "a difference of chosen channels": Does(lambda x: x[:, 1:6] - x.index_select(1, CHOSEN)),
+    "two orders in a sum": nn.Sequential(
+        ghost(11, 24, 1),
+        Does(lambda x: x.index_select(1, CHOSEN) + x.index_select(1, CHOSEN.flip(0))),
+    ),
     "chosen channels": Does(lambda x: x.index_select(1, CHOSEN)),
     "chunks": Does(lambda x: torch.cat(x[:, :10].chunk(2, 1)[::-1], 1)),
     "shuffled": nn.Sequential(Does(shuffled), nn.Tanh()),

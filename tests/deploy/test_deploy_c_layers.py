@@ -137,6 +137,60 @@ def test_other_sums_stay(layers: tuple[Layer, ...]) -> None:
     assert any(isinstance(layer, Elementwise) and layer.kind == "ADD" for layer in found.layers)
 
 
+def test_an_activation_of_a_concatenation_joins_the_layers_that_make_its_parts() -> None:
+    found = network(
+        conv("images", "a"), conv("a", "b"), Concatenation(["a", "b"], "c"), act("c", "d"), conv("d", "e")
+    )
+    fuse_(found)
+    assert kinds(found) == [
+        ("Convolution", "a", "NONE", None),
+        ("Convolution", "d[1].activated", "RELU", None),
+        ("Elementwise", "d[0].activated", "RELU", None),  # b reads a as it is
+        ("Concatenation", "d", "NONE", None),
+        ("Convolution", "e", "NONE", None),
+    ]
+
+
+def test_a_concatenation_that_others_read_is_not_activated() -> None:
+    found = network(
+        conv("images", "a"), Concatenation(["a", "a"], "b"), act("b", "c"), Elementwise("ADD", "b", "c", "d")
+    )
+    fuse_(found)
+    assert [layer.result for layer in found.layers] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("operands", [("a", "b"), ("b", "a")])
+def test_a_sum_reads_channels_in_the_order_that_it_wants(operands: tuple[str, str]) -> None:
+    order = np.array([2, 0, 1, 3])
+    found = network(
+        act("images", "a", "ABS"),
+        Channels("images", "b", order),
+        Elementwise("ADD", *operands, "c"),
+        act("c", "d"),
+    )
+    fuse_(found)
+    assert [layer.result for layer in found.layers] == ["a", "d"]
+    total = found.layers[-1]
+    assert isinstance(total, Elementwise)
+    assert (total.source, total.second, total.activation.kind) == ("images", "a", "RELU")
+    assert total.index is order
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (Channels("images", "b", np.array([2, -1, 1, 3])), act("b", "c")),
+        (Channels("images", "b", np.array([2, 0, 1, 3])), act("b", "c"), Elementwise("ADD", "b", "c", "d")),
+        (Channels("images", "b", np.array([2, 0, 1, 3])), Elementwise("SUBTRACT", "b", "images", "d")),
+    ],
+    ids=["zeros", "read elsewhere, too", "a difference"],
+)
+def test_other_orders_stay(layers: tuple[Layer, ...]) -> None:
+    found = network(*layers)
+    fuse_(found)
+    assert any(isinstance(layer, Channels) for layer in found.layers)
+
+
 def test_parts_of_concatenations_lie_in_the_whole() -> None:
     found = network(
         conv("images", "a"),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from ghostnet.deploy.c_source.layers import IDENTITY, Convolution, Elementwise, Layer, Network
+from ghostnet.deploy.c_source.layers import (
+    IDENTITY,
+    Channels,
+    Concatenation,
+    Convolution,
+    Elementwise,
+    Layer,
+    Network,
+)
 
 _GATES = {"SIGMOID": "SILU", "HARD_SIGMOID": "HARD_SWISH"}  # x * gate(x) by name
 
@@ -12,8 +20,10 @@ _GATES = {"SIGMOID": "SILU", "HARD_SIGMOID": "HARD_SWISH"}  # x * gate(x) by nam
 def fuse_(network: Network) -> None:
     """Join activations and residual sums with the layers that they follow, in place."""
     _name_gated_activations_(network)
+    _activate_parts_(network)
     _join_activations_(network)
     _join_sums_(network)
+    _join_orders_(network)
 
 
 def _name_gated_activations_(network: Network) -> None:
@@ -38,6 +48,26 @@ def _name_gated_activations_(network: Network) -> None:
     network.layers = [layer for layer in network.layers if layer.result not in joined]
 
 
+def _activate_parts_(network: Network) -> None:
+    """Activate the parts of a concatenation, not the whole: the layers that make them can do that on the way."""
+    readers = network.readers()
+    wholes = {layer.result: layer for layer in network.layers if isinstance(layer, Concatenation)}
+    kept: list[Layer] = []
+    for layer in network.layers:
+        whole = wholes.get(layer.source) if isinstance(layer, Elementwise) and layer.kind == "FIRST" else None
+        if whole is None or not isinstance(layer, Elementwise) or len(readers[layer.source]) > 1:
+            kept.append(layer)
+            continue
+        parts = []
+        for place, part in enumerate(whole.sources):
+            name = f"{layer.result}[{place}].activated"
+            network.sizes[name] = network.sizes[part]
+            parts.append(Elementwise("FIRST", part, None, name, layer.activation))
+        kept.remove(whole)
+        kept += [*parts, Concatenation([part.result for part in parts], layer.result)]
+    network.layers = kept
+
+
 def _join_activations_(network: Network) -> None:
     readers = network.readers()
     makers = {layer.result: layer for layer in network.layers}
@@ -56,6 +86,27 @@ def _join_activations_(network: Network) -> None:
         else:
             kept.append(layer)
     network.layers = kept
+
+
+def _join_orders_(network: Network) -> None:
+    """Let a layer that works on single values read the channels of its operand in the order that it wants."""
+    readers = network.readers()
+    orders = {
+        layer.result: layer
+        for layer in network.layers
+        if isinstance(layer, Channels) and len(readers.get(layer.result, ())) == 1 and layer.index.min() >= 0
+    }
+    joined: set[str] = set()
+    for layer in network.layers:
+        if not isinstance(layer, Elementwise) or layer.kind not in ("ADD", "FIRST"):
+            continue
+        for first, other in ((layer.source, layer.second), (layer.second, layer.source)):
+            order = orders.get(first) if isinstance(first, str) else None
+            if order is not None and network.sizes[order.result] == network.sizes[layer.result]:
+                layer.source, layer.second, layer.index = order.source, other, order.index
+                joined.add(order.result)
+                break
+    network.layers = [layer for layer in network.layers if layer.result not in joined]
 
 
 def _join_sums_(network: Network) -> None:

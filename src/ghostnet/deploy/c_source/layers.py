@@ -70,6 +70,7 @@ class Elementwise:
     Attributes:
         kind: as in `kernels/values.c`; "FIRST" is the first operand alone.
         second: a map, a constant `(C,)` or `(1,)`, or None.
+        index: which channel of the first operand each channel takes; None: as they lie.
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Elementwise:
     second: str | np.ndarray | None
     result: str
     activation: Activation = IDENTITY
+    index: np.ndarray | None = None
 
 
 @dataclasses.dataclass

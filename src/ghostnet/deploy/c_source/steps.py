@@ -165,7 +165,9 @@ class Lowering:
     def convolution(self, layer: Convolution) -> None:
         outputs, inputs, *_ = layer.weight.shape
         tap = self._only_tap(layer)
-        if inputs == 1 and layer.groups > 1:
+        if inputs == 1 and layer.groups > 1 and _is_scale(layer):
+            self._scale(layer)
+        elif inputs == 1 and layer.groups > 1:
             self._depthwise(layer)
         elif tap is not None and layer.groups == 1 and layer.add is None:
             self._linear(layer, layer.weight[:, :, tap[0], tap[1]])
@@ -318,11 +320,7 @@ class Lowering:
 
     def _depthwise(self, layer: Convolution) -> None:
         outputs, _, kernel_height, kernel_width = layer.weight.shape
-        source = layer.source
-        if outputs > layer.groups:  # several outputs of each input: repeat it
-            source = self._new_map(f"{layer.result}.repeated", (outputs, *self._network.sizes[source][1:]))
-            index = np.arange(outputs) // (outputs // layer.groups)
-            self.channels(Channels(layer.source, source, index))
+        source, each = layer.source, outputs // layer.groups
         _, height, width = self._network.sizes[source]
         _, out_height, out_width = self._network.sizes[layer.result]
         taps = _filled(layer.weight.reshape(outputs, -1), LANES)
@@ -340,6 +338,7 @@ class Lowering:
             "width": width,
             "out_width": out_width,
             "channels": outputs,
+            "each": each,
             "in_pixel": self._step(source),
             "out_pixel": self._step(layer.result),
             "in": At(source),
@@ -352,8 +351,26 @@ class Lowering:
             kernel_height == kernel_width and layer.stride[0] == layer.stride[1] and layer.dilation == (1, 1)
         )
         own = plain and (kernel_height, layer.stride[0]) in _DEPTHWISE
-        kernel = f"depthwise_{kernel_height}_{layer.stride[0]}" if own else "depthwise"
+        size = f"{kernel_height}_{layer.stride[0]}"
+        kernel = "depthwise" if not own else f"spread_{size}" if each > 1 else f"depthwise_{size}"
         self._add("depthwise", fields, out_height, source, layer.result, kernel=kernel)
+
+    def _scale(self, layer: Convolution) -> None:
+        channels, pixels = self._shape(layer.result)
+        scales, shifts = (_filled(values.ravel(), LANES) for values in (layer.weight, layer.bias))
+        fields = {
+            "kind": "SCALE_AND_SHIFT",
+            "channels": channels,
+            "a_pixel": self._step(layer.source),
+            "out_pixel": self._step(layer.result),
+            "b_is_weight": 1,
+            "shift": len(scales),
+            "a": At(layer.source),
+            "b": self.weights.put(np.concatenate([scales, shifts])),
+            "out": At(layer.result),
+            "activation": layer.activation,
+        }
+        self._add("elementwise", fields, pixels, layer.source, layer.result)
 
     def pool(self, layer: Pool) -> None:
         channels, height, width = self._network.sizes[layer.source]
@@ -407,6 +424,8 @@ class Lowering:
             fields["b"] = self.weights.put(_filled(layer.second, LANES))
             fields["b_spread"] = int(layer.second.size == 1)
             fields["b_is_weight"] = 1
+        if layer.index is not None:
+            fields["index"] = np.pad(layer.index, (0, -channels % LANES))
         self._add("elementwise", fields, pixels, *maps)
 
     def channels(self, layer: Channels) -> None:
@@ -456,6 +475,12 @@ _LOWER: dict[type, Any] = {
     Border: Lowering.border,
     Planes: Lowering.planes,
 }
+
+
+def _is_scale(layer: Convolution) -> bool:
+    """Whether a depthwise convolution multiplies each channel by a number and adds one."""
+    alone = layer.weight.shape == (layer.groups, 1, 1, 1)
+    return alone and layer.stride == (1, 1) and not any(layer.padding)
 
 
 def panels_of(matrix: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __F16C__
+#if defined __AVX2__ || defined __F16C__
 #include <immintrin.h>
 #elif defined __aarch64__
 #include <arm_neon.h>
@@ -54,6 +54,17 @@ INLINE vector pick(lanes where, vector yes, vector no)
 }
 INLINE vector largest(vector a, vector b) { return pick(a > b, a, b); }
 INLINE vector smallest(vector a, vector b) { return pick(a < b, a, b); }
+
+/* The lanes of x that `which` names. */
+INLINE vector lanes_of(vector x, lanes which)
+{
+#if defined __AVX2__
+    return (vector)_mm256_permutevar8x32_ps((__m256)x, (__m256i)which);
+#else
+    return (vector){x[which[0]], x[which[1]], x[which[2]], x[which[3]],
+                    x[which[4]], x[which[5]], x[which[6]], x[which[7]]};
+#endif
+}
 
 /* Weights of products may be in half precision: they are what memory is asked for most. */
 #ifndef HALF_WEIGHTS

@@ -115,7 +115,7 @@ static __attribute__((noinline)) void activate(vector *x, int count, const struc
 
 /* ---- two values ---- */
 
-enum { ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, FIRST };
+enum { ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, FIRST, SCALE_AND_SHIFT };
 
 INLINE vector combined(int kind, vector a, vector b)
 {

@@ -72,15 +72,24 @@ INLINE void results_of_products(const vector m[6], vector *out, const ptrdiff_t 
 /* The inputs of the tile whose first tap lies at (y, x), which may be outside the map unless `inside`. */
 INLINE void transform_inputs(const int inside, const struct winograd *layer, const float *map, int y, int x, float *out)
 {
+    static const float nothing[LANES];
     const ptrdiff_t step = layer->in_pixel, row = step * layer->width, plane = tiled_plane(layer);
+    const float *from[6][6];
+    ptrdiff_t moves[6][6]; /* all bits of a channel's number, or none */
     map += y * row + x * step;
-    for (int c = 0; c < layer->inputs; c += LANES) {
+    if (!inside)
+        for (int i = 0; i < 6; i++)
+            for (int j = 0; j < 6; j++) {
+                const int there = y + i >= 0 && y + i < layer->height && x + j >= 0 && x + j < layer->width;
+                from[i][j] = there ? map + i * row + j * step : nothing;
+                moves[i][j] = there ? -1 : 0;
+            }
+    for (ptrdiff_t c = 0; c < layer->inputs; c += LANES) {
         vector down[6][6], across[6];
         UNROLL for (int j = 0; j < 6; j++) {
             vector d[6];
             UNROLL for (int i = 0; i < 6; i++)
-                d[i] = inside || (y + i >= 0 && y + i < layer->height && x + j >= 0 && x + j < layer->width)
-                         ? load(map + i * row + j * step + c) : all(0);
+                d[i] = load(inside ? map + i * row + j * step + c : from[i][j] + (c & moves[i][j]));
             inputs_at_points(d, &down[0][j], 6);
         }
         UNROLL for (int i = 0; i < 6; i++) {
