@@ -86,15 +86,17 @@ INLINE void transform_inputs(const int inside, const struct winograd *layer, con
             }
     for (ptrdiff_t c = 0; c < layer->inputs; c += LANES) {
         vector down[6][6], across[6];
-        UNROLL for (int j = 0; j < 6; j++) {
+        const float *column = map + c;
+        float *to = out + c;
+        ROLLED for (int j = 0; j < 6; j++, column += step) {
             vector d[6];
             UNROLL for (int i = 0; i < 6; i++)
-                d[i] = load(inside ? map + i * row + j * step + c : from[i][j] + (c & moves[i][j]));
+                d[i] = load(inside ? column + i * row : from[i][j] + (c & moves[i][j]));
             inputs_at_points(d, &down[0][j], 6);
         }
-        UNROLL for (int i = 0; i < 6; i++) {
+        ROLLED for (int i = 0; i < 6; i++, to += 6 * plane) {
             inputs_at_points(down[i], across, 1);
-            UNROLL for (int j = 0; j < 6; j++) *(vector *)(out + (6 * i + j) * plane + c) = across[j];
+            UNROLL for (int j = 0; j < 6; j++) *(vector *)(to + j * plane) = across[j];
         }
     }
 }
@@ -137,9 +139,9 @@ INLINE void transform_products(const struct winograd *layer, const struct memory
                                const float *products, ptrdiff_t plane)
 {
     vector down[4][6], result[4][4];
-    UNROLL for (int j = 0; j < 6; j++) {
+    ROLLED for (int j = 0; j < 6; j++, products += plane) {
         vector m[6];
-        UNROLL for (int i = 0; i < 6; i++) m[i] = load(products + (6 * i + j) * plane);
+        UNROLL for (int i = 0; i < 6; i++) m[i] = load(products + 6 * i * plane);
         results_of_products(m, &down[0][j], 6);
     }
     UNROLL for (int i = 0; i < 4; i++) results_of_products(down[i], result[i], 1);
