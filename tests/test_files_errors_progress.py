@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -89,7 +91,10 @@ def test_refuse_overwrite(tmp_path: Path) -> None:
     refuse_overwrite(target, force=False)
     target.write_text("old")
     refuse_overwrite(target, force=True)
-    with pytest.raises(InputError, match="exists; pass --force to overwrite it or name another output"):
+    with pytest.raises(
+        InputError,
+        match=r"exists; pass --force \(in Python force=True\) to overwrite it or",
+    ):
         refuse_overwrite(target, force=False)
 
 
@@ -113,6 +118,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     for path in ("~/a", "~someone/b/a"):
         with pytest.raises(InputError, match=r"^~.* begins with ~, which was not expanded"):
             refuse_overwrite(path, force=True)
+    with monkeypatch.context() as patch:
+
+        def fails(**_: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        patch.setattr(tempfile, "TemporaryFile", fails)
+        with pytest.raises(InputError, match=r"into .*new: Read-only file system; name another place"):
+            refuse_overwrite(tmp_path / "new" / "a", force=False)
     asked = []
     monkeypatch.setattr(
         os, "access", lambda path, _mode: asked.append(Path(path))

@@ -165,7 +165,9 @@ def refuse_overwrite(path: str | os.PathLike[str], *, force: bool, folders: bool
     if place.is_dir() and not folders:
         raise InputError(f"{os.fspath(path)} is a folder; name a file")
     if not force and place.exists():
-        raise InputError(f"{os.fspath(path)} exists; pass --force to overwrite it or name another output")
+        raise InputError(
+            f"{os.fspath(path)} exists; pass --force (in Python force=True) to overwrite it or name another output"
+        )
     refuse_unwritable(place.parent)
 
 
@@ -190,6 +192,13 @@ def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
         raise InputError(
             f"nothing can be written into {os.fspath(folder)}: it is read-only; name another place"
         )
+    try:  # file systems have reasons of their own
+        with tempfile.TemporaryFile(dir=known):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"nothing can be written into {os.fspath(folder)}: {error.strerror}; name another place"
+        ) from error
 
 
 def cache_folder() -> Path:

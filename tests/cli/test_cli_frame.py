@@ -212,6 +212,28 @@ def test_what_keeps_nothing_does_not_promise_to_go_on(
     assert _line(capsys) == "ghostnet: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (["convert", "resnet20", "-o", "x.safetensors", "--plan", "onnx"], False),
+        (["convert", "resnet20", "-o", "x.safetensors", "--plan", "onnx", "--plan-files", "kept"], True),
+        (["convert", "resnet20", "-o", "x.safetensors", "--costs=costs.json"], True),
+        (["convert", "resnet20", "-o", "x.safetensors", "--method=sss"], True),
+        (["export", "resnet20", "-o", "x.onnx"], False),
+        (["export", "resnet20", "-o", "x.onnx", "--fine-tune-epochs", "2"], True),
+    ],
+)
+def test_a_command_promises_to_go_on_where_it_left_something(
+    arguments: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "make_app", lambda: fail)
+    assert cli.run(arguments) == 1
+    assert ("continue with the same command" in _line(capsys)) == goes_on
+
+
 def test_debug_shows_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

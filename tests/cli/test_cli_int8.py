@@ -124,6 +124,7 @@ def test_unusable_int8_requests_are_one_line(
     int8 = [*start, "--precision", "int8"]
     assert "give --calibration FOLDER" in _line(capsys, *int8)
     assert "--calibration is for --precision int8" in _line(capsys, *start, "--calibration", "cifar10")
+    assert "bf16 is chosen when a file runs" in _line(capsys, *start, "--precision", "bf16")
     assert "unknown export precision 'int4'" in _line(capsys, *start, "--precision", "int4")
     assert "there is no folder ./nowhere" in _line(capsys, *int8, "--calibration", "./nowhere")
     assert "did you mean 'cifar10'" in _line(capsys, *int8, "--calibration", "cifar")
@@ -157,12 +158,20 @@ def test_unusable_int8_requests_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def _planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """Run a conversion by plan: its code is 1 where nothing gains and nothing is written."""
+    code = cli.run([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == (0 if found["out"] else 1)
+    return found
+
+
 def test_convert_by_plan_writes_a_network_or_says_that_none_is_worth_it(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
     out, result = tmp_path / "ghost.safetensors", tmp_path / "plan" / "net.json"
-    found = _json(
+    found = _planned(
         capsys,
         *("convert", str(network), "-o", str(out), "--plan", "onnx", "--plan-result", str(result)),
         *("--layers", "layer3.0.conv2", "--layers", "layer3.1.conv?", "--init", "random"),
@@ -190,12 +199,12 @@ def test_a_budget_with_images_measures_costs_and_gives_ratios(
     out, costs = tmp_path / "ghost.safetensors", tmp_path / "costs.json"
     start = ("convert", str(network), "-o", str(out), "--plan", "onnx", "--budget", "0.999", "--force")
     images = ("--calibration", str(photos), "--images", "8", "--layers", "layer3.1.conv1")
-    found = _json(capsys, *start, *images, "--costs", str(costs))
+    found = _planned(capsys, *start, *images, "--costs", str(costs))
     rows = found["plan"]["rows"]
     assert [set(row["costs"]) for row in rows] == [{"2", "3", "4"}]
     assert [set(row["ghost_times"]) for row in rows] == [{"2", "3", "4"}]
     assert costs.exists()
-    found = _json(capsys, *start, *images, "--ratio", "3")
+    found = _planned(capsys, *start, *images, "--ratio", "3")
     assert [set(row["costs"]) for row in found["plan"]["rows"]] == [{"3"}]
     assert set(found["plan"]["ratios"].values()) <= {3}
     assert "--costs keeps what --macs, or --plan with --budget" in _line(

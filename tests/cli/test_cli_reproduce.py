@@ -43,6 +43,12 @@ def test_every_exhibit_has_a_way_to_run_or_says_what_it_takes(
     assert not (here / "results").exists()
 
 
+@pytest.mark.usefixtures("here")
+def test_answers_of_several_kinds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["reproduce", "table5", "--list", "--count"]) == 2
+    assert "--list and --count are different answers; ask for one" in capsys.readouterr().err
+
+
 def test_known_step_times_give_the_hours_left(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = plan.make_plan([("vgg16", "")], "results")
     cache = {f"{name}{plan._on_this_machine()}": 3600.0 for name in ("vgg16", "vgg16_long")}

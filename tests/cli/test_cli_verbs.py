@@ -68,6 +68,13 @@ def test_a_conversion_of_nothing_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_convert_wants_the_ending_that_it_writes(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["convert", str(saved), "-o", str(tmp_path / "x.pth"), "--init", "random"]) == 2
+    assert "x.pth must end in .safetensors; use " in capsys.readouterr().err
+
+
 def test_convert_export_bench(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ghost, exported = tmp_path / "ghost.safetensors", tmp_path / "ghost.onnx"
     report = _json(capsys, "convert", str(saved), "-o", str(ghost), "--init", "random")
@@ -263,11 +270,11 @@ def test_untrained_names_are_refused_where_weights_matter(
     assert "no packaged weights; give --weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["convert", "export"])
+@pytest.mark.parametrize(("verb", "ending"), [("convert", "safetensors"), ("export", "onnx")])
 def test_nothing_is_overwritten_without_force(
-    verb: str, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verb: str, ending: str, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "there.onnx"
+    out = tmp_path / f"there.{ending}"
     out.write_text("precious")
     assert cli.run([verb, str(saved), "-o", str(out)]) == 2
     assert "pass --force" in capsys.readouterr().err

@@ -108,6 +108,36 @@ def test_kept_files_are_used_again(found: tuple[Plan, Path, list[str]]) -> None:
     assert not [line for line in again if "dense" in line and line.startswith("exporting")]
 
 
+@pytest.mark.parametrize("kind", [".onnx", ".onnx.json"])
+def test_kept_files_that_are_damaged_are_made_again(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 64, 3)).eval()
+    said: list[str] = []
+    for _ in range(2):
+        made = plan(model, "onnx", input_size=SIZE, seconds=0.01, folder=tmp_path, announce=said.append)
+        assert made.rows[0].dense_ms is not None
+        kept = [path for path in tmp_path.iterdir() if path.name.endswith(kind)]
+        assert kept
+        for path in kept:
+            path.write_bytes(path.read_bytes()[:50])
+    again = [line for line in said if "is of no use" in line]
+    assert again
+
+
+def test_where_nothing_could_be_measured_the_plan_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def fails(*_args: Any, **_settings: Any) -> None:
+        raise RuntimeError("the exporter fails")
+
+    monkeypatch.setattr("ghostnet.deploy.layer_times.export", fails)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 64, 3)).eval()
+    made = plan(model, "onnx", input_size=SIZE, seconds=0.01)
+    assert made.verdict().startswith(
+        "no layer could be measured in ONNX Runtime fp32, 1 thread(s): 1: dense form"
+    )
+
+
 def test_int8_and_a_builder_of_ones_own() -> None:
     pytest.importorskip("onnxruntime")
     built: list[dict[str, int]] = []

@@ -59,6 +59,17 @@ def test_bad_width(width):
         ghostnet.create_model("resnet20", width_mult=width)
 
 
+@pytest.mark.parametrize(
+    "name", ["resnet20", "ghost_resnet56", "vgg16", "ghost_vgg16", "resnet9_050", "ghost_resnet9_050"]
+)
+def test_networks_for_cifar_take_other_images_too(name):
+    model = ghostnet.create_model(name, in_chans=2, num_classes=3).eval()
+    assert model(torch.zeros(1, 2, 32, 32)).shape == (1, 3)
+    assert model.ghostnet_origin["input_size"][0] == 2
+    with pytest.raises(ghostnet.InputError, match=r"`in_chans` \(=0\) must be an integer >= 1"):
+        ghostnet.create_model(name, in_chans=0)
+
+
 def test_the_input_size_follows_the_channels():
     model = ghostnet.create_model("ghostnet_050", in_chans=1)
     assert model.ghostnet_origin["input_size"] == [1, 224, 224]

@@ -98,6 +98,18 @@ def test_own_network_needs_a_fresh_one(tmp_path):
     assert_same(model, ghostnet.load(tmp_path / "a.safetensors", model=OwnNetwork()))
 
 
+def test_what_optimize_made_says_that_a_fresh_one_must_be_rewritten_too(tmp_path):
+    model = ghostnet.create_model("ghostnet_050", num_classes=3).eval()
+    rewritten = ghostnet.deploy.optimize(model, input_size=(3, 64, 64))
+    ghostnet.save(rewritten, tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match=r"rewritten as a graph, as deploy\.optimize does"):
+        ghostnet.load(tmp_path / "a.safetensors")
+    again = ghostnet.deploy.optimize(
+        ghostnet.create_model("ghostnet_050", num_classes=3).eval(), input_size=(3, 64, 64)
+    )
+    assert_same(rewritten, ghostnet.load(tmp_path / "a.safetensors", model=again))
+
+
 def _without_first_pool(model):
     model.maxpool = nn.Identity()  # what people do for small images; no tensor tells of it
 

@@ -48,7 +48,9 @@ VERBS: dict[str, Callable[..., None] | typer.Typer] = {
 }
 # Newer releases of typer carry their own copy of click, so its error class is reached through typer's own.
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
-_KEEPING = ("convert", "train", "reproduce", "data", "demo", "detect train")  # leave on disk what goes on
+# leave on disk what goes on; of the others, those that are given one of these
+_KEEPING = ("train", "reproduce", "data", "demo", "detect train")
+_KEEPING_IF = {"convert": ("--plan-files", "--costs", "sss"), "export": ("--fine-tune-epochs",)}
 _WRONG_PLACES = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -110,8 +112,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
-        goes_on = " ".join(given).startswith(_KEEPING)
-        return _fail("interrupted; continue with the same command" if goes_on else "interrupted", 1)
+        return _fail(f"interrupted{'; continue with the same command' if _goes_on(given) else ''}", 1)
     except typer.Exit as stop:
         return stop.exit_code
     except InputError as error:
@@ -133,6 +134,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Run the command line of this process and exit."""
     sys.exit(run())
+
+
+def _goes_on(arguments: Sequence[str]) -> bool:
+    """Whether an interrupted command left on disk what the same command goes on with."""
+    words = {word.partition("=")[0] for word in arguments} | {word.partition("=")[2] for word in arguments}
+    return " ".join(arguments).startswith(_KEEPING) or any(
+        word in words for word in _KEEPING_IF.get(next(iter(arguments), ""), ())
+    )
 
 
 def _refuse_unknown_verb(arguments: Sequence[str]) -> None:

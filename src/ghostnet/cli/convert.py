@@ -146,6 +146,7 @@ def convert(
     Without any images, --calibration synthetic does nearly as well for a network with batch norms.
     Pruning by channel or thinet looks at --calibration images, by taylor at images with labels; sss trains for two
     epochs on all of cifar10, and an interrupted one goes on from OUT.checkpoint.
+    Where a plan finds that no layer gains, nothing is written and the exit code is 1.
 
     \b
     Example:
@@ -187,6 +188,8 @@ def convert(
     measured = by_budget and method == "ghost" and init == "dense" and form == "linear"
     check_measured(macs, costs, calibration, method, others, by_budget=measured)
     redundant = redundant_share(layers, calibration)
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out} must end in .safetensors; use {out.with_suffix('.safetensors')}")
     refuse_overwrite(out, force=force)
     from ghostnet.convert import RandomInit, check_method, ghostify
 
@@ -276,6 +279,8 @@ class _Output:
             self._save(planned.network)
         said = {"out": planned.out(self.path), **planned.to_dict()}
         answer(said, as_json=self.as_json, text=planned.text)
+        if planned.network is None:  # a command behind this one would look for the file
+            raise typer.Exit(1)
 
     def _save(self, network: nn.Module) -> None:
         from ghostnet import models

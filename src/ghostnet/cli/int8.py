@@ -38,6 +38,11 @@ def check_int8(
         InputError: an unknown precision, int8 without images or images or fine-tuning without int8, a place that is
             not there, or a target without int8 or without fine-tuning.
     """
+    if precision == "bf16":
+        raise InputError(
+            "bf16 is chosen when a file runs (`ghostnet bench --precision bf16`, `deploy.load(precision=)`), not "
+            "when it is exported; leave --precision out"
+        )
     if precision not in PRECISIONS:
         raise unknown_name("export precision", precision, PRECISIONS)
     if bits is not None and precision != "int8":

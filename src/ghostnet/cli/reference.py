@@ -39,8 +39,14 @@ def command_reference() -> str:
 
 
 def _section(command: Any, name: str, parent: Any, title: str = "") -> str:
+    inherited = {} if parent is not None else command.context_settings
     context = command.context_class(
-        command, info_name=name, parent=parent, terminal_width=_WIDTH, max_content_width=_WIDTH
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=_WIDTH,
+        max_content_width=_WIDTH,
+        **inherited,
     )
     with context:
         lines = [line.rstrip() for line in command.get_help(context).splitlines()]

@@ -28,7 +28,7 @@ def report(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Regenerate the README's table, docs/'s tables and plots (Fig. 6 and 7), and make one page of all results.
+    """Regenerate the README's table, docs/'s tables and plots (Figures 6 and 7), and make one page of all results.
 
     The page holds every table and figure, the paper's numbers beside ours, in one HTML file that needs no network. A
     record that cannot be read is named in one line, the rest is reported, and the exit code is 1. Works without torch.

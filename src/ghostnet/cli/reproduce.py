@@ -98,6 +98,9 @@ def reproduce(
     from ghostnet import report
     from ghostnet.recipes import plan
 
+    asked = [flag for flag, given in (("--list", list_them), ("--show", show), ("--count", count)) if given]
+    if len(asked) > 1:
+        raise InputError(f"{' and '.join(asked)} are different answers; ask for one")
     keys = list(dict.fromkeys(exhibits or (report.CATALOGUE if list_them else ())))
     if not keys:
         raise InputError("name an exhibit (table1 to table8, figure1, 4, 5, 6, 7, short), or give --list")

@@ -62,16 +62,22 @@ class Setting:
         target = target_named(self.target)
         kind = "int8" if self.precision == "int8" else "float"
         path = self.folder / f"{self.target}-{kind}-{_hash(key)}{target.suffixes[0]}"
-        if not manifest_path(path).is_file():
-            self.announce(f"exporting {name} to {target.runtime}")
-            if kind == "int8":
-                images = self._images(input_size)
-                quantize(
-                    model, self.target, path, images, limits=_ANY_COST, input_size=input_size, force=True
-                )
-            else:
-                export(model, self.target, path, input_size=input_size, tolerance=1e-3, force=True)
-        return load(path, threads=self.threads, precision="fp32" if kind == "int8" else self.precision)
+        how: dict[str, Any] = {
+            "threads": self.threads,
+            "precision": "fp32" if kind == "int8" else self.precision,
+        }
+        if manifest_path(path).is_file():
+            try:
+                return load(path, **how)
+            except InputError as error:
+                self.announce(f"what lies in {self.folder} of {name} is of no use ({error})")
+        self.announce(f"exporting {name} to {target.runtime}")
+        if kind == "int8":
+            images = self._images(input_size)
+            quantize(model, self.target, path, images, limits=_ANY_COST, input_size=input_size, force=True)
+        else:
+            export(model, self.target, path, input_size=input_size, tolerance=1e-3, force=True)
+        return load(path, **how)
 
     def times(
         self, sessions: dict[str, Session], input_size: tuple[int, ...], seconds: float

@@ -127,9 +127,9 @@ def _files(
             path = folder / kind / f"{runtime}{TARGETS[runtime].suffixes[0]}"
             path.parent.mkdir(parents=True, exist_ok=True)
             title = TARGETS[runtime].runtime + (f" in {kind}" if kind in FILE_PRECISIONS else "")
-            announce(f"exporting {name} to {title}")
             try:
-                require_to_open(TARGETS[runtime])
+                require_to_open(target_named(runtime, "fp32" if kind == "int8" else kind))
+                announce(f"exporting {name} to {title}")
                 if kind == "int8":
                     _write_int8(candidate, runtime, path, settings.input_size)
                 else:

@@ -28,7 +28,7 @@ from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
 LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
-_NOT_IN_COMPANY = "gains alone, but not in the whole network"
+_NOT_IN_COMPANY = "gains alone, but too little in the whole network"
 
 Cost = Mapping[str, float | Mapping[int, float]] | Callable[[str], float | Mapping[int, float]] | None
 

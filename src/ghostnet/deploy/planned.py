@@ -127,6 +127,8 @@ class Plan:
         where = f"{TARGETS[self.target].runtime} {self.precision}, {self.threads} thread(s)"
         if not self.rows:
             return f"no layer is a candidate for ghosting: {_some_left_out(self.left_out)}"
+        if not self._able:
+            return f"no layer could be measured in {where}: {self.rows[0].name}: {self.rows[0].reason}"
         if not self.layers:
             return f"no layer is worth ghosting in {where}: the whole network would not become 5 % faster"
         line = f"{len(self.layers)} of {len(self.rows)} layers, whole network at {self.measured_ratio:.3f} of the time"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.models.convolution import PLAIN, ConvLayer, initialise_
-from ghostnet.models.registry import check_width, register
+from ghostnet.models.registry import check_in_chans, check_width, register
 
 
 class PaddedShortcut(nn.Module):
@@ -55,13 +55,15 @@ def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, layer:
 
 
 class CifarResNet(nn.Module):
-    """Three stages of `blocks` basic blocks with 16, 32 and 64 channels: `(N, 3, H, W) -> (N, num_classes)`."""
+    """Three stages of `blocks` basic blocks with 16, 32 and 64 channels: `(N, in_chans, H, W) -> (N, num_classes)`."""
 
-    def __init__(self, blocks: int, *, num_classes: int, width_mult: float, layer: ConvLayer) -> None:
+    def __init__(
+        self, blocks: int, *, num_classes: int, in_chans: int, width_mult: float, layer: ConvLayer
+    ) -> None:
         super().__init__()
         width = check_width(width_mult)
         channels = [max(1, round(base * width)) for base in (16, 32, 64)]
-        self.conv1, self.bn1, self.relu = PLAIN(3, channels[0])
+        self.conv1, self.bn1, self.relu = PLAIN(check_in_chans(in_chans), channels[0])
         self.layer1 = _stage(channels[0], channels[0], blocks, 1, layer)
         self.layer2 = _stage(channels[0], channels[1], blocks, 2, layer)
         self.layer3 = _stage(channels[1], channels[2], blocks, 2, layer)
@@ -78,21 +80,22 @@ class CifarResNet(nn.Module):
 
 
 @register(family="cifar_resnet")
-def resnet20(*, num_classes: int = 10, width_mult: float = 1.0) -> nn.Module:
+def resnet20(*, num_classes: int = 10, in_chans: int = 3, width_mult: float = 1.0) -> nn.Module:
     """ResNet-20 for CIFAR, 0.27 M params, 41 M MACs."""
-    return CifarResNet(3, num_classes=num_classes, width_mult=width_mult, layer=PLAIN)
+    return CifarResNet(3, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=PLAIN)
 
 
 @register(family="cifar_resnet")
-def resnet56(*, num_classes: int = 10, width_mult: float = 1.0) -> nn.Module:
+def resnet56(*, num_classes: int = 10, in_chans: int = 3, width_mult: float = 1.0) -> nn.Module:
     """ResNet-56 for CIFAR, 0.85 M params, 125 M MACs (baseline of Table 5)."""
-    return CifarResNet(9, num_classes=num_classes, width_mult=width_mult, layer=PLAIN)
+    return CifarResNet(9, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=PLAIN)
 
 
 @register(family="cifar_resnet")
 def ghost_resnet20(
     *,
     num_classes: int = 10,
+    in_chans: int = 3,
     width_mult: float = 1.0,
     ratio: int = 2,
     cheap_kernel_size: int = 3,
@@ -100,13 +103,14 @@ def ghost_resnet20(
 ) -> nn.Module:
     """Ghost-ResNet-20 for CIFAR: every convolution but the first is a Ghost module."""
     layer = ConvLayer(ratio, cheap_kernel_size, cheap_operation)
-    return CifarResNet(3, num_classes=num_classes, width_mult=width_mult, layer=layer)
+    return CifarResNet(3, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=layer)
 
 
 @register(family="cifar_resnet")
 def ghost_resnet56(
     *,
     num_classes: int = 10,
+    in_chans: int = 3,
     width_mult: float = 1.0,
     ratio: int = 2,
     cheap_kernel_size: int = 3,
@@ -114,4 +118,4 @@ def ghost_resnet56(
 ) -> nn.Module:
     """Ghost-ResNet-56 for CIFAR (Table 5): every convolution but the first is a Ghost module."""
     layer = ConvLayer(ratio, cheap_kernel_size, cheap_operation)
-    return CifarResNet(9, num_classes=num_classes, width_mult=width_mult, layer=layer)
+    return CifarResNet(9, num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=layer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ghostnet.models.convolution import PLAIN, ConvLayer, initialise_
-from ghostnet.models.registry import check_width, register
+from ghostnet.models.registry import check_in_chans, check_width, register
 
 _LOGIT_SCALE = (
     0.125  # of the original; max-pooled sums are large, and unscaled logits blow up at useful rates
@@ -29,14 +29,14 @@ class Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """Eight 3x3 convolutions and a linear layer: `(N, 3, 32, 32) -> (N, num_classes)`."""
+    """Eight 3x3 convolutions and a linear layer: `(N, in_chans, 32, 32) -> (N, num_classes)`."""
 
-    def __init__(self, *, num_classes: int, width_mult: float, layer: ConvLayer) -> None:
+    def __init__(self, *, num_classes: int, in_chans: int, width_mult: float, layer: ConvLayer) -> None:
         super().__init__()
         width = check_width(width_mult)
         narrow, low, middle, wide = (max(1, round(base * width)) for base in (64, 128, 256, 512))
         self.features = nn.Sequential(
-            *PLAIN(3, narrow),
+            *PLAIN(check_in_chans(in_chans), narrow),
             *layer(narrow, low),
             nn.MaxPool2d(2),
             Residual(nn.Sequential(*layer(low, low), *layer(low, low))),
@@ -57,15 +57,16 @@ class ResNet9(nn.Module):
 
 
 @register(family="cifar_resnet9")
-def resnet9_050(*, num_classes: int = 10, width_mult: float = 0.5) -> nn.Module:
+def resnet9_050(*, num_classes: int = 10, in_chans: int = 3, width_mult: float = 0.5) -> nn.Module:
     """ResNet-9 for CIFAR-10 at half width, 1.6 M params, 96 M MACs; shipped trained."""
-    return ResNet9(num_classes=num_classes, width_mult=width_mult, layer=PLAIN)
+    return ResNet9(num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=PLAIN)
 
 
 @register(family="cifar_resnet9")
 def ghost_resnet9_050(
     *,
     num_classes: int = 10,
+    in_chans: int = 3,
     width_mult: float = 0.5,
     ratio: int = 2,
     cheap_kernel_size: int = 3,
@@ -73,4 +74,4 @@ def ghost_resnet9_050(
 ) -> nn.Module:
     """Ghost-ResNet-9 at half width: every convolution but the first is a Ghost module."""
     layer = ConvLayer(ratio, cheap_kernel_size, cheap_operation)
-    return ResNet9(num_classes=num_classes, width_mult=width_mult, layer=layer)
+    return ResNet9(num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=layer)

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.models.convolution import PLAIN, ConvLayer, initialise_
-from ghostnet.models.registry import check_width, register
+from ghostnet.models.registry import check_in_chans, check_width, register
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class CifarVGG(nn.Module):
-    """Conv-BN-ReLU stages, each followed by 2x2 max pooling: `(N, 3, 32, 32) -> (N, num_classes)`.
+    """Conv-BN-ReLU stages, each followed by 2x2 max pooling: `(N, in_chans, 32, 32) -> (N, num_classes)`.
 
     Larger images are averaged over what five poolings leave of them; of 32x32 pixels one is left.
     """
 
-    def __init__(self, *, num_classes: int, width_mult: float, layer: ConvLayer) -> None:
+    def __init__(self, *, num_classes: int, in_chans: int, width_mult: float, layer: ConvLayer) -> None:
         super().__init__()
         width = check_width(width_mult)
         layers: list[nn.Module] = []
-        in_channels = 3
+        in_channels = check_in_chans(in_chans)
         for stage in _STAGES:
             for base in stage:
                 out_channels = max(1, round(base * width))
@@ -48,15 +48,16 @@ class CifarVGG(nn.Module):
 
 
 @register(family="cifar_vgg")
-def vgg16(*, num_classes: int = 10, width_mult: float = 1.0) -> nn.Module:
+def vgg16(*, num_classes: int = 10, in_chans: int = 3, width_mult: float = 1.0) -> nn.Module:
     """VGG-16 for CIFAR, 15 M params, 313 M MACs (baseline of Tables 3 to 5)."""
-    return CifarVGG(num_classes=num_classes, width_mult=width_mult, layer=PLAIN)
+    return CifarVGG(num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=PLAIN)
 
 
 @register(family="cifar_vgg")
 def ghost_vgg16(
     *,
     num_classes: int = 10,
+    in_chans: int = 3,
     width_mult: float = 1.0,
     ratio: int = 2,
     cheap_kernel_size: int = 3,
@@ -64,4 +65,4 @@ def ghost_vgg16(
 ) -> nn.Module:
     """Ghost-VGG-16 for CIFAR (Tables 3 and 4): all thirteen convolutions are Ghost modules."""
     layer = ConvLayer(ratio, cheap_kernel_size, cheap_operation)
-    return CifarVGG(num_classes=num_classes, width_mult=width_mult, layer=layer)
+    return CifarVGG(num_classes=num_classes, in_chans=in_chans, width_mult=width_mult, layer=layer)

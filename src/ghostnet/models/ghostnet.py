@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.models.pyramid import PyramidPart
-from ghostnet.models.registry import check_width, register
+from ghostnet.models.registry import check_in_chans, check_width, register
 from ghostnet.nn.bottleneck import BottleneckStyle, GhostBottleneck
 from ghostnet.nn.squeeze_excite import nearest_multiple
 
@@ -139,7 +139,8 @@ class GhostNet(nn.Module):
     ) -> None:
         super().__init__()
         width = check_width(width_mult)
-        _check(in_chans, dropout)
+        check_in_chans(in_chans)
+        _check_dropout(dropout)
         channels = scaled_channels(16, width, rounding=form.rounding)
         self.stem = _conv_norm_relu(in_chans, channels, 3, 2)
         blocks: list[nn.Module] = []
@@ -204,9 +205,7 @@ def _head(in_channels: int, *, norm: bool) -> nn.Sequential:
     return nn.Sequential(conv, *middle, nn.ReLU(inplace=True))
 
 
-def _check(in_chans: int, dropout: float) -> None:
-    if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
-        raise InputError(f"`in_chans` (={in_chans!r}) must be an integer >= 1; 3 for colour images.")
+def _check_dropout(dropout: float) -> None:
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise InputError(f"`dropout` (={dropout!r}) must be in [0, 1); use 0 for none.")
 

@@ -164,6 +164,17 @@ def create_model(
     return model
 
 
+def check_in_chans(in_chans: int) -> int:
+    """Return `in_chans` when a network can have so many input channels.
+
+    Raises:
+        InputError: it is no integer >= 1.
+    """
+    if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
+        raise InputError(f"`in_chans` (={in_chans!r}) must be an integer >= 1; 3 for colour images.")
+    return in_chans
+
+
 def check_width(width_mult: float) -> float:
     """Return `width_mult` when it is a usable factor.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_write, refuse_overwrite
@@ -52,6 +52,8 @@ def save(
     refuse_overwrite(path, force=force)
     model = eager_module(model, "save")
     origin, changed = origin_of(model)
+    if origin is None and isinstance(model, fx.GraphModule):
+        changed = "rewritten as a graph, as deploy.optimize does, which the fresh one needs, too"
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
