@@ -17,7 +17,8 @@ from ghostnet.deploy.c_source.layers import (
     Network,
 )
 from ghostnet.deploy.c_source.places import Place, arena, lay_out
-from ghostnet.deploy.c_source.steps import Lowering, panels_of
+from ghostnet.deploy.c_source.steps import Lowering
+from ghostnet.deploy.c_source.weights import panels_of
 from ghostnet.deploy.c_source.winograd import ends_of_parts, is_worth
 
 SIZE = (4, 6, 6)

@@ -22,6 +22,7 @@ from ghostnet.deploy.c_source.layers import (
     Size,
 )
 from ghostnet.deploy.c_source.places import Place
+from ghostnet.deploy.c_source.weights import Weights, filled, panel_widths, panels_of
 from ghostnet.deploy.c_source.winograd import (
     APART,
     POINTS,
@@ -32,7 +33,6 @@ from ghostnet.deploy.c_source.winograd import (
     is_worth,
 )
 
-_LINE = 16  # floats of a line of the cache
 # inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
 _DEPTH = 256
 _PANEL = 2  # vectors of a panel in `linear`
@@ -64,43 +64,6 @@ class Step:
     fields: dict[str, Any]
     count: int
     maps: list[str]
-
-
-class Weights:
-    """All weights of a network in one array, each beginning at a line of the cache.
-
-    Args:
-        half: whether matrices are in float16, two values in the place of a float.
-    """
-
-    def __init__(self, *, half: bool = False) -> None:
-        self._half = half
-        self._parts: list[np.ndarray] = []
-        self.floats = 0
-
-    def put(self, values: np.ndarray) -> int:
-        """Return the first float of what is kept now."""
-        return self._keep(_filled(np.ascontiguousarray(values, np.float32).ravel(), _LINE))
-
-    def put_matrix(self, values: np.ndarray) -> int:
-        """Do the same with the weights of a product, which are float16 if all are."""
-        if not self._half:
-            return self.put(values)
-        with np.errstate(over="ignore"):
-            halves = _filled(values.ravel(), 2 * _LINE).astype(np.float16)
-        if not np.isfinite(halves).all():
-            raise ValueError("a weight is too large for fp16; export in fp32")
-        return self._keep(halves.view(np.float32))
-
-    def _keep(self, flat: np.ndarray) -> int:
-        begin = self.floats
-        self._parts.append(flat)
-        self.floats += flat.size
-        return begin
-
-    def array(self) -> np.ndarray:
-        """Return everything, `(floats,)`."""
-        return np.concatenate(self._parts) if self._parts else np.zeros(0, np.float32)
 
 
 class Lowering:
@@ -210,7 +173,7 @@ class Lowering:
             "tiled": At(tiled),
             "owned": At(owned),
             "weights": self.weights.put_matrix(panels_of(filters_of(layer.weight))),
-            "bias": self.weights.put(_filled(layer.bias, LANES)),
+            "bias": self.weights.put(filled(layer.bias, LANES)),
             "activation": layer.activation,
         }
         maps = [layer.source, layer.result, *([layer.add] if layer.add else [])]
@@ -230,14 +193,14 @@ class Lowering:
 
     def _linear(self, layer: Convolution, weight: np.ndarray) -> None:
         width = _PANEL * LANES
-        panels = _filled(weight, width).reshape(-1, width, weight.shape[1]).transpose(0, 2, 1)
+        panels = filled(weight, width).reshape(-1, width, weight.shape[1]).transpose(0, 2, 1)
         fields = {
             "inputs": weight.shape[1],
             "outputs": len(weight),
             "in": At(layer.source),
             "out": At(layer.result),
             "weights": self.weights.put_matrix(panels),
-            "bias": self.weights.put(_filled(layer.bias, width)),
+            "bias": self.weights.put(filled(layer.bias, width)),
             "activation": layer.activation,
         }
         self._add("linear", fields, len(panels), layer.source, layer.result)
@@ -280,7 +243,7 @@ class Lowering:
                         panels_of(matrix if parts == 1 else matrix[begin:end])
                     ),
                     "bias": self.weights.put(
-                        _filled(layer.bias[rows] if first else 0 * layer.bias[rows], LANES)
+                        filled(layer.bias[rows] if first else 0 * layer.bias[rows], LANES)
                     ),
                     "segment": segment,
                     "activation": layer.activation if last else Activation(),
@@ -323,7 +286,7 @@ class Lowering:
         source, each = layer.source, outputs // layer.groups
         _, height, width = self._network.sizes[source]
         _, out_height, out_width = self._network.sizes[layer.result]
-        taps = _filled(layer.weight.reshape(outputs, -1), LANES)
+        taps = filled(layer.weight.reshape(outputs, -1), LANES)
         top, left = layer.padding[:2]
         fields = {
             "kernel_height": kernel_height,
@@ -344,7 +307,7 @@ class Lowering:
             "in": At(source),
             "out": At(layer.result),
             "weights": self.weights.put(taps.reshape(-1, LANES, taps.shape[1]).transpose(0, 2, 1)),
-            "bias": self.weights.put(_filled(layer.bias, LANES)),
+            "bias": self.weights.put(filled(layer.bias, LANES)),
             "activation": layer.activation,
         }
         plain = (
@@ -357,7 +320,7 @@ class Lowering:
 
     def _scale(self, layer: Convolution) -> None:
         channels, pixels = self._shape(layer.result)
-        scales, shifts = (_filled(values.ravel(), LANES) for values in (layer.weight, layer.bias))
+        scales, shifts = (filled(values.ravel(), LANES) for values in (layer.weight, layer.bias))
         fields = {
             "kind": "SCALE_AND_SHIFT",
             "channels": channels,
@@ -421,7 +384,7 @@ class Lowering:
             fields["b_spread"] = int(other_channels == 1 and channels > 1)
             maps.append(layer.second)
         elif layer.second is not None:
-            fields["b"] = self.weights.put(_filled(layer.second, LANES))
+            fields["b"] = self.weights.put(filled(layer.second, LANES))
             fields["b_spread"] = int(layer.second.size == 1)
             fields["b_is_weight"] = 1
         if layer.index is not None:
@@ -481,25 +444,3 @@ def _is_scale(layer: Convolution) -> bool:
     """Whether a depthwise convolution multiplies each channel by a number and adds one."""
     alone = layer.weight.shape == (layer.groups, 1, 1, 1)
     return alone and layer.stride == (1, 1) and not any(layer.padding)
-
-
-def panels_of(matrix: np.ndarray) -> np.ndarray:
-    """Return `(inputs, outputs)` as `product` reads it: panels of one to three vectors of outputs, each by inputs."""
-    whole = _filled(matrix.T, LANES).T
-    ends = np.cumsum([0, *panel_widths(whole.shape[1])]) * LANES
-    return np.concatenate([whole[:, begin:end].ravel() for begin, end in itertools.pairwise(ends)])
-
-
-def panel_widths(outputs: int) -> list[int]:
-    """Return how many vectors of outputs each panel has; `panel_vectors` in kernels/product.c is the same rule."""
-    widths, left = [], -(-outputs // LANES)
-    while left:
-        widths.append(1 if left == 1 else 3 if left % 2 else 2)
-        left -= widths[-1]
-    return widths
-
-
-def _filled(values: np.ndarray, multiple: int) -> np.ndarray:
-    """Return values with zeros behind them, to a multiple along the first axis."""
-    behind = [(0, -len(values) % multiple), *[(0, 0)] * (values.ndim - 1)]
-    return np.pad(values.astype(np.float32), behind)

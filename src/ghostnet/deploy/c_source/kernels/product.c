@@ -66,7 +66,7 @@ typedef void tile_of(const struct product *, const float *const *, const void *,
 TILES(HALF_WEIGHTS, tiles)
 static const int tile_pixels[3] = {8, 6, 4};
 
-/* How many vectors the next panel of outputs has; the weights were laid out by the same rule (panels_of in steps.py). */
+/* How many vectors the next panel of outputs has; the weights were laid out by the same rule (panel_widths in weights.py). */
 INLINE int panel_vectors(int left) { return left == 1 ? 1 : left % 2 ? 3 : 2; }
 
 /* unit: pixels */
