@@ -58,6 +58,11 @@ def ghost(*sizes, **settings) -> GhostConv2d:
     return layer
 
 
+def tiny(layer: nn.Conv2d) -> nn.Conv2d:
+    layer.weight.data.mul_(1e-4)
+    return layer
+
+
 LARGER = nn.Upsample(scale_factor=2)
 CASES: dict[str, nn.Module] = {
     # matrix products: panels of one, two and three vectors, parts of vectors, tiles of every number of pixels
@@ -66,6 +71,8 @@ CASES: dict[str, nn.Module] = {
     "1x1 to 21, stride 2": convolution(11, 21, 1, stride=2),
     "1x1 to 1": convolution(11, 1, 1, bias=False),
     "1x1 to 44": convolution(11, 44, 1),
+    # below the least exponent of float16
+    "tiny weights": nn.Sequential(tiny(convolution(11, 12, 1, bias=False)), Does(lambda x: 1e4 * x)),
     "deep": nn.Sequential(convolution(11, 700, 1), nn.ReLU(), convolution(700, 9, 1)),
     "deep residual": nn.Sequential(convolution(11, 600, 1), Does(lambda x: x[:, :9] + F.conv2d(x, DEEP))),
     "3x3": convolution(11, 18, 3),
