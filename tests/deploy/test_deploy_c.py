@@ -90,6 +90,12 @@ CASES: dict[str, nn.Module] = {
     "many 3x3": nn.Sequential(LARGER, convolution(11, 24, 3, padding=1)),
     "many 3x3, no padding": nn.Sequential(LARGER, convolution(11, 12, 3), nn.Hardswish()),
     "many 3x3, more padding": nn.Sequential(LARGER, convolution(11, 8, 3, padding=(2, 1)), nn.ReLU()),
+    "many 3x3, a row and three columns over": nn.Sequential(
+        LARGER, Does(lambda x: x[:, :, 1:, 1:]), convolution(11, 20, 3, padding=1)
+    ),
+    "many 3x3, three rows and a column over": nn.Sequential(
+        LARGER, Does(lambda x: x[:, :, 3:, 3:]), convolution(11, 20, 3, padding=1)
+    ),
     "many 3x3, residual": nn.Sequential(
         LARGER, convolution(11, 44, 1), Does(lambda x: F.silu(x + F.conv2d(x, WIDE, padding=1)))
     ),
