@@ -42,14 +42,17 @@ def network() -> nn.Module:
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, list[str]]:
     pytest.importorskip("onnxruntime")
     folder, said = tmp_path_factory.mktemp("plan"), []
-    made = plan(
-        network(),
-        "onnx",
-        input_size=SIZE,
-        seconds=0.05,
-        folder=folder,
-        announce=lambda line: said.append(line),
-    )
+    for _ in range(3):  # what else this machine does may have met one form and not the other
+        made = plan(
+            network(),
+            "onnx",
+            input_size=SIZE,
+            seconds=0.05,
+            folder=folder,
+            announce=lambda line: said.append(line),
+        )
+        if {"2", "4"} <= set(made.layers):
+            break
     return made, folder, said
 
 
