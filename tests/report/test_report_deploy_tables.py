@@ -116,7 +116,7 @@ def test_arm_rows_say_both_differences() -> None:
     place = "riscv64, QEMU 10.0.13 | [record](results/arm/emulated.json)"
     cells = f"| net | 64x48 | MNN 3.6.1 | 1.2e-07 | 5.0e-07 | {place} |"
     assert cells in text
-    assert "| half | 64x48 | MNN 3.6.1 (fp16) | 1.2e-07 |" in text
+    assert "| half | 64x48 | MNN fp16 3.6.1 | 1.2e-07 |" in text
 
 
 def test_browsers_say_differences_and_times() -> None:

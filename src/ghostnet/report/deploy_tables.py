@@ -246,7 +246,7 @@ def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ..
         (
             str(row["network"]),
             "x".join(map(str, row["input_size"][1:])),
-            f"{RUNTIMES.get(row['runtime'], row['runtime'])} {row['version']}{_in_precision(row)}",
+            f"{_runtime(row)} {row['version']}",
             f"{row['against_here']:.1e}",
             f"{row['against_pytorch']:.1e}",
             f"{row.get('machine', 'aarch64')}, QEMU {result['metrics']['qemu']}",
@@ -256,11 +256,6 @@ def arm_rows(results: Results, link_root: str = "results") -> list[tuple[str, ..
         if result["exhibit"] == "arm"
         for row in result["metrics"]["rows"]
     ]
-
-
-def _in_precision(row: Mapping[str, Any]) -> str:
-    precision = row.get("precision", "fp32")
-    return "" if precision == "fp32" else f" ({precision})"
 
 
 def web_parts(results: Results, link_root: str = "results") -> list[str]:
