@@ -1,6 +1,7 @@
 """Networks as C: each kernel against PyTorch, a program without Python, memory of any content, compilers that fail."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -366,6 +367,29 @@ def test_memory_may_hold_anything_and_threads_change_nothing(branches: tuple[Bra
         session._runner._work[:] = np.nan
         np.testing.assert_array_equal(session.predict(given), first)
     assert one.metadata["note"] == 'ä "quoted" \\ ??/'
+
+
+def test_nothing_is_written_behind_a_map(
+    branches: tuple[Branches, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gap, behind = 4096, []  # floats
+
+    def apart(uses, places, sizes):
+        begins, end = {}, gap
+        for name in dict.fromkeys(places[name].buffer for names in uses for name in names):
+            begins[name] = end
+            behind.append(slice(end + math.prod(sizes[name]), end + math.prod(sizes[name]) + gap))
+            end = -(-behind[-1].stop // 16) * 16
+        return begins, end
+
+    monkeypatch.setattr("ghostnet.deploy.c_source.text.arena", apart)
+    export(branches[0], "c", tmp_path / "net.c", input_size=(3, *SIZE[1:]), optimized=False)
+    session = load(tmp_path / "net.c")
+    work = session._runner._work.view(np.uint32)
+    work[:] = 0x7FC12345  # a NaN that no arithmetic makes
+    np.testing.assert_array_equal(session.predict(images(1)), load(branches[1]).predict(images(1)))
+    assert len(behind) > len(CASES)
+    assert [place for place in behind if (work[place] != 0x7FC12345).any()] == []
 
 
 PROGRAM = Path(__file__).parents[2] / "scripts" / "run_network.c"
