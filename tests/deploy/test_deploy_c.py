@@ -64,6 +64,10 @@ def tiny(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
+def cropped(width: int) -> Does:
+    return Does(lambda maps: maps[:, :, :, :width])
+
+
 LARGER = nn.Upsample(scale_factor=2)
 CASES: dict[str, nn.Module] = {
     # matrix products: panels of one, two and three vectors, parts of vectors, tiles of every number of pixels
@@ -135,6 +139,17 @@ CASES: dict[str, nn.Module] = {
             (5, 1, 4),
         )
     },
+    # rows are computed by fours where they are wide enough, and the last four may meet those before them
+    **{
+        f"depthwise {kernel}, stride {stride}, {width} wide": nn.Sequential(
+            LARGER,
+            cropped(width),
+            convolution(11, 11, kernel, stride=stride, padding=kernel // 2, groups=11),
+        )
+        for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))
+        for width in (2, 4, 5, 7, 8, 9, 11, 12, 18)
+    },
+    "depthwise of eight": nn.Sequential(convolution(11, 8, 1), convolution(8, 8, 3, padding=1, groups=8)),
     "depthwise 1": convolution(11, 11, 1, groups=11),
     "depthwise 3x5": convolution(11, 11, (3, 5), padding=(1, 2), groups=11),
     "depthwise, dilated": convolution(11, 11, 3, padding=2, dilation=2, groups=11),
@@ -346,6 +361,20 @@ def test_a_weight_that_half_precision_cannot_hold_is_one_line(tmp_path: Path) ->
     with pytest.raises(InputError, match="a weight is too large for fp16; export in fp32"):
         export(layer, "c", tmp_path / "net.c", input_size=(3, 8, 8), precision="fp16")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_rewrite_that_it_does_itself_is_refused(tmp_path: Path) -> None:
+    settings = {"input_size": (3, 32, 32), "passes": ("winograd",)}
+    with pytest.raises(
+        InputError, match=r'C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"'
+    ):
+        export(
+            nn.Sequential(convolution(3, 256, 3), convolution(256, 256, 3)),
+            "c",
+            tmp_path / "net.c",
+            **settings,
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_precision_is_timed_where_there_is_one() -> None:

@@ -56,13 +56,17 @@ class CSource:
         """Write both files; `metadata` goes into the program.
 
         Raises:
-            ValueError: a layer has no kernel, or a weight is too large for float16.
+            ValueError: a layer has no kernel, was rewritten by the pass "winograd", or has a weight too large for
+                float16.
         """
         from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError
         from ghostnet.deploy.c_source.onnx_layers import network_of
         from ghostnet.deploy.c_source.text import program_of
+        from ghostnet.deploy.passes.winograd import WinogradConv2d
         from ghostnet.deploy.targets.onnx import exported, in_pytorch
 
+        if any(isinstance(module, WinogradConv2d) for module in model.modules()):
+            raise ValueError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
         with tempfile.TemporaryDirectory() as folder:
             proto = exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
         try:

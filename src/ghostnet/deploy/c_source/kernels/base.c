@@ -48,6 +48,13 @@ struct call {
     int count; /* units of work */
 };
 
+/* Of a value that is used several times: GCC would rather read it from memory each time, and loads are what is scarce. */
+#if defined __AVX__
+#define IN_REGISTER(x) __asm__("" : "+x"(x))
+#else
+#define IN_REGISTER(x) ((void)0)
+#endif
+
 INLINE vector load(const float *from) { return *(const vector *)from; }
 INLINE vector all(float x) { return (vector){x, x, x, x, x, x, x, x}; }
 INLINE vector pick(lanes where, vector yes, vector no)

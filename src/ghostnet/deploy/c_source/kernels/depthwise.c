@@ -16,109 +16,149 @@ INLINE lanes inputs_of(const struct depthwise *layer, int c)
     return which;
 }
 
-/* Where a row of results is computed: the taps' first row inside the map, its weights, how many rows there are. */
+/* Where results are computed: what the taps' first row reads, weights, place, and floats from one to the next. */
 struct taps {
     const float *in, *weights, *bias;
-    int rows, channels;
-    int apart; /* from the first input of a vector to that of the next */
-    lanes which[2]; /* inputs, where one has several results */
+    float *out;
+    ptrdiff_t step, row, out_step; /* of a pixel, a row of pixels, a result */
+    int rows, channels; /* rows of taps inside the map, channels that are left */
 };
 
-INLINE void finish(const int pixels, const int vectors, vector sum[4][2], const struct depthwise *layer, float *out,
-                   int channels)
+/* Eight channels of `pixels` neighbours, of whose taps those in columns [from, to) lie inside the map. Each value and
+ * weight is loaded once, for all results that it is a part of. `rows`: how many there are, where that is known. */
+INLINE void neighbours(const int kernel, const int stride, const int spread, const int pixels, const int rows,
+                       const int whole, const struct activation *activation, const struct taps at, const lanes which,
+                       const int from, const int to)
 {
-    ACTIVATE(sum, pixels, vectors, &layer->activation)
-    const int last = channels - LANES * (vectors - 1);
-    UNROLL for (int p = 0; p < pixels; p++) {
-        if (vectors == 2) *(vector *)(out + p * layer->out_pixel) = sum[p][0];
-        store(out + p * layer->out_pixel + LANES * (vectors - 1), sum[p][vectors - 1], last);
-    }
+    const float *in = at.in, *weights = at.weights;
+    vector sum[4][1];
+    UNROLL for (int p = 0; p < pixels; p++) sum[p][0] = load(at.bias);
+#define ROW                                                                                                         \
+    vector weight[7];                                                                                               \
+    UNROLL for (int t = 0; t < kernel; t++) {                                                                       \
+        weight[t] = load(weights + t * LANES);                                                                      \
+        IN_REGISTER(weight[t]);                                                                                     \
+    }                                                                                                               \
+    UNROLL for (int c = from; c < to; c++) {                                                                        \
+        const vector found = load(in + c * at.step);                                                                \
+        vector value = spread ? lanes_of(found, which) : found;                                                     \
+        IN_REGISTER(value);                                                                                         \
+        UNROLL for (int p = 0; p < pixels; p++)                                                                     \
+            if (c - p * stride >= 0 && c - p * stride < kernel) sum[p][0] += value * weight[c - p * stride];        \
+    }                                                                                                               \
+    in += at.row, weights += kernel * LANES;
+    if (rows)
+        UNROLL for (int y = 0; y < rows; y++) { ROW }
+    else
+        for (int y = 0; y < at.rows; y++) { ROW }
+#undef ROW
+    ACTIVATE(sum, pixels, 1, activation)
+    UNROLL for (int p = 0; p < pixels; p++) store(at.out + p * at.out_step, sum[p][0], whole ? LANES : at.channels);
 }
 
-/* `pixels` neighbours in a row, of whose taps those in columns [from, to) lie inside the map; `x` is that of tap 0.
- * Each value is loaded once, for all results that it is a part of. */
-INLINE void neighbours(const int kernel, const int stride, const int spread, const int pixels, const int vectors,
-                       const struct depthwise *layer, struct taps at, ptrdiff_t x, const int from, const int to,
-                       float *out)
+/* All channels of some neighbours, which lie side by side in memory; or the eight of `at`, if only those are wanted. */
+INLINE void neighbours_of(const int kernel, const int stride, const int spread, const int pixels, const int rows,
+                          const int wide, const struct activation *activation, struct taps at, const lanes which,
+                          const int from, const int to)
 {
-    const ptrdiff_t step = layer->in_pixel, row = step * layer->width, plane = (ptrdiff_t)kernel * kernel * LANES;
-    vector sum[4][2];
-    UNROLL for (int p = 0; p < pixels; p++)
-        UNROLL for (int v = 0; v < vectors; v++) sum[p][v] = load(at.bias + v * LANES);
-    at.in += x * step;
-    if (pixels == 4) /* what the next rows read and write */
-        UNROLL for (int p = 0; p < pixels; p++) {
-            UNROLL for (int q = 0; q < stride; q++)
-                __builtin_prefetch(at.in + (p * stride + q + kernel / 2) * step + at.rows * row);
-            __builtin_prefetch(out + (p + layer->out_width) * layer->out_pixel, 1);
+    if (wide)
+        for (; at.channels >= LANES; at.channels -= LANES) {
+            neighbours(kernel, stride, spread, pixels, rows, 1, activation, at, which, from, to);
+            at.in += LANES, at.out += LANES, at.bias += LANES, at.weights += kernel * kernel * LANES;
         }
-    for (int y = 0; y < at.rows; y++, at.in += row, at.weights += kernel * LANES) {
-        const float *in = at.in + from * step;
-        UNROLL for (int c = from; c < to + (pixels - 1) * stride; c++, in += step)
-            UNROLL for (int v = 0; v < vectors; v++) {
-                const vector found = load(in + v * at.apart), value = spread ? lanes_of(found, at.which[v]) : found;
-                UNROLL for (int p = 0; p < pixels; p++)
-                    if (c - p * stride >= from && c - p * stride < to)
-                        sum[p][v] += value * load(at.weights + v * plane + (c - p * stride) * LANES);
-            }
-    }
-    finish(pixels, vectors, sum, layer, out, at.channels);
+    if (!wide || at.channels > 0)
+        neighbours(kernel, stride, spread, pixels, rows, 0, activation, at, which, from, to);
 }
 
-/* One row of results for 8 or 16 channels. */
-INLINE void depthwise_row(const int kernel, const int stride, const int spread, const int vectors,
-                          const struct depthwise *layer, struct taps at, float *out)
+/* Which pixels of a row have taps outside the map. */
+struct edges {
+    int fours; /* whether the row can be computed by fours, of which the first and the last may have taps outside */
+    int over; /* columns of the last pixel's taps that are */
+    int inside; /* the last place of four without any */
+};
+
+INLINE struct edges edges_of(const int kernel, const int stride, const struct depthwise *layer)
 {
-    const int pad = layer->left, width = layer->out_width;
-    const ptrdiff_t step = layer->out_pixel;
-    int first = (pad + stride - 1) / stride; /* of the pixels whose taps all lie inside a row */
-    int end = layer->width + pad >= kernel ? (layer->width + pad - kernel) / stride + 1 : 0;
-    if (end > width) end = width;
-    if (first > end) first = end;
-    int x = 0;
-    for (; x < first; x++)
-        neighbours(kernel, stride, spread, 1, vectors, layer, at, x * stride - pad, pad - x * stride > 0 ? pad - x * stride : 0,
-                   layer->width - x * stride + pad < kernel ? layer->width - x * stride + pad : kernel, out + x * step);
-    for (; x + 4 <= end; x += 4)
-        neighbours(kernel, stride, spread, 4, vectors, layer, at, x * stride - pad, 0, kernel, out + x * step);
-    if (x + 2 <= end) {
-        neighbours(kernel, stride, spread, 2, vectors, layer, at, x * stride - pad, 0, kernel, out + x * step);
-        x += 2;
-    }
-    for (; x < end; x++)
-        neighbours(kernel, stride, spread, 1, vectors, layer, at, x * stride - pad, 0, kernel, out + x * step);
-    for (; x < width; x++)
-        neighbours(kernel, stride, spread, 1, vectors, layer, at, x * stride - pad, pad - x * stride > 0 ? pad - x * stride : 0,
-                   layer->width - x * stride + pad < kernel ? layer->width - x * stride + pad : kernel, out + x * step);
+    const int pad = layer->left, width = layer->out_width, reach = layer->width + pad;
+    const int over = (width - 1) * stride + kernel - reach, inside = (reach - kernel) / stride - 3;
+    const int fours = width > 4 && reach >= kernel + 3 * stride && (pad == 0 || pad == kernel / 2) && over <= kernel / 2
+                      && (width <= 8 || inside * stride >= pad);
+    return (struct edges){fours, over, inside};
 }
 
-/* Some rows at a time, as many as the second cache holds, and in them 16 channels after the other: what a row has read
- * is still in the nearest cache when the next one reads it. */
+#define SOME(pixels, rows, x, from, to)                                                                             \
+    {                                                                                                               \
+        struct taps here = at;                                                                                      \
+        here.in += ((x) * stride - pad) * at.step, here.out += (x) * at.out_step;                                   \
+        neighbours_of(kernel, stride, spread, pixels, rows, wide, &layer->activation, here, which, from, to);       \
+    }
+
+/* One row of results by fours; the last may meet those before them. */
+INLINE void row_of_fours(const int kernel, const int stride, const int spread, const int rows, const int wide,
+                         const struct depthwise *layer, const struct edges edges, const struct taps at, const lanes which)
+{
+    const int pad = layer->left, width = layer->out_width, span = kernel + 3 * stride;
+    const int end = edges.over > 0 ? width - 4 : width;
+    int x = 0;
+    if (pad) {
+        SOME(4, rows, 0, kernel / 2, span)
+        x = 4;
+    }
+    for (; x < end; x += 4) SOME(4, rows, x < edges.inside ? x : edges.inside, 0, span)
+    if (edges.over == 1) SOME(4, rows, width - 4, 0, span - 1)
+    if (kernel > 4 && edges.over == 2) SOME(4, rows, width - 4, 0, span - 2)
+    if (kernel > 6 && edges.over == 3) SOME(4, rows, width - 4, 0, span - 3)
+}
+
+INLINE void row_of_pixels(const int kernel, const int stride, const int spread, const int wide,
+                          const struct depthwise *layer, const struct taps at, const lanes which)
+{
+    const int pad = layer->left;
+    for (int x = 0; x < layer->out_width; x++) {
+        const int first = pad - x * stride, end = layer->width + first;
+        SOME(1, 0, x, first > 0 ? first : 0, end < kernel ? end : kernel)
+    }
+}
+#undef SOME
+
+/* One row of results, of all channels or of eight. */
+INLINE void depthwise_row(const int kernel, const int stride, const int spread, const int wide,
+                          const struct depthwise *layer, const struct edges edges, const struct taps at, const lanes which)
+{
+    if (!edges.fours) row_of_pixels(kernel, stride, spread, wide, layer, at, which);
+    else if (kernel == 3 && at.rows == 3) row_of_fours(kernel, stride, spread, 3, wide, layer, edges, at, which);
+    else row_of_fours(kernel, stride, spread, 0, wide, layer, edges, at, which);
+}
+
 INLINE void depthwise_rows(const int kernel, const int stride, const int spread, const struct depthwise *layer,
                            const struct memory *memory, int from, int to)
 {
-    const ptrdiff_t row = (ptrdiff_t)layer->in_pixel * layer->width, held = 192 * 1024 / sizeof(float) / row;
-    const int rows = held < 4 ? 4 : held < to ? (int)held : to;
-    for (int start = from; start < to; start += rows)
-        for (int c = 0; c < layer->channels; c += 2 * LANES)
-            for (int y = start; y < to && y < start + rows; y++) {
-                const int top = y * stride - layer->top, skip = top < 0 ? -top : 0;
-                const int inside = layer->height - top < kernel ? layer->height - top : kernel;
-                struct taps at = {
-                    memory->work + layer->in + (spread ? c / layer->each : c) + (top + skip) * row,
-                    memory->weights + layer->weights + ((size_t)c * kernel + (size_t)skip * LANES) * kernel,
-                    memory->weights + layer->bias + c,
-                    inside - skip,
-                    layer->channels - c,
-                    spread ? (c + LANES) / layer->each - c / layer->each : LANES,
-                    {{0}},
-                };
-                if (spread)
-                    UNROLL for (int v = 0; v < 2; v++) at.which[v] = inputs_of(layer, c + LANES * v);
-                float *out = memory->work + layer->out + (ptrdiff_t)y * layer->out_width * layer->out_pixel + c;
-                if (at.channels > LANES) depthwise_row(kernel, stride, spread, 2, layer, at, out);
-                else depthwise_row(kernel, stride, spread, 1, layer, at, out);
-            }
+    const struct edges edges = edges_of(kernel, stride, layer);
+    const ptrdiff_t row = (ptrdiff_t)layer->in_pixel * layer->width;
+    for (int y = from; y < to; y++) {
+        const int top = y * stride - layer->top, skip = top < 0 ? -top : 0;
+        const int inside = layer->height - top < kernel ? layer->height - top : kernel;
+        struct taps at = {
+            memory->work + layer->in + (top + skip) * row,
+            memory->weights + layer->weights + (ptrdiff_t)skip * kernel * LANES,
+            memory->weights + layer->bias,
+            memory->work + layer->out + (ptrdiff_t)y * layer->out_width * layer->out_pixel,
+            layer->in_pixel, row, layer->out_pixel,
+            inside - skip, layer->channels,
+        };
+        lanes which = {0};
+        if (!spread && layer->channels > LANES) {
+            depthwise_row(kernel, stride, 0, 1, layer, edges, at, which);
+            continue;
+        }
+        const float *first = at.in;
+        for (int c = 0; c < layer->channels; c += LANES) {
+            at.in = first + (spread ? c / layer->each : c);
+            if (spread) which = inputs_of(layer, c);
+            depthwise_row(kernel, stride, spread, 0, layer, edges, at, which);
+            at.out += LANES, at.bias += LANES, at.weights += kernel * kernel * LANES, at.channels -= LANES;
+        }
+    }
 }
 
 /* unit: rows; square kernels, the same stride and padding both ways, no dilation; `spread`: several results each */

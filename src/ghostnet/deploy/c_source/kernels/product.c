@@ -22,7 +22,10 @@ INLINE void tile(const int half, const int pixels, const int vectors, const stru
         UNROLL for (int p = 0; p < pixels; p++) in[p] = at[p] + layer->segment[s];
         for (ptrdiff_t k = 0; k < layer->length; k++, next += LANES * vectors) {
             vector w[3];
-            UNROLL for (int v = 0; v < vectors; v++) w[v] = load_weights(half, weights, next + LANES * v);
+            UNROLL for (int v = 0; v < vectors; v++) {
+                w[v] = load_weights(half, weights, next + LANES * v);
+                if (vectors == 3) IN_REGISTER(w[v]);
+            }
             UNROLL for (int p = 0; p < pixels; p++) {
                 vector x = all(in[p][k]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[p][v] += x * w[v];
