@@ -168,6 +168,9 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(tmp_path) == ["a.html: b.html#gone", "a.html: c.html"]
 
 
+BUILT_ONCE = pytest.mark.xdist_group("site")  # in one process
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site") / "site"
@@ -195,6 +198,7 @@ def test_a_warning_stops_the_build_as_the_makefile_runs_it(tmp_path: Path) -> No
 
 
 @needs_mkdocs
+@BUILT_ONCE
 def test_every_public_name_is_in_the_api_reference(site: Path) -> None:
     documented = set()
     for path in (site / "api").glob("*.html"):
@@ -205,6 +209,7 @@ def test_every_public_name_is_in_the_api_reference(site: Path) -> None:
 
 
 @needs_mkdocs
+@BUILT_ONCE
 def test_every_command_has_a_page(site: Path) -> None:
     for verb in VERBS:
         text = (site / "commands" / f"{verb}.html").read_text(encoding="utf-8")
@@ -217,6 +222,7 @@ def test_every_command_has_a_page(site: Path) -> None:
 
 
 @needs_mkdocs
+@BUILT_ONCE
 def test_no_link_of_the_site_is_dead_and_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     assert len(list(site.rglob("*.html"))) > 35
     assert dead_links(site) == []

@@ -198,6 +198,7 @@ def test_a_budget_with_images_measures_costs_and_gives_ratios(
     pytest.importorskip("onnxruntime")
     out, costs = tmp_path / "ghost.safetensors", tmp_path / "costs.json"
     start = ("convert", str(network), "-o", str(out), "--plan", "onnx", "--budget", "0.999", "--force")
+    start += ("--plan-files", str(tmp_path / "files"))  # what was exported for the one is there for the other
     images = ("--calibration", str(photos), "--images", "8", "--layers", "layer3.1.conv1")
     found = _planned(capsys, *start, *images, "--costs", str(costs))
     rows = found["plan"]["rows"]

@@ -28,6 +28,7 @@ from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
 SIZE = (11, 13, 10)
+pytestmark = pytest.mark.xdist_group("c")  # whose programs take long to compile: in one process
 
 
 class Does(nn.Module):

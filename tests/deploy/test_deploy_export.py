@@ -53,6 +53,20 @@ def test_the_file_computes_what_the_model_computes(exported: tuple[nn.Module, Pa
     ]  # no leftovers
 
 
+def test_the_exporter_reads_the_sources_of_its_operators_once(
+    exported: tuple[nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxscript._internal import ast_utils
+
+    read: list[object] = []
+    given = ast_utils.get_src_and_ast
+    monkeypatch.setattr(
+        ast_utils, "get_src_and_ast", lambda function: read.append(function) or given(function)
+    )
+    export(exported[0], "onnx", tmp_path / "again.onnx", input_size=(3, 16, 16))
+    assert len(read) < 50  # of several hundred
+
+
 def test_benchmark_is_side_by_side(exported: tuple[nn.Module, Path]) -> None:
     _, path = exported
     result = benchmark({"one": path, "two": load(path)}, input_size=(3, 16, 16), min_seconds=0.01)

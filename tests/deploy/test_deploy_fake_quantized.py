@@ -138,7 +138,10 @@ def test_files_compute_what_the_network_computes(name: str, bits: int, tmp_path:
     assert "nncf" not in manifest.versions  # no quantiser had a part in it
 
 
-@pytest.mark.parametrize("name", ["ghostnet_050", "shufflenetv2_x0_5", "ghost_resnet20"])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("ghostnet_050", "shufflenetv2_x0_5")]
+
+
+@pytest.mark.parametrize("name", ["ghost_resnet20", *LARGE])
 def test_networks_of_the_zoo_run_in_integers(name: str, tmp_path: Path) -> None:
     skip_without("onnx")
     import onnx

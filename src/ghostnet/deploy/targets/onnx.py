@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -83,6 +85,7 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor, *, open_batch:
     from ghostnet.deploy.optimize import passes_of
     from ghostnet.deploy.passes.onnx_pooling import with_global_pools_
 
+    _read_operators_once()
     with quiet_python():
         torch.onnx.export(
             model,
@@ -100,6 +103,19 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor, *, open_batch:
     if passes_of(model):  # a plain export stays what PyTorch makes of it
         with_global_pools_(proto.graph)
     return proto
+
+
+@functools.cache
+def _read_operators_once() -> None:
+    """Let the exporter keep its list of operators, whose sources it parses at each export: most of a small one's time.
+
+    The list has no arguments and stays the same. Where a version of PyTorch has it elsewhere, nothing happens.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter import _registration
+
+        operators = _registration.onnxscript_apis
+        operators.get_torchlib_ops = functools.cache(operators.get_torchlib_ops)
 
 
 def in_pytorch(node: Any) -> str:
