@@ -24,8 +24,27 @@ struct taps {
     int rows, channels; /* rows of taps inside the map, channels that are left */
 };
 
-/* Eight channels of `pixels` neighbours, of whose taps those in columns [from, to) lie inside the map. Each value and
- * weight is loaded once, for all results that it is a part of. `rows`: how many there are, where that is known. */
+/* What one row of taps adds to the results of `pixels` neighbours. Each value and weight is loaded once. */
+INLINE void add_row(const int kernel, const int stride, const int spread, const int pixels, vector sum[4][1],
+                    const float *in, const ptrdiff_t step, const float *weights, const lanes which, const int from,
+                    const int to)
+{
+    vector weight[7];
+    UNROLL for (int t = 0; t < kernel; t++) {
+        weight[t] = load(weights + t * LANES);
+        IN_REGISTER(weight[t]);
+    }
+    UNROLL for (int c = from; c < to; c++) {
+        const vector found = load(in + c * step);
+        vector value = spread ? lanes_of(found, which) : found;
+        IN_REGISTER(value);
+        UNROLL for (int p = 0; p < pixels; p++)
+            if (c - p * stride >= 0 && c - p * stride < kernel) sum[p][0] += value * weight[c - p * stride];
+    }
+}
+
+/* Eight channels of `pixels` neighbours, of whose taps those in columns [from, to) lie inside the map; `rows` of taps
+ * do, or as many as `at` says. */
 INLINE void neighbours(const int kernel, const int stride, const int spread, const int pixels, const int rows,
                        const int whole, const struct activation *activation, const struct taps at, const lanes which,
                        const int from, const int to)
@@ -33,25 +52,12 @@ INLINE void neighbours(const int kernel, const int stride, const int spread, con
     const float *in = at.in, *weights = at.weights;
     vector sum[4][1];
     UNROLL for (int p = 0; p < pixels; p++) sum[p][0] = load(at.bias);
-#define ROW                                                                                                         \
-    vector weight[7];                                                                                               \
-    UNROLL for (int t = 0; t < kernel; t++) {                                                                       \
-        weight[t] = load(weights + t * LANES);                                                                      \
-        IN_REGISTER(weight[t]);                                                                                     \
-    }                                                                                                               \
-    UNROLL for (int c = from; c < to; c++) {                                                                        \
-        const vector found = load(in + c * at.step);                                                                \
-        vector value = spread ? lanes_of(found, which) : found;                                                     \
-        IN_REGISTER(value);                                                                                         \
-        UNROLL for (int p = 0; p < pixels; p++)                                                                     \
-            if (c - p * stride >= 0 && c - p * stride < kernel) sum[p][0] += value * weight[c - p * stride];        \
-    }                                                                                                               \
-    in += at.row, weights += kernel * LANES;
     if (rows)
-        UNROLL for (int y = 0; y < rows; y++) { ROW }
+        UNROLL for (int y = 0; y < rows; y++, in += at.row, weights += kernel * LANES)
+            add_row(kernel, stride, spread, pixels, sum, in, at.step, weights, which, from, to);
     else
-        for (int y = 0; y < at.rows; y++) { ROW }
-#undef ROW
+        for (int y = 0; y < at.rows; y++, in += at.row, weights += kernel * LANES)
+            add_row(kernel, stride, spread, pixels, sum, in, at.step, weights, which, from, to);
     ACTIVATE(sum, pixels, 1, activation)
     UNROLL for (int p = 0; p < pixels; p++) store(at.out + p * at.out_step, sum[p][0], whole ? LANES : at.channels);
 }
