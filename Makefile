@@ -15,7 +15,7 @@ docs: $(STAMP)
 	@echo "runs/site/index.html"
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 
 # LiteRT's converter wants older packages than the rest (constraints-litert.txt), so it has an environment of its own.
 test-litert:

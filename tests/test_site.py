@@ -38,7 +38,7 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 
 EXAMPLES = [(page.stem, number) for page in PAGES for number in range(len(_blocks(page, "python")))]
-SLOW = {("index", 0), ("convert", 0), ("convert", 3)}  # they fit whole networks in closed form
+SLOW = {("index", 0), ("convert", 0), ("convert", 3), ("deploy", 2)}  # they fit whole networks, or plan one
 
 
 def test_the_guides_have_examples() -> None:
@@ -168,9 +168,6 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(tmp_path) == ["a.html: b.html#gone", "a.html: c.html"]
 
 
-BUILT_ONCE = pytest.mark.xdist_group("site")  # in one process
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site") / "site"
@@ -198,7 +195,6 @@ def test_a_warning_stops_the_build_as_the_makefile_runs_it(tmp_path: Path) -> No
 
 
 @needs_mkdocs
-@BUILT_ONCE
 def test_every_public_name_is_in_the_api_reference(site: Path) -> None:
     documented = set()
     for path in (site / "api").glob("*.html"):
@@ -209,7 +205,6 @@ def test_every_public_name_is_in_the_api_reference(site: Path) -> None:
 
 
 @needs_mkdocs
-@BUILT_ONCE
 def test_every_command_has_a_page(site: Path) -> None:
     for verb in VERBS:
         text = (site / "commands" / f"{verb}.html").read_text(encoding="utf-8")
@@ -222,7 +217,6 @@ def test_every_command_has_a_page(site: Path) -> None:
 
 
 @needs_mkdocs
-@BUILT_ONCE
 def test_no_link_of_the_site_is_dead_and_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     assert len(list(site.rglob("*.html"))) > 35
     assert dead_links(site) == []

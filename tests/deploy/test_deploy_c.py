@@ -28,7 +28,6 @@ from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
 SIZE = (11, 13, 10)
-pytestmark = pytest.mark.xdist_group("c")  # whose programs take long to compile: in one process
 
 
 class Does(nn.Module):
@@ -425,7 +424,8 @@ def test_nothing_is_written_behind_a_map(
 PROGRAM = Path(__file__).parents[2] / "scripts" / "run_network.c"
 
 
-@pytest.mark.parametrize("checked", ["address", "undefined"])  # both at once take gcc much longer
+# both at once take gcc much longer
+@pytest.mark.parametrize("checked", ["address", pytest.param("undefined", marks=pytest.mark.slow)])
 def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     branches: tuple[Branches, Path], tmp_path: Path, checked: str
 ) -> None:

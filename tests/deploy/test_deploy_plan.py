@@ -21,7 +21,6 @@ from ghostnet.nn import GhostConv2d
 from ghostnet.nn.edits import replace_module_
 
 SIZE = (3, 16, 16)
-pytestmark = pytest.mark.xdist_group("plan")  # one measured plan serves several tests: in one process
 
 
 def network() -> nn.Module:
