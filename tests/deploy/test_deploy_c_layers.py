@@ -18,7 +18,7 @@ from ghostnet.deploy.c_source.layers import (
 )
 from ghostnet.deploy.c_source.places import Place, arena, lay_out
 from ghostnet.deploy.c_source.steps import Lowering
-from ghostnet.deploy.c_source.weights import panels_of
+from ghostnet.deploy.c_source.weights import Weights, panels_of
 from ghostnet.deploy.c_source.winograd import ends_of_parts, is_worth
 
 SIZE = (4, 6, 6)
@@ -317,3 +317,15 @@ def test_parts_of_a_map_hold_each_tile_once_and_stay_in_the_cache(tiles: int, in
     assert sizes.min() > 0
     assert sizes.max() - sizes.min() <= 1
     assert all(size <= 64 or size * 36 * 4 * -(-inputs // 8) * 8 <= 1 << 20 for size in sizes)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_all_weights_begin_at_a_line_of_the_cache(half: bool) -> None:
+    weights = Weights(half=half)
+    begins = [
+        weights.put_matrix(np.ones((3, 7))),
+        weights.put(np.ones(5)),
+        weights.put_matrix(np.ones((2, 8))),
+    ]
+    assert [begin % 16 for begin in begins] == [0, 0, 0]
+    assert weights.floats % 16 == 0
