@@ -44,7 +44,7 @@ def program_of(network: Network, metadata: Mapping[str, str], *, half: bool = Fa
         half: whether the weights of products are kept in float16; what is computed is float32.
 
     Raises:
-        ValueError: a weight is too large for float16.
+        InputError: a weight is too large for float16.
     """
     about = {"input": network.sizes[network.images], "output": network.output, "metadata": dict(metadata)}
     size, outputs = network.sizes[network.images], network.sizes[network.scores]

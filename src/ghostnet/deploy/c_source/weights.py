@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from ghostnet.deploy.c_source.layers import LANES
+from ghostnet.errors import InputError
 
 _LINE = 16  # floats of a line of the cache
 
@@ -34,7 +35,7 @@ class Weights:
         with np.errstate(over="ignore"):
             halves = filled(values.ravel(), 2 * _LINE).astype(np.float16)
         if not np.isfinite(halves).all():
-            raise ValueError("a weight is too large for fp16; export in fp32")
+            raise InputError("a weight is too large for fp16; export in fp32")
         return self._keep(halves.view(np.float32))
 
     def _keep(self, flat: np.ndarray) -> int:

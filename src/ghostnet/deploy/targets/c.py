@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.errors import InputError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -56,8 +58,8 @@ class CSource:
         """Write both files; `metadata` goes into the program.
 
         Raises:
-            ValueError: a layer has no kernel, was rewritten by the pass "winograd", or has a weight too large for
-                float16.
+            ValueError: a layer has no kernel.
+            InputError: a layer was rewritten by the pass "winograd", or has a weight too large for float16.
         """
         from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError
         from ghostnet.deploy.c_source.onnx_layers import network_of
@@ -66,7 +68,7 @@ class CSource:
         from ghostnet.deploy.targets.onnx import exported, in_pytorch
 
         if any(isinstance(module, WinogradConv2d) for module in model.modules()):
-            raise ValueError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
+            raise InputError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
         with tempfile.TemporaryDirectory() as folder:
             proto = exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
         try:

@@ -48,7 +48,8 @@ struct call {
     int count; /* units of work */
 };
 
-/* Of a value that is used several times: GCC would rather read it from memory each time, and loads are what is scarce. */
+/* Keeps a value that is used several times in a register: GCC would rather read it again each time, and loads are what
+ * is scarce. Processors without AVX have no register for a whole vector. */
 #if defined __AVX__
 #define IN_REGISTER(x) __asm__("" : "+x"(x))
 #else

@@ -24,7 +24,7 @@ INLINE void tile(const int half, const int pixels, const int vectors, const stru
             vector w[3];
             UNROLL for (int v = 0; v < vectors; v++) {
                 w[v] = load_weights(half, weights, next + LANES * v);
-                if (vectors == 3) IN_REGISTER(w[v]);
+                if (vectors == 3) IN_REGISTER(w[v]); /* GCC keeps one or two by itself */
             }
             UNROLL for (int p = 0; p < pixels; p++) {
                 vector x = all(in[p][k]);
