@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ghostnet import InputError, ghostify, load
 from ghostnet.detect import (
@@ -217,3 +218,19 @@ def _operators(path):
 
     walk(graph.node)
     return found
+
+
+@pytest.mark.parametrize(
+    ("args", "edits", "part"),
+    [
+        ({"settings": {}}, [], "classes"),
+        ({"classes": ["cat"], "settings": None}, [], "settings"),
+        ({"classes": ["cat"], "settings": {}}, None, "backbone's edits"),
+    ],
+)
+def test_a_damaged_header_is_one_line(tmp_path, args, edits, part):
+    origin = {"library": "ghostnet.detect", "name": "retinanet", "args": args, "backbone_edits": edits}
+    record = {"schema": 1, "origin": origin, "edits": [], "info": {}}
+    save_file({"w": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"ghostnet": json.dumps(record)})
+    with pytest.raises(InputError, match=f"damaged header: its {part} is"):
+        load_detector(tmp_path / "x.safetensors")

@@ -1,11 +1,13 @@
 """Saved networks: bit-exact round trips, refusal of what is not whole or not ours, nothing lost on failure."""
 
+import json
 import pickle
 import resource
 import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -297,3 +299,83 @@ def test_checkpoint_with_code_is_refused(tmp_path, capsys):
     with pytest.raises(ghostnet.InputError, match=r"cannot be read as plain weights"):
         ghostnet.create_model("resnet20", weights=tmp_path / "a.pth")
     assert capsys.readouterr().out == ""
+
+
+def _file_that_says(path, header):
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, path, metadata={"ghostnet": header})
+    return path
+
+
+def _of(library, name, **args):
+    origin = {"library": library, "name": name, "args": args}
+    return json.dumps({"schema": 1, "origin": origin, "edits": [], "info": {}})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        _of("ghostnet", "resnet20", weights="http://127.0.0.1:9/weights.pth"),
+        _of("ghostnet", "resnet20", weights="cifar10", new_head=True),
+        _of("torchvision", "resnet18", weights="DEFAULT"),
+        _of("torchvision", "resnet18", weights_backbone="DEFAULT"),
+        _of("timm", "resnet18", checkpoint_path="weights.pth"),
+        _of("timm", "resnet18", pretrained_cfg_overlay={"url": "http://127.0.0.1:9/weights.pth"}),
+        _of("timm", "resnet18", num_classes={"url": "x"}),
+    ],
+)
+def test_a_file_cannot_make_others_be_read_or_fetched(tmp_path, monkeypatch, header):
+    def opened(*_args, **_kwargs):
+        raise AssertionError("something was read or fetched")
+
+    for place in (
+        "timm.create_model",
+        "ghostnet.models.weights.open_weights",
+        "torch.hub.load_state_dict_from_url",
+    ):
+        monkeypatch.setattr(place, opened)
+    with pytest.raises(ghostnet.InputError, match="an argument that no saved network has"):
+        ghostnet.load(_file_that_says(tmp_path / "crafted.safetensors", header))
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:someone/something", "local-dir:/tmp", "resnet18.a1_in1k/../x", "nothing"]
+)
+def test_a_name_of_timm_is_no_address(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(timm, "create_model", lambda *_args, **_kwargs: pytest.fail("it was built"))
+    with pytest.raises(ghostnet.InputError, match="timm has no model"):
+        ghostnet.load(_file_that_says(tmp_path / "crafted.safetensors", _of("timm", name)))
+
+
+@pytest.mark.parametrize(
+    ("header", "part"),
+    [
+        ("{", "record"),
+        ("[]", "record"),
+        ("[" * 100_000, "record"),
+        ('{"schema": 1}', "edits"),
+        ('{"schema": 1, "origin": null, "edits": {}, "info": {}}', "edits"),
+        ('{"schema": 1, "origin": null, "edits": [], "info": []}', "info"),
+        ('{"schema": 1, "origin": 3, "edits": [], "info": {}}', "origin"),
+        (
+            '{"schema": 1, "origin": {"library": "timm", "name": "resnet18"}, "edits": [], "info": {}}',
+            "origin's args",
+        ),
+        (
+            '{"schema": 1, "origin": {"library": "timm", "args": {}}, "edits": [], "info": {}}',
+            "origin's name",
+        ),
+    ],
+)
+def test_a_damaged_header_is_one_line(tmp_path, header, part):
+    with pytest.raises(ghostnet.InputError, match=f"has a damaged header: its {part} is") as raised:
+        ghostnet.load(_file_that_says(tmp_path / "crafted.safetensors", header))
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 400
+
+
+def test_arguments_of_the_wrong_type_are_one_line(tmp_path):
+    path = _file_that_says(
+        tmp_path / "crafted.safetensors", _of("torchvision", "resnet18", num_classes="ten")
+    )
+    with pytest.raises(ghostnet.InputError, match="holds a network that torchvision cannot build"):
+        ghostnet.load(path)

@@ -11,7 +11,7 @@ from ghostnet import models
 from ghostnet.detect.detector import Detector, create_detector
 from ghostnet.detect.settings import DetectorSettings
 from ghostnet.errors import InputError
-from ghostnet.models.origin import rebuild
+from ghostnet.models.origin import damaged, rebuild
 from ghostnet.models.saved import load_state_, read_saved
 from ghostnet.nn.edits import apply_edits_
 
@@ -59,17 +59,26 @@ def load_detector(path: str | os.PathLike[str], *, classes: int | None = None) -
     origin = record["origin"] or {}
     if origin.get("library") != _LIBRARY:
         raise InputError(f"{name} holds a classifier, no detector; train one with `ghostnet detect train`")
-    names = origin["args"]["classes"]
+    names: Any = origin["args"].get("classes")
+    settings: Any = origin["args"].get("settings")
+    edits: Any = origin.get("backbone_edits")
+    for part, value, kind in (
+        ("classes", names, list),
+        ("settings", settings, dict),
+        ("backbone's edits", edits, list),
+    ):
+        if not isinstance(value, kind):
+            raise damaged(name, part, value)
     if classes is not None and classes != len(names):
         raise InputError(
             f"{name} was trained on {len(names)} classes ({', '.join(names[:5])}{', …' if len(names) > 5 else ''}), "
             f"not {classes}; train a detector on yours, or evaluate on a set with these classes"
         )
-    backbone: nn.Module = rebuild(origin["backbone"], name)
-    apply_edits_(backbone, origin["backbone_edits"])
-    backbone.ghostnet_origin = origin["backbone"]
-    backbone.ghostnet_edits = origin["backbone_edits"]
-    detector = create_detector(backbone, names, DetectorSettings.from_dict(origin["args"]["settings"]))
+    backbone: nn.Module = rebuild(origin.get("backbone"), name)
+    apply_edits_(backbone, edits)
+    backbone.ghostnet_origin = origin.get("backbone")  # type: ignore[assignment]
+    backbone.ghostnet_edits = edits
+    detector = create_detector(backbone, names, DetectorSettings.from_dict(settings))
     load_state_(detector, tensors, name)
     detector.ghostnet_info = record["info"]
     return detector.eval()

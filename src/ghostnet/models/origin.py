@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.models.registry import create_model
 from ghostnet.nn.edits import apply_edits_, recorded_edits
 
@@ -57,18 +58,55 @@ def rebuild(origin: Origin | None, path: str, changed: str | None = None) -> nn.
     if origin is None:
         what = "a network of your own class" if changed is None else f"a network that was changed ({changed})"
         raise InputError(f"{path} holds {what}; pass a fresh one: ghostnet.load(path, model=…)")
+    check_origin(origin, path)
     library, name, args = origin["library"], origin["name"], dict(origin["args"])
-    if library == "ghostnet":
-        return create_model(name, **args)
-    if library == "torchvision":
-        return build_torchvision(name, args)
     if library == "ghostnet.detect":
         raise InputError(f"{path} holds a detector; use ghostnet.detect.load_detector, or `ghostnet detect`")
-    if library == "timm":
-        import timm
+    if library not in _BUILD:
+        raise InputError(f"{path} comes from the library {library!r}, which this ghostnet cannot build")
+    build, accepted = _BUILD[library]
+    for key, value in args.items():
+        if key in _NEVER or (accepted and key not in accepted) or not _is_plain(value):
+            raise InputError(
+                f"{path} gives {library}'s {name} an argument that no saved network has: {key}={reprlib.repr(value)}"
+            )
+    try:
+        return build(name, args)
+    except TypeError as error:
+        raise InputError(
+            f"{path} holds a network that {library} cannot build: {first_line(error)}"
+        ) from error
 
-        return timm.create_model(name, pretrained=False, **args)
-    raise InputError(f"{path} comes from the library {library!r}, which this ghostnet cannot build")
+
+def check_origin(origin: object, path: str) -> None:
+    """Raise unless a file's origin is one by its form, or None.
+
+    Raises:
+        InputError: it is not; `path` says where it comes from.
+    """
+    if origin is None:
+        return
+    if not isinstance(origin, dict):
+        raise damaged(path, "origin", origin)
+    for key, kind in (("library", str), ("name", str), ("args", dict)):
+        if not isinstance(origin.get(key), kind):
+            raise damaged(path, f"origin's {key}", origin.get(key))
+
+
+def damaged(path: object, part: str, value: object) -> InputError:
+    """Build the error for a saved file whose header holds something else than `save` writes."""
+    return InputError(
+        f"{path} has a damaged header: its {part} is {reprlib.repr(value)}; fetch or save it again"
+    )
+
+
+def _build_timm(name: str, args: dict[str, Any]) -> nn.Module:
+    """Build a network of timm with random weights, by a name of its own: no address of a file or a hub, no tag."""
+    import timm
+
+    if not (name.isidentifier() and timm.is_model(name)):
+        raise InputError(f"timm has no model {name!r}; update timm")
+    return timm.create_model(name, pretrained=False, **args)
 
 
 def _change(model: nn.Module, origin: Origin) -> str | None:
@@ -216,6 +254,15 @@ def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
 
 
 _INIT_WEIGHTS = ("googlenet", "inception_v3")
+
+
+# by library: what builds its networks, and the arguments that a saved network may hand to it (none: its own check)
+_BUILD: dict[str, tuple[Callable[[str, dict[str, Any]], nn.Module], tuple[str, ...]]] = {
+    "ghostnet": (lambda name, args: create_model(name, **args), ()),
+    "torchvision": (build_torchvision, ("num_classes", "aux_logits")),
+    "timm": (_build_timm, ("num_classes", "in_chans")),
+}
+_NEVER = ("weights", "new_head")  # a file that is loaded must not make others be read or fetched
 
 
 def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:

@@ -1,7 +1,8 @@
 """Saved networks: one safetensors file whose header holds, as JSON, all that is needed to rebuild the network.
 
 The record names where the network comes from (this zoo, torchvision or timm, with arguments) and which of its modules
-were replaced since. Nothing is unpickled and nothing is imported by a name found in the file.
+were replaced since. Nothing is unpickled, imported by a name found in the file, or read or fetched because the file
+says so: a builder takes only arguments that `save` writes (`origin.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from ghostnet.errors import InputError
 from ghostnet.files import atomic_write, refuse_overwrite
-from ghostnet.models.origin import origin_of, rebuild
+from ghostnet.models.origin import check_origin, damaged, origin_of, rebuild
 from ghostnet.models.registry import create_model, list_models
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import apply_edits_, recorded_edits
@@ -125,10 +126,28 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
         raise InputError(
             f"{place} was not written by ghostnet.save: its header does not say how to build the network"
         )
-    record = json.loads(metadata["ghostnet"])
+    return _checked_record(metadata["ghostnet"], place), tensors
+
+
+def _checked_record(text: str, place: Path) -> dict[str, Any]:
+    """Return a file's record, in which every part is of its type.
+
+    Raises:
+        InputError: it is no JSON, of another schema, or a part is missing or of another type.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise damaged(place, "record", text)
     if record.get("schema") != _SCHEMA:
         raise InputError(f"{place} has schema {record.get('schema')}; this ghostnet reads schema {_SCHEMA}")
-    return record, tensors
+    check_origin(record.get("origin"), str(place))
+    for name, kind in (("edits", list), ("info", dict)):
+        if not isinstance(record.get(name), kind):
+            raise damaged(place, name, record.get(name))
+    return record
 
 
 def read_plain_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor] | None:
