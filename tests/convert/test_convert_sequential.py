@@ -188,3 +188,28 @@ def test_the_fit_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.endswith("6")
     ghostify(model, calibration=BATCHES[0])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("max_gram", [4096, 1])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_borders_are_those_that_the_convolution_pads(mode: str, max_gram: int, groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 8, 3, padding=2, groups=groups, padding_mode=mode, bias=False)
+    dense = nn.Sequential(layer, nn.BatchNorm2d(8)).eval()
+    images = torch.randn(32, 4, 6, 6).cumsum(2).cumsum(3) + 1  # borders unlike the middle
+    with torch.no_grad():
+        maps = layer(images)
+        dense[1].running_mean.copy_(maps.mean((0, 2, 3)))
+        dense[1].running_var.copy_(maps.var((0, 2, 3), correction=0))
+    units = find_units(dense, images[:1])
+    ghost, _ = replace_convolutions(dense, units, ratio=2, cheap_kernel_size=3)
+    told = initialise_from_dense_(dense, ghost, units, [images], max_gram=max_gram)["0"]
+    with torch.no_grad():
+        made, wanted = ghost[0](images), dense(images)
+        torch.testing.assert_close(ghost[1].running_mean, made.mean((0, 2, 3)), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            ghost[1].running_var, made.var((0, 2, 3), correction=0), atol=2e-3, rtol=1e-3
+        )
+        lost = (ghost(images) - wanted).square().mean() / wanted.square().mean()
+    assert told == pytest.approx(float(lost.sqrt()), rel=0.02)

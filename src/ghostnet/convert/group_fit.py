@@ -37,8 +37,8 @@ def fit_layer(
         convolution: the dense layer.
         ghost: the one to be fitted; changed in place.
         norm: the batch norm behind it, changed in place where there are images.
-        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, without bias; None for a fit from the
-            weights alone.
+        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, the layer's bias included; None for a
+            fit from the weights alone.
         options: how.
         known: keeps what does not depend on the ratio, for further fits of the same layer on the same pairs; that of
             groups only where it is not too large.

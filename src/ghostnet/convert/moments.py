@@ -22,6 +22,7 @@ from ghostnet.convert.patches import (
     by_halves,
     convolution_output,
     gram_of,
+    padded_inputs,
     patch_size,
     patches_at,
     reading,
@@ -144,7 +145,7 @@ def patch_moments(
     More output positions than the budget are thinned out.
     """
     positions = sum(target[:, 0].numel() for _, target in pairs)
-    size, margin = patch_size(convolution, cheap_kernel_size)
+    size = patch_size(convolution, cheap_kernel_size)
     columns = convolution.in_channels * size[0] * size[1]
     share, dtype = reading(positions, columns, groups=groups)
     generator = torch.Generator().manual_seed(0)
@@ -155,7 +156,8 @@ def patch_moments(
             valid = valid_taps(wanted.shape[-2:], cheap_kernel_size)
             chosen = thin(len(valid), share, generator)
             residual = (wanted - convolution_output(convolution, part)).flatten(2)[:, :, chosen]
-            read = patches_at(F.pad(part, margin), size, stride_of(convolution), chosen, wanted.shape[-1])
+            padded = padded_inputs(convolution, part, cheap_kernel_size)
+            read = patches_at(padded, size, stride_of(convolution), chosen, wanted.shape[-1])
             sums[half].add_target_(wanted.flatten(2)[:, :, chosen])
             sums[half].add_by_border_(valid[chosen], read.to(dtype), residual.to(dtype))
     every = (sums[0] + sums[1], *sums) if all(one.count for one in sums) else (sums[0] + sums[1],)
@@ -165,7 +167,7 @@ def patch_moments(
 
 def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
     """Return the moments for white inputs: what is left to assume when there are no images."""
-    size, _ = patch_size(convolution, cheap_kernel_size)
+    size = patch_size(convolution, cheap_kernel_size)
     weight = convolution.weight.detach().double()
     columns = weight.shape[1] * size[0] * size[1]
     sums = _BorderSums(len(weight))
@@ -303,7 +305,7 @@ def _assemble(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int,
     cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
     inside = torch.zeros(taps, dtype=torch.float64)
     parts = slices_of_taps(convolution, cheap_kernel_size)
-    patch, _ = patch_size(convolution, cheap_kernel_size)
+    patch = patch_size(convolution, cheap_kernel_size)
     for kind, (second, first, against, share) in sums.kinds.items():
         apart = second.view(-1, *patch, convolution.in_channels, *patch)
         for one in (tap for tap in range(taps) if kind[tap]):

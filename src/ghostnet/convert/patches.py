@@ -1,4 +1,4 @@
-"""The input patches under one window of a convolution's outputs: size, padding, taps, and how many are read."""
+"""The input patches under one window of a convolution's outputs: size, borders, taps, and how many are read."""
 
 from __future__ import annotations
 
@@ -44,29 +44,37 @@ def gram_of(inputs: Tensor) -> Tensor:
 
 def patch_columns(convolution: nn.Conv2d, cheap_kernel_size: int) -> int:
     """Return how many inputs one d x d window of outputs sees: the size of the Gram matrix."""
-    height, width = patch_size(convolution, cheap_kernel_size)[0]
+    height, width = patch_size(convolution, cheap_kernel_size)
     return convolution.in_channels * height * width
 
 
 def convolution_output(convolution: nn.Conv2d, inputs: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Apply the convolution (or another `weight` of its shape) with zero padding and without its bias."""
-    padded = F.pad(inputs, _padding(convolution))
+    """Apply the convolution (or another `weight` of its shape) without its bias."""
+    padded = padded_inputs(convolution, inputs, 1)
     weight = convolution.weight if weight is None else weight
     return F.conv2d(padded, weight, None, convolution.stride, 0, convolution.dilation, convolution.groups)
 
 
-def patch_size(convolution: nn.Conv2d, cheap_kernel_size: int) -> tuple[tuple[int, int], list[int]]:
-    """Height and width of the patch under one window of outputs, and its padding as F.pad wants it."""
-    size = [
+def patch_size(convolution: nn.Conv2d, cheap_kernel_size: int) -> tuple[int, int]:
+    """Height and width of the patch under one window of outputs."""
+    height, width = (
         (kernel - 1) * dilation + 1 + (cheap_kernel_size - 1) * stride
         for kernel, dilation, stride in zip(
             convolution.kernel_size, convolution.dilation, convolution.stride, strict=True
         )
-    ]
+    )
+    return height, width
+
+
+def padded_inputs(convolution: nn.Conv2d, inputs: Tensor, cheap_kernel_size: int) -> Tensor:
+    """Pad as the convolution does, then with zeros for taps of the cheap filter that stand outside the map."""
     reach = cheap_kernel_size // 2
-    left, right, top, bottom = _padding(convolution)
     rows, columns = convolution.stride[0] * reach, convolution.stride[1] * reach
-    return (size[0], size[1]), [left + columns, right + columns, top + rows, bottom + rows]
+    outside = [columns, columns, rows, rows]
+    own: list[int] = list(convolution._reversed_padding_repeated_twice)  # left, right, top, bottom
+    if convolution.padding_mode == "zeros":
+        return F.pad(inputs, [one + more for one, more in zip(own, outside, strict=True)])
+    return F.pad(F.pad(inputs, own, mode=convolution.padding_mode), outside)
 
 
 def slices_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> list[tuple[slice, slice]]:
@@ -85,7 +93,7 @@ def slices_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> list[tuple
 
 def rows_of_taps(convolution: nn.Conv2d, cheap_kernel_size: int) -> Tensor:
     """Which entries of the large patch the convolution reads when it stands at each tap: `(T, C k k)`."""
-    (height, width), _ = patch_size(convolution, cheap_kernel_size)
+    height, width = patch_size(convolution, cheap_kernel_size)
     index = torch.arange(convolution.in_channels * height * width).view(-1, height, width)
     taps = slices_of_taps(convolution, cheap_kernel_size)
     return torch.stack([index[:, down, across].flatten() for down, across in taps])
@@ -115,12 +123,6 @@ def undilated(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
     whole = weight.new_zeros(*weight.shape[:2], *size)
     whole[:, :, :: dilation[0], :: dilation[1]] = weight
     return whole
-
-
-def _padding(convolution: nn.Conv2d) -> list[int]:
-    """Padding as F.pad wants it: left, right, top, bottom."""
-    reversed_padding: list[int] = convolution._reversed_padding_repeated_twice
-    return list(reversed_padding)
 
 
 def stride_of(convolution: nn.Conv2d) -> tuple[int, int]:

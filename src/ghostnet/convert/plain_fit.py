@@ -24,7 +24,6 @@ def can_be_refitted(unit: ConvUnit, model: nn.Module) -> bool:
     convolution = model.get_submodule(unit.name)
     return (
         type(convolution) is nn.Conv2d
-        and convolution.padding_mode == "zeros"
         and all(parameter.requires_grad for parameter in convolution.parameters())
         and convolution.weight[0].numel() <= FitOptions().max_refit
     )

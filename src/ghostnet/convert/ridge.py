@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.convert import fit
@@ -24,6 +23,7 @@ from ghostnet.convert.patches import (
     by_halves,
     convolution_output,
     gram_of,
+    padded_inputs,
     patch_size,
     patches_at,
     reading,
@@ -137,12 +137,12 @@ def read_halves(dense: nn.Conv2d, pairs: Pairs) -> tuple[Sums, Sums]:
 
     Args:
         dense: the convolution as it was.
-        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, without bias.
+        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, the layer's bias included.
 
     More output positions than the budget are thinned out.
     """
     groups, outputs, columns = dense.groups, dense.out_channels, dense.weight[0].numel()
-    size, margin = patch_size(dense, 1)
+    size = patch_size(dense, 1)
     inside = rows_of_taps(dense, 1)[0]
     positions = sum(wanted[:, 0].numel() for _, wanted in pairs)
     share, dtype = reading(positions, columns, groups=groups)
@@ -152,7 +152,7 @@ def read_halves(dense: nn.Conv2d, pairs: Pairs) -> tuple[Sums, Sums]:
         chosen = thin(wanted[0, 0].numel(), share, generator)
         step = max(1, CHUNK // (groups * columns * len(chosen)))
         for part, target in zip(inputs.split(step), wanted.split(step), strict=True):
-            read = patches_at(F.pad(part, margin), size, stride_of(dense), chosen, target.shape[-1])
+            read = patches_at(padded_inputs(dense, part, 1), size, stride_of(dense), chosen, target.shape[-1])
             read = read[:, inside].transpose(0, 1).reshape(groups, columns, -1)
             kept = target.flatten(2)[:, :, chosen]
             lacking = (kept - convolution_output(dense, part).flatten(2)[:, :, chosen]).transpose(0, 1)
@@ -176,7 +176,7 @@ def least_squares(dense: nn.Conv2d, pairs: Pairs, ridge: float, *, centred: bool
 
     Args:
         dense: the convolution as it was.
-        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, without bias.
+        pairs: `(N, C, H, W)` inputs and `(N, n, H', W')` outputs wanted, the layer's bias included.
         ridge: the least, relative to the mean power of the inputs.
         centred: an offset for each channel is free.
     """
