@@ -15,6 +15,7 @@ from torch import nn
 
 from ghostnet.deploy import TARGETS, Session, export, load
 from ghostnet.nn import GhostConv2d
+from ghostnet.openvino_core import core
 
 TOLERANCE = 1e-4
 NAMES = ("c", "coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
@@ -253,3 +254,47 @@ def test_one_thread_is_one_thread(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0.9, "other threads compute, too"
+
+
+class _InAnotherOrder(nn.Module):
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3, padding=1)
+        self.spelling = spelling
+        self.register_buffer("order", torch.randperm(32))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.first(images)
+        maps = (
+            torch.index_select(maps, 1, self.order)
+            if self.spelling == "function"
+            else maps.index_select(dim=1, index=self.order)
+        )
+        return self.second(maps).mean((2, 3))
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+@pytest.mark.parametrize("spelling", ["function", "method", "ghost"])
+def test_openvino_picks_the_right_channels_between_convolutions(
+    tmp_path: Path, spelling: str, optimized: bool
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    if spelling == "ghost":
+        torch.manual_seed(0)
+        ghost = GhostConv2d(3, 32, 3)
+        ghost.set_channel_order_(torch.randperm(32))
+        network: nn.Module = nn.Sequential(
+            ghost, nn.Conv2d(32, 16, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+    else:
+        network = _InAnotherOrder(spelling)
+    for target, name in (("openvino", "net.xml"), ("onnx", "net.onnx")):
+        report = export(network.eval(), target, tmp_path / name, input_size=(3, 12, 12), optimized=optimized)
+        assert report.relative_error < 1e-5
+    images = torch.rand(2, 3, 12, 12)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    compiled = core().compile_model(str(tmp_path / "net.onnx"), "CPU")
+    np.testing.assert_allclose(compiled([images.numpy()])[0], expected, atol=1e-5)

@@ -53,9 +53,11 @@ class Onnx:
         import onnx
 
         from ghostnet.deploy.optimize import passes_of
+        from ghostnet.deploy.passes.gathers import count_from_behind_
         from ghostnet.deploy.passes.onnx_gates import spread_gates_
 
         proto = exported(model, path, example)
+        count_from_behind_(proto)
         if passes_of(model):
             spread_gates_(proto)
         onnx.helper.set_model_props(proto, {**metadata, _OPEN_BATCH: BATCH_AXIS})

@@ -50,8 +50,10 @@ class OpenVINO:
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
     ) -> dict[str, int]:
         """Write both files; `metadata` goes into the .xml."""
+        from ghostnet.deploy.passes.gathers import FromBehind
+
         openvino = openvino_core.openvino()
-        with openvino_core.no_usage_reports(), quiet_python(), quiet_native():
+        with openvino_core.no_usage_reports(), quiet_python(), quiet_native(), FromBehind():
             converted = openvino.convert_model(
                 model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
             )
