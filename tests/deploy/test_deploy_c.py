@@ -41,6 +41,15 @@ class Does(nn.Module):
         return self.function(maps)
 
 
+class ReadsSomeChannels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.some = convolution(11, 8, 3, padding=1), convolution(2, 8, 1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.whole(maps).relu() * maps[:, 1:2] + self.some(maps[:, 3:5])
+
+
 def shuffled(maps: torch.Tensor, groups: int = 2) -> torch.Tensor:
     count, _, height, width = maps.shape
     parts = maps[:, :10].reshape(count, groups, 10 // groups, height, width)
@@ -70,6 +79,8 @@ def cropped(width: int) -> Does:
 
 LARGER = nn.Upsample(scale_factor=2)
 CASES: dict[str, nn.Module] = {
+    # the one layer that reads all channels of the images has a border, others read some channels
+    "channels of the images": ReadsSomeChannels(),
     # matrix products: panels of one, two and three vectors, parts of vectors, tiles of every number of pixels
     "1x1 to 8": convolution(11, 8, 1),
     "1x1 to 12": convolution(11, 12, 1),

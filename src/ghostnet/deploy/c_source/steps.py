@@ -118,8 +118,11 @@ class Lowering:
         self._add("images", {**fields, "out_width": larger[2], "out": At(name)}, larger[1], name)
 
     def _border_of_images(self) -> tuple[int, int, int, int]:
-        readers = self._network.readers().get(self._network.images, [])
+        images = self._network.images
+        readers = self._network.readers().get(images, [])
         only = readers[0] if len(readers) == 1 else None
+        if any(place.buffer == images for name, place in self._places.items() if name != images):
+            only = None  # some of their channels are a map of its own, which other layers read
         if isinstance(only, Convolution) and only.groups == 1:
             border, only.padding = only.padding, (0, 0, 0, 0)
             return border
