@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +17,14 @@ from torch import Tensor, nn
 
 import ghostnet
 from ghostnet.convert import prune, sensitivity
+from ghostnet.convert.batch_norm import reestimate_batch_norm_
 from ghostnet.convert.graph import find_units, trace_graphs
 from ghostnet.convert.layer_fit import FitOptions, LayerFit, ghost_sources
 from ghostnet.convert.moments import white_map_windows, white_moments
 from ghostnet.convert.observe import _Traced, observe
 from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError
+from ghostnet.measure.features import redundancy
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
@@ -364,3 +369,60 @@ def test_functional_in_place_calls_ahead_of_their_turn() -> None:
         for dense in (_Shortcut(False).eval(), Net(False).eval())
     ]
     assert errors[1] == pytest.approx(errors[0], rel=1e-3)
+
+
+class ShiftsItsImages(nn.Module):
+    def __init__(self, *, traceable: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        )
+        self.head = nn.Linear(8, 4)
+        self.traceable = traceable
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.traceable and images.sum() > 1e9:
+            return images
+        images.sub_(0.5).mul_(2.0)
+        return self.head(self.body(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_images_are_left_as_they_are(traceable: bool) -> None:
+    torch.manual_seed(0)
+    model = ShiftsItsImages(traceable=traceable).eval()
+    images = torch.rand(8, 3, 12, 12)
+    given = images.clone()
+    labelled = [(images, torch.arange(8) % 4)]
+    _, report = ghostnet.ghostify(model, layers=["body.2"], calibration=images, example_input=images)
+    reestimate_batch_norm_(copy.deepcopy(model), [images])
+    sensitivity(model, images)
+    if traceable:
+        prune(model, "taylor", macs=0.8, calibration=labelled)
+        prune(model, "channel", macs=0.8, calibration=images)
+    redundancy(model, images)
+    assert torch.equal(images, given)
+    plain = nn.Sequential(copy.deepcopy(model.body), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.head).eval()
+    _, wanted = ghostnet.ghostify(plain, layers=["0.2"], calibration=(given - 0.5) * 2)
+    found, expected = (one.layers[1].reconstruction_error for one in (report, wanted))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+class _AsksForAttributes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+
+    def forward(self, images: Any) -> Tensor:
+        return self.body(images.tensors)
+
+
+def test_a_forward_that_takes_no_plain_tensor_is_converted_without_a_count() -> None:
+    ghost, report = ghostnet.ghostify(_AsksForAttributes())
+    assert report.converted == ["body.1"]
+    assert report.macs_before is None
+    assert ghost(SimpleNamespace(tensors=torch.zeros(1, 3, 9, 9))).shape == (1, 8, 5, 5)
+    with pytest.raises(InputError, match=r"the model does not run with input_size .*: .*tensors"):
+        ghostnet.profile(_AsksForAttributes())
+    with pytest.raises(InputError, match=r"the network does not run on images .*: .*tensors"):
+        redundancy(_AsksForAttributes(), torch.zeros(1, 3, 9, 9))

@@ -46,7 +46,7 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
             norm.momentum = None
             norm.train()
         for batch in inputs:
-            model(batch)
+            model(batch.clone())
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

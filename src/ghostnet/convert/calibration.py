@@ -90,7 +90,7 @@ def check_images_fit(model: nn.Module, images: Tensor, *, name: str) -> None:
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
-            model.eval()(images[:1])
+            model.eval()(images[:1].clone())  # it may change what it is given
     except Exception as error:  # it is the model's own code that runs
         text = first_line(error)
         raise InputError(

@@ -167,7 +167,7 @@ def _of_one_pixel(model: nn.Module, names: Collection[str], example_input: Tenso
         )
     try:
         with torch.no_grad():
-            copied(example_input[:1])
+            copied(example_input[:1].clone())
     except Exception:  # it is the user's code that runs; what is wrong with the example is said elsewhere
         return set()
     return {name for name, area in areas.items() if area == 1}
@@ -327,7 +327,7 @@ def _recorded_runs(model: nn.Module, example_input: Tensor | None) -> list[tuple
             module.register_forward_hook(record)
     try:
         with torch.no_grad():
-            copied(example_input[:1])
+            copied(example_input[:1].clone())
     except Exception:  # the example does not fit this model: module order is still there
         return None
     return runs

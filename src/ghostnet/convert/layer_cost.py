@@ -58,7 +58,7 @@ class Measurement:
             "cost_images": sum(map(len, last)),
         }
         self._dense = dense
-        answers = [_tensors(dense(batch)) for batch in last]
+        answers = [_tensors(dense(batch.clone())) for batch in last]
         if not all(bool(tensor.isfinite().all()) for one in answers for tensor in one):
             raise InputError(
                 "the network answers `calibration` with NaN or infinity; its weights may be damaged"
@@ -114,7 +114,7 @@ def _cost(
     try:
         for path in old:
             replace_module_(dense, path, new[path])  # type: ignore[arg-type]
-        moved = [_tensors(dense(batch)) for batch in batches]
+        moved = [_tensors(dense(batch.clone())) for batch in batches]
     finally:
         for path, module in old.items():
             replace_module_(dense, path, module)

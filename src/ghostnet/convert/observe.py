@@ -1,8 +1,8 @@
 """What each layer of the dense and of the half-converted network sees and gives: `observe`.
 
-Both networks are walked in step, node by node, so that every layer runs once in the whole conversion; a network that
-`torch.fx` cannot trace is run whole for each layer, with hooks. Where a batch norm alone feeds an addition, the target
-also makes up for the error that the other summand carries.
+Both networks are walked in step, node by node, so that a layer runs twice at most, however many are fitted; a network
+that `torch.fx` cannot trace is run whole for each layer, with hooks. Where a batch norm alone feeds an addition, the
+target also makes up for the error that the other summand carries.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def observe(dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Te
 
 
 class _Walk:
-    """One network evaluated node by node on all batches: each layer runs once in the whole conversion."""
+    """One network evaluated node by node on all batches, from the images to the last layer that is asked for."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, batches: Sequence[Tensor]) -> None:
         self.model, self.nodes, self.position = model, list(graph.nodes), 0
@@ -77,7 +77,8 @@ class _Walk:
     def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
         """Evaluate one node."""
         if node.op == "placeholder":
-            return batch if node is self.nodes[0] else (node.args[0] if node.args else None)
+            # a copy, since the network may change what it is given
+            return _copied(batch) if node is self.nodes[0] else (node.args[0] if node.args else None)
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.model)
         args = fx.node.map_arg(node.args, values.__getitem__)
@@ -177,7 +178,7 @@ class _Hooks:
         try:
             for batch in self.batches:
                 seen.clear()
-                model(batch)
+                model(batch.clone())
                 yield from seen[:1]
         finally:
             handle.remove()

@@ -60,7 +60,7 @@ def prune_taylor(job: PruneJob) -> dict[str, Tensor]:
     for round_ in range(1, _TAYLOR_ROUNDS + 1):
         scores = {name: torch.zeros_like(gate.scale) for name, gate in gates.items()}
         for images, labels in job.labelled:
-            loss = _loss(model(images), labels)
+            loss = _loss(model(images.clone()), labels)
             gradients = torch.autograd.grad(loss, [gate.scale for gate in gates.values()])
             for name, gradient in zip(gates, gradients, strict=True):
                 scores[name] += gradient.square() / len(job.labelled)
