@@ -284,12 +284,21 @@ def test_an_int8_file_is_timed_beside_a_float_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "bits"),
-    [((), 8), (("avx2",), 7), (("avx2", "avx512f"), 7), (("avx2", "avx_vnni"), 8), (("avx2", "amx_int8"), 8)],
+    ("machine", "features", "bits"),
+    [
+        ("aarch64", (), 8),
+        ("AMD64", (), 7),  # Windows does not say what its processor can do
+        ("x86_64", (), 7),
+        ("x86_64", ("avx2",), 7),
+        ("x86_64", ("avx2", "avx512f"), 7),
+        ("x86_64", ("avx2", "avx_vnni"), 8),
+        ("x86_64", ("avx2", "amx_int8"), 8),
+    ],
 )
 def test_weights_have_seven_bits_where_sums_of_eight_are_clipped(
-    features: tuple[str, ...], bits: int, monkeypatch: pytest.MonkeyPatch
+    machine: str, features: tuple[str, ...], bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
     monkeypatch.setattr(processor, "processor_features", lambda: features)
     assert processor.usual_weight_bits() == bits
     assert checked_weight_bits("onnx", None) == bits

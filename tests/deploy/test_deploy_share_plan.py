@@ -64,6 +64,13 @@ def test_a_budget_out_of_reach_gives_the_fastest() -> None:
     assert asked[-1] == 0.05
 
 
+@pytest.mark.parametrize("least", [0.0507, 1 / 3])
+def test_no_share_is_asked_for_twice_or_below_the_least(least: float) -> None:
+    share, _, asked = searched(lambda share: 0.9 + 0.1 * share, 0.5, least)
+    assert share == min(asked) == least
+    assert len(asked) == len(set(asked))
+
+
 def test_a_network_is_narrowed_until_it_takes_the_share_of_the_time(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     built: list[int] = []

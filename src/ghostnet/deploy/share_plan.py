@@ -194,8 +194,8 @@ def _next_share(tried: dict[float, float], budget: float, least: float) -> float
     if low is None:  # go on along the line through the whole network
         fall = (1 - known[above]) / (1 - above) if above < 1 else 1.0
         guess = 1 - (1 - budget + INSIDE) / fall if fall > 0 else above / 2
-        guess = max(least, min(guess, above - 2 * _FINEST))
-        return None if guess >= above else round(guess, 3)
+        guess = max(least, round(min(guess, above - 2 * _FINEST), 3))
+        return None if guess >= above else guess
     slope = (known[above] - tried[low]) / (above - low)
     guess = low + (budget - INSIDE - tried[low]) / slope if slope > 0 else (low + above) / 2
     guess = round(min(max(guess, low + _FINEST), above - _FINEST), 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def make_result(
     return {
         "schema": SCHEMA,
         "exhibit": exhibit,
-        "command": " ".join([_program(), *sys.argv[1:]]),
+        "command": " ".join([_program(), *map(shlex.quote, sys.argv[1:])]),
         "commit": source_commit(),
         "environment": environment(),
         "seconds": round(seconds, 1),

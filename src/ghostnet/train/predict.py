@@ -64,39 +64,37 @@ def predict(
         raise InputError("there are no images to classify")
     device, kind = device_and_type(model)
     model.eval()
-    found: list[Prediction] = []
+    found: dict[int, Prediction] = {}  # by place in `paths`, in which one may be named twice
     with Progress("predict", total=len(paths), unit="images", enabled=progress) as bar:
         for read, failed in _batches(paths, preprocessing, strict):
-            found += failed
+            found |= failed
             if read:
-                names, pixels = zip(*read, strict=True)
+                numbers, pixels = zip(*read, strict=True)
                 images = preprocessing.normalise(torch.stack(pixels).to(device)).to(kind)
                 logits = model(images).float()
                 best = logits.softmax(1).topk(min(top_k, logits.shape[1]), 1)
-                answers = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
-                found += [
-                    Prediction(path, tuple(indices), tuple(values)) for path, indices, values in answers
-                ]
+                answers = zip(numbers, best.indices.tolist(), best.values.tolist(), strict=True)
+                for number, indices, values in answers:
+                    found[number] = Prediction(paths[number], tuple(indices), tuple(values))
             bar.update(len(read) + len(failed))
-    if all(prediction.error for prediction in found):
+    if all(prediction.error for prediction in found.values()):
         raise UnreadableImageError(str(found[0].path), found[0].error)
-    place = {path: number for number, path in enumerate(paths)}
-    return sorted(found, key=lambda prediction: place[prediction.path])
+    return [found[number] for number in range(len(paths))]
 
 
 def _batches(
     paths: Sequence[Path], preprocessing: Preprocessing, strict: bool
-) -> Iterator[tuple[list[tuple[Path, torch.Tensor]], list[Prediction]]]:
-    """Yield images as the network wants them, and those that could not be read."""
+) -> Iterator[tuple[list[tuple[int, torch.Tensor]], dict[int, Prediction]]]:
+    """Yield images as the network wants them, and those that could not be read, by their places in `paths`."""
     transform = evaluation_transform(preprocessing)
     for start in range(0, len(paths), _BATCH):
-        read, failed = [], []
-        for path in paths[start : start + _BATCH]:
+        read, failed = [], {}
+        for number, path in enumerate(paths[start : start + _BATCH], start):
             try:
-                read.append((path, transform(decode_image(path.read_bytes(), str(path)))))
+                read.append((number, transform(decode_image(path.read_bytes(), str(path)))))
             except UnreadableImageError as error:
                 if strict or len(paths) == 1:
                     raise
                 print(f"skipped {path}: {error.reason}", file=sys.stderr, flush=True)
-                failed.append(Prediction(path, error=error.reason))
+                failed[number] = Prediction(path, error=error.reason)
         yield read, failed
