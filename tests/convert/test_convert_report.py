@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from torch import nn
 
 from ghostnet.convert import ghostify
+from ghostnet.errors import InputError
 from ghostnet.measure import profile
 
 
@@ -56,9 +58,23 @@ def test_to_dict_is_json():
 
 
 def test_macs_are_unknown_where_no_size_fits():
-    model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 8, 3))
+    model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(9, 2))  # for maps 9 wide
     _, report = ghostify(model, init="random")
     assert report.macs_before is None
     assert report.macs_ratio is None
-    assert report.layers[1].macs_after is None
+    assert all(layer.macs_after is None for layer in report.layers)
     assert "MACs unknown" in str(report)
+
+
+def test_grey_images_are_counted_without_an_example() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3))
+    _, report = ghostify(model)
+    assert report.input_size == (1, 224, 224)
+    assert report.macs_after < report.macs_before
+
+
+def test_broken_weights_are_not_converted() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    model[1].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"1\.weight holds NaN or infinity"):
+        ghostify(model)

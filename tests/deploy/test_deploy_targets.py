@@ -14,6 +14,7 @@ from random_networks import random_network
 from torch import nn
 
 from ghostnet.deploy import TARGETS, Session, export, load
+from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 from ghostnet.openvino_core import core
 
@@ -298,3 +299,66 @@ def test_openvino_picks_the_right_channels_between_convolutions(
         expected = network(images).numpy()
     compiled = core().compile_model(str(tmp_path / "net.onnx"), "CPU")
     np.testing.assert_allclose(compiled([images.numpy()])[0], expected, atol=1e-5)
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.c.weight = self.b.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.c(self.b(self.a(images)).relu()).mean((2, 3))
+
+
+def _circular(padding: int | tuple[int, int]) -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=padding, padding_mode="circular")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    "network", [_Tied(), _circular(1), _circular((2, 0))], ids=["tied", "square", "tall"]
+)
+def test_ncnn_takes_what_pnnx_would_lose(tmp_path: Path, network: nn.Module) -> None:
+    skip_without("ncnn")
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    report = export(network.eval(), "ncnn", tmp_path / "net.param", input_size=(3, 12, 10))
+    assert report.relative_error < 1e-5
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["mnn", "onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["spectral_norm", "weight_norm"])
+def test_parametrised_weights_are_exported_as_they_are(tmp_path: Path, name: str, kind: str) -> None:
+    skip_without(name)
+    torch.manual_seed(0)
+    layer = getattr(nn.utils.parametrizations, kind)(nn.Conv2d(8, 8, 3))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    report = export(network, name, path_for(name, tmp_path), input_size=(3, 12, 12))
+    assert report.relative_error < 1e-5
+    assert nn.utils.parametrize.is_parametrized(layer)
+
+
+def test_all_layers_with_what_a_runtime_cannot_express_are_named(tmp_path: Path) -> None:
+    skip_without("c")
+
+    class Pads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.circle = nn.Conv2d(3, 8, 3), _circular(1)[1]
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.circle(self.a(nn.functional.pad(images, (0, 1, 0, 1)))).mean((2, 3))
+
+    with pytest.raises(InputError, match=r"pad \(in the network's own forward or layer circle\)"):
+        export(Pads().eval(), "c", tmp_path / "net.c", input_size=(3, 12, 12))
+
+
+def test_answers_that_are_no_numbers_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
+    network[0].bias.data[0] = float("nan")
+    with pytest.raises(InputError, match="with NaN or infinity; its weights may be damaged"):
+        export(network, "onnx", tmp_path / "net.onnx", input_size=(3, 8, 8))
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
@@ -100,6 +101,7 @@ def ghostify(
     init_name = _check_init(init, check_form(form))
     batches = calibration_batches(calibration)
     model = eager_module(model, "ghostify")
+    _check_finite(model)
     example = example_of(model, example_input, batches)
     units = _units(model, example)
     _check_input(model, units, batches, example_input)
@@ -141,6 +143,12 @@ def _notes(
     for name, own in said.items() if isinstance(said, Mapping) else ():
         notes[name] = "; ".join(filter(None, [f"s = {own}", notes[name]]))
     return notes
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"{name} holds NaN or infinity; a broken network is not converted")
 
 
 def _check_init(init: object, form: str) -> str:

@@ -16,12 +16,15 @@ _IMAGENET_SIZE = (3, 224, 224)  # tried when nobody says what the network takes
 
 
 def known_input_size(model: nn.Module, known: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the `(C, H, W)` that counts are made for: what is known, what the zoo says, or ImageNet's."""
+    """Return the `(C, H, W)` that counts are made for: what is known, what the zoo says, or ImageNet's size."""
     if known is not None:
         return tuple(known)
     origin = getattr(model, "ghostnet_origin", None)
     size = origin.get("input_size") if isinstance(origin, dict) else None
-    return tuple(size) if size else _IMAGENET_SIZE
+    if size:
+        return tuple(size)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return (3 if first is None else first.in_channels, *_IMAGENET_SIZE[1:])
 
 
 class Rows:

@@ -37,7 +37,7 @@ from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
 from ghostnet.errors import InputError
 from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
-from ghostnet.nn.copies import copy_model
+from ghostnet.nn.copies import copy_model, with_plain_weights_
 from ghostnet.nn.eager import eager_module
 
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
@@ -142,7 +142,7 @@ def export(
         passes = narrow_passes(model, target, passes, precision=precision, optimized=optimized)
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
-    eager = copy_model(eager_module(model, "export")).eval().cpu().float()
+    eager = with_plain_weights_(copy_model(eager_module(model, "export")).eval().cpu().float())
     output = _run(eager, sizes, batch=2)
     facts = _image_facts(model, preprocessing, classes, tuple(output.shape))
     texts = {str(name): str(value) for name, value in (metadata or {}).items()}
@@ -227,7 +227,11 @@ def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.
     except Exception as error:  # the user's code may raise anything
         raise does_not_run(input_size, error) from error
     if not isinstance(output, torch.Tensor):
-        raise InputError(f"the model returns {type(output).__name__}; export needs one tensor")
+        raise InputError(
+            f"the model returns {type(output).__name__}; export needs one tensor (several can be one: torch.cat along the channels)"
+        )
+    if not torch.isfinite(output).all():
+        raise InputError("the network answers random images with NaN or infinity; its weights may be damaged")
     return output
 
 

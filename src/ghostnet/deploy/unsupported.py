@@ -18,6 +18,9 @@ from ghostnet.quiet import quiet_python
 _OPERATOR = re.compile(r"\b(?:aten|prims|torch)(?:\.|::)([A-Za-z]\w*(?:\.[A-Za-z]\w*)*)")
 
 
+_MOST_NAMED = 3  # layers in a message
+
+
 def explained(error: Exception, model: nn.Module, example: torch.Tensor, runtime: str) -> InputError:
     """Return the one line for a failed conversion: operator and layer where they can be told, else its message.
 
@@ -31,9 +34,9 @@ def explained(error: Exception, model: nn.Module, example: torch.Tensor, runtime
     if program is None:
         return InputError(f"the model cannot be exported to {runtime}: {why}")
     for operator in _OPERATOR.findall(str(error)):
-        found = _layer_with(program, operator)
-        if found is not None:
-            where = f"layer {found}" if found else "in the network's own forward"
+        found = _layers_with(program, operator)
+        if found:
+            where = " or ".join(f"layer {name}" if name else "in the network's own forward" for name in found)
             return InputError(
                 f"{runtime} cannot express {operator.removesuffix('.default')} ({where}); "
                 "use another operation there or another target"
@@ -56,6 +59,8 @@ def refuse_data_dependent(model: nn.Module, example: torch.Tensor, runtime: str)
 
 def _program_or_why_not(model: nn.Module, example: torch.Tensor) -> tuple[Any | None, str]:
     """Return the exported program, or None and where and why the export stopped."""
+    import torch._dynamo  # here, so that Ctrl-C while it is imported is not taken for a fault of the network
+
     entered: list[str] = []
     handles = []
     for name, module in model.named_modules():
@@ -76,15 +81,16 @@ def _drop_last(entered: list[str]) -> None:
     entered.pop()
 
 
-def _layer_with(program: Any, operator: str) -> str | None:
-    """Return the layer of the first node that runs `operator`, "" for the network itself, None for no node."""
+def _layers_with(program: Any, operator: str) -> list[str]:
+    """Return the first layers that run `operator`, "" for the network itself."""
     wanted = _plain(operator.removesuffix(".default"))
+    found: dict[str, None] = {}
     for node in program.graph.nodes:
         if node.op != "call_function" or not _plain(_operator_of(node)).endswith(wanted):
             continue
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        return str(stack[-1][0]) if stack else ""
-    return None
+        found.setdefault(str(stack[-1][0]) if stack else "")
+    return list(found)[:_MOST_NAMED]
 
 
 def _operator_of(node: Any) -> str:

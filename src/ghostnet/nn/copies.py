@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module:
@@ -27,3 +28,21 @@ def copy_model(model: nn.Module, *, share_parameters: bool = False) -> nn.Module
         memo |= {id(parameter): parameter for parameter in model.parameters()}
     copied: nn.Module = copy.deepcopy(model, memo)
     return copied
+
+
+def with_plain_weights_(model: nn.Module) -> nn.Module:
+    """Put the value in place of each parametrised tensor (spectral norm, weight norm, …), in place; return the model.
+
+    Args:
+        model: in evaluation mode, in which these values do not change.
+
+    Example:
+        >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)).eval()
+        >>> sorted(name for name, _ in with_plain_weights_(layer).named_parameters())
+        ['bias', 'weight']
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return model

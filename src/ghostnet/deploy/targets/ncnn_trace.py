@@ -2,7 +2,8 @@
 
 ncnn cannot pick channels by number, which is what the order of a converted Ghost convolution needs
 (`GhostConv2d.channel_order`); a 1x1 convolution whose weights are zeros and ones gives the same values. It cannot take
-every second pixel, as the parameter-free shortcuts of the CIFAR ResNets do; a pooling over one pixel does.
+every second pixel, as the parameter-free shortcuts of the CIFAR ResNets do; a pooling over one pixel does. pnnx takes
+circular borders for zeros, which pieces of the map side by side express, and loses a weight that two layers share.
 """
 
 from __future__ import annotations
@@ -16,11 +17,50 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ghostnet.nn.copies import copy_model
+from ghostnet.nn.edits import replace_module_
+
 
 def save_trace(model: nn.Module, path: Path, example: torch.Tensor) -> None:
     """Run the network once on `example` and write what happened as a TorchScript file."""
     with torch.no_grad(), _Exchanged():
-        torch.jit.trace(model, example, check_trace=False).save(str(path))
+        torch.jit.trace(_plain(model), example, check_trace=False).save(str(path))
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return a copy in which every layer has weights of its own, and circular borders are layers."""
+    copied = copy_model(model)
+    seen: set[int] = set()
+    for name, module in list(copied.named_modules()):
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in seen:
+                module._parameters[key] = nn.Parameter(parameter.detach().clone())
+            seen.add(id(parameter))
+        if isinstance(module, nn.Conv2d) and module.padding_mode == "circular" and name:
+            border = _CircularBorder(module._reversed_padding_repeated_twice)
+            module.padding, module.padding_mode = (0, 0), "zeros"
+            replace_module_(copied, name, nn.Sequential(border, module))
+    return copied
+
+
+class _CircularBorder(nn.Module):
+    """What lies at the other side of a map, put around it.
+
+    Args:
+        widths: left, right, top, bottom.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """`(N, C, H, W) -> (N, C, top + H + bottom, left + W + right)`."""
+        left, right, top, bottom = self.widths
+        across = [maps[:, :, :, -left:]] * (left > 0) + [maps] + [maps[:, :, :, :right]] * (right > 0)
+        maps = torch.cat(across, 3) if len(across) > 1 else maps
+        down = [maps[:, :, -top:]] * (top > 0) + [maps] + [maps[:, :, :bottom]] * (bottom > 0)
+        return torch.cat(down, 2) if len(down) > 1 else maps
 
 
 class _Exchanged(TorchFunctionMode):
