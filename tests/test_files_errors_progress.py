@@ -7,6 +7,7 @@ import hashlib
 import os
 import resource
 import stat
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,24 @@ def test_atomic_write_makes_folders_and_a_readable_file(tmp_path: Path) -> None:
     assert target.read_text() == "new"
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [("022", "0o644"), ("077", "0o600"), ("002", "0o664")])
+def test_files_have_the_permissions_that_the_user_gives_to_new_ones(
+    tmp_path: Path, mask: str, mode: str
+) -> None:
+    code = (
+        "from ghostnet.files import atomic_group, atomic_write\n"
+        "with atomic_write('one') as file: file.write_text('1')\n"
+        "with atomic_group('two') as folder: (folder / 'two').write_text('2')\n"
+        "import os, stat\n"
+        "print({oct(stat.S_IMODE(os.stat(name).st_mode)) for name in ('one', 'two')})"
+    )
+    command = f'umask {mask}; exec {sys.executable} -c "$0"'
+    done = subprocess.run(
+        ["sh", "-c", command, code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str({mode})
 
 
 def test_atomic_write_replaces_only_at_the_end(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
@@ -45,7 +46,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private to its owner
+        temporary.chmod(_usual_mode())  # mkstemp makes it private to its owner
         os.replace(temporary, target)
     except Exception as error:
         if not _says_no_room(error):
@@ -87,7 +88,7 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
             for file in files_in(entry):
                 with file.open("rb+") as stream:
                     os.fsync(stream.fileno())
-                file.chmod(0o644)
+                file.chmod(_usual_mode())
         in_the_way = [entry for entry in written if (target.parent / entry.name).exists()]
         for entry in in_the_way:
             _refuse_other_make(target.parent / entry.name, entry)
@@ -105,6 +106,14 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@functools.cache
+def _usual_mode() -> int:
+    """Return the permissions that this process gives to new files; they can only be read by setting them."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def files_in(path: Path) -> list[Path]:

@@ -228,7 +228,8 @@ def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.
         raise does_not_run(input_size, error) from error
     if not isinstance(output, torch.Tensor):
         raise InputError(
-            f"the model returns {type(output).__name__}; export needs one tensor (several can be one: torch.cat along the channels)"
+            f"the model returns {type(output).__name__}; export needs one tensor: "
+            "wrap it in a module that returns one, with torch.cat if need be"
         )
     if not torch.isfinite(output).all():
         raise InputError("the network answers random images with NaN or infinity; its weights may be damaged")
