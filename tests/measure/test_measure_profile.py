@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ghostnet.errors import InputError
-from ghostnet.measure import profile, theory_table
+from ghostnet.measure import profile
 
 
 class Functional(nn.Module):
@@ -140,30 +140,6 @@ def test_what_is_no_module_or_not_initialised_is_refused() -> None:
         profile("resnet18")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="lazy parameters"):
         profile(nn.LazyConv2d(3, 1))
-
-
-class TinyGhost(nn.Module):
-    """The attributes of a Ghost convolution and nothing else: `measure` knows them by name only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.intrinsic_channels, self.out_channels, self.ratio, self.cheap_kernel_size = 4, 8, 2, 3
-        self.primary_conv = nn.Conv2d(6, 4, 3, padding=1, bias=False)
-        self.cheap = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        intrinsic = self.primary_conv(images)
-        return torch.cat([intrinsic, self.cheap(intrinsic)], 1)
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_theory_stands_beside_the_counted_ratio(nested: bool) -> None:
-    model = nn.Sequential(TinyGhost(), nn.Conv2d(8, 2, 1)) if nested else TinyGhost()
-    (row,) = theory_table(model, (6, 5, 5), closed_form=lambda module: float(module.ratio))
-    assert (row.dense_macs, row.ghost_macs) == (25 * 8 * 54, 25 * (4 * 54 + 4 * 9))
-    assert row.counted_speed_up == pytest.approx(12 / 7)  # Eq. 4 with c = 6, k = d = 3, s = 2
-    assert row.theoretical_speed_up == 2.0
-    assert row.name == ("0" if nested else "(model)")
 
 
 def test_counts_are_the_same_inside_inference_mode():

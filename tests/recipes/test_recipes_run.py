@@ -9,7 +9,7 @@ import torch
 import ghostnet
 from ghostnet import InputError, cli, data
 from ghostnet.convert import PRUNE_METHODS
-from ghostnet.recipes import layer_output, list_recipes, load_recipe, load_variant, run_recipe
+from ghostnet.recipes import list_recipes, load_recipe, load_variant, run_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -156,10 +156,3 @@ def test_finished_result_is_not_overwritten(tmp_path):
 def test_missing_teacher(tmp_path):
     with pytest.raises(InputError, match=r"no file nowhere"):
         run_recipe(load_recipe("resnet9_050", [*SMALL, "teacher=nowhere"]), tmp_path, progress=False)
-
-
-def test_layer_output_names_near_matches():
-    model = ghostnet.create_model("resnet20")
-    assert layer_output(model, "layer1.0.conv1", torch.zeros(1, 3, 32, 32)).shape == (1, 16, 32, 32)
-    with pytest.raises(InputError, match=r"unknown layer 'layer1.0.conv'; did you mean"):
-        layer_output(model, "layer1.0.conv", torch.zeros(1, 3, 32, 32))

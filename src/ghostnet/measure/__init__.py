@@ -4,16 +4,13 @@ from ghostnet.measure import features
 from ghostnet.measure.environment import environment
 from ghostnet.measure.latency import Timing, time_interleaved
 from ghostnet.measure.profile import LayerProfile, Profile, profile
-from ghostnet.measure.theory import TheoryRow, theory_table
 
 __all__ = [
     "LayerProfile",
     "Profile",
-    "TheoryRow",
     "Timing",
     "environment",
     "features",
     "profile",
-    "theory_table",
     "time_interleaved",
 ]

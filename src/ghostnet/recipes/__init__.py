@@ -2,7 +2,6 @@
 
 from ghostnet.recipes.conversion import sparsity_training
 from ghostnet.recipes.demo import run_demo
-from ghostnet.recipes.feature_maps import draw_feature_maps, layer_output
 from ghostnet.recipes.feature_pictures import draw_ghosts, draw_maps, draw_pairs
 from ghostnet.recipes.fine_tune import fine_tune_recipe
 from ghostnet.recipes.fine_tune_int8 import fine_tune_int8
@@ -16,13 +15,11 @@ from ghostnet.recipes.variants import VARIANTS, load_variant
 __all__ = [
     "VARIANTS",
     "Recipe",
-    "draw_feature_maps",
     "draw_ghosts",
     "draw_maps",
     "draw_pairs",
     "fine_tune_int8",
     "fine_tune_recipe",
-    "layer_output",
     "list_recipes",
     "load_recipe",
     "load_variant",

@@ -17,7 +17,8 @@ from torch import nn
 from ghostnet import data, deploy, models
 from ghostnet.files import refuse_unwritable
 from ghostnet.measure import profile
-from ghostnet.recipes.feature_maps import draw_feature_maps
+from ghostnet.measure.features import feature_maps
+from ghostnet.recipes.feature_pictures import draw_maps
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe, load_recipe
 from ghostnet.recipes.sets import batches_of
@@ -67,7 +68,8 @@ def run_demo(
     image = next(iter(batches_of(dataset, first, training=False)))[0][:1]
     layer = _first_ghost_layer(ghost)
     for key, network in networks.items():
-        draw_feature_maps(network, layer, image, out / f"{key}.png", title=f"{key}: {layer}")
+        maps = feature_maps(network, layer, image)[0]
+        draw_maps(dataset.test_images[0], maps, out / f"{key}.png", title=f"{key}: {layer}")
     result = make_result(
         "demo",
         metrics={},

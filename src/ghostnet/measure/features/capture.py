@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, first_line, unknown_name
-from ghostnet.measure.theory import is_ghost_convolution
+from ghostnet.measure.ghost_convolutions import is_ghost_convolution
 
 # files whose modules treat each map by itself: norms, activations, nn.Identity, and what timm makes of a norm
 _PER_CHANNEL = ("modules.batchnorm", "modules.activation", "modules.linear", "layers.norm_act")
@@ -152,6 +152,8 @@ def run(model: nn.Module, images: Tensor) -> None:
     """
     try:
         model(images.clone())
+    except (InputError, _Reached):  # what hooks raise
+        raise
     except Exception as error:  # it is the network's own code that runs
         reason = first_line(error)
         raise InputError(f"the network does not run on images {tuple(images.shape)}: {reason}") from error

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ghostnet.errors import InputError
 from ghostnet.measure.features.capture import evaluating, run
 from ghostnet.measure.features.pairs import PairFits, fit_pairs
+from ghostnet.measure.ghost_convolutions import is_ghost_convolution
 from ghostnet.measure.macs import macs_of
-from ghostnet.measure.theory import is_ghost_convolution
 
 
 @dataclasses.dataclass(frozen=True)
