@@ -156,11 +156,38 @@ def test_onnx_gives_pytorchs_boxes_on_real_images(kind, small_detector, cells, t
 
 def test_onnx_of_an_image_with_nothing_on_it(small_detector, tmp_path):
     pytest.importorskip("onnxruntime")
-    detector = small_detector("retinanet", score_threshold=0.9)  # nothing is that sure
-    done = export_detector(detector, tmp_path / "none.onnx")
-    assert done.agreement["onnxruntime"] == Agreement(0, 0, 1.0, 0.0)
-    found = load_detector_file(tmp_path / "none.onnx").run(np.zeros((3, 100, 100), np.uint8))
-    assert found["boxes"].shape == (0, 4)
+    runtimes = ("onnxruntime", "openvino") if _has("openvino") else ("onnxruntime",)
+    for kind in KINDS:
+        detector = small_detector(kind, score_threshold=0.9)  # nothing is that sure
+        path = tmp_path / f"{kind}.onnx"
+        done = export_detector(detector, path, runtimes=runtimes)
+        assert done.images == 2
+        assert "If" not in _operators(path)
+        for runtime in runtimes:
+            assert done.agreement[runtime] == Agreement(0, 0, 1.0, 0.0)
+            session = load_detector_file(path, runtime=runtime)
+            for shape in (
+                (3, 100, 100),
+                (3, 90, 140),
+            ):  # OpenVINO's answer to the empty branch was old memory
+                found = session.run(np.full(shape, 77, np.uint8))
+                assert (found["boxes"].shape, found["scores"].shape) == ((0, 4), (0,))
+
+
+def test_a_file_that_invents_boxes_on_a_plain_image_is_not_kept(small_detector, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    import torchvision.ops.boxes as suppression
+
+    def invent(_session, image):
+        count = int(len(np.unique(image)) == 1)
+        return {"boxes": np.ones((count, 4)), "labels": np.zeros(count), "scores": np.ones(count)}
+
+    monkeypatch.setattr("ghostnet.detect.session.DetectorSession.run", invent)
+    before = suppression._batched_nms_coordinate_trick
+    with pytest.raises(RuntimeError, match="differs from PyTorch in onnxruntime: 0 boxes, 1 without partner"):
+        export_detector(small_detector("retinanet", score_threshold=0.9), tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+    assert suppression._batched_nms_coordinate_trick is before
 
 
 def test_agreement_sees_what_differs():
