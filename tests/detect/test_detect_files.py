@@ -58,6 +58,51 @@ def test_converted_backbones_are_rebuilt(tmp_path):
     assert list(again.state_dict()) == list(detector.state_dict())
 
 
+def _same_answers(one, two):
+    image = torch.rand(3, 70, 90)
+    with torch.no_grad():
+        expected, found = one.eval()([image])[0], two.eval()([image])[0]
+    assert len(expected["boxes"]) > 0
+    return all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_detectors_that_were_converted_as_a_whole_or_in_part_are_rebuilt(small_detector, tmp_path):
+    path = tmp_path / "x.safetensors"
+    backbone = create_model("mobilenetv2_035")
+    backbone.features[3] = ghostify(backbone.features[3], ratio=2, init="random")[0]  # its edits are its own
+    settings = light_settings(min_size=64, max_size=96, score_threshold=0.0, freeze_batch_norm=False)
+    before = create_detector(backbone, ["a", "b"], settings)
+    whole, report = ghostify(before, ratio=2, init="random")
+    assert report.to_dict()["layers"]
+    part = small_detector("faster_rcnn", score_threshold=0.0)
+    part.network.backbone = ghostify(part.network.backbone, ratio=2, init="random")[0]
+    for detector in (before, whole, part):
+        save_detector(detector, path)
+        again = load_detector(path)
+        assert _same_answers(detector, again)
+        save_detector(again, path)
+        assert _same_answers(detector, load_detector(path))
+
+
+def test_a_detector_that_its_file_could_not_rebuild_is_not_saved(small_detector, tmp_path):
+    path = tmp_path / "x.safetensors"
+    for change, message in (
+        (lambda body: body.parts[1].append(torch.nn.BatchNorm2d(3)), r"parts.1.2 is BatchNorm2d instead of"),
+        (lambda body: body.parts.__setitem__(1, torch.nn.Identity()), r"parts.1 is Identity instead of"),
+        (
+            lambda body: setattr(body, "ghostnet_edits", [{"path": "gone", "kind": "identity"}]),
+            "unknown module path",
+        ),
+    ):
+        detector = small_detector("retinanet")
+        change(detector.network.backbone.body)
+        with pytest.raises(
+            InputError, match=f"was changed after it was built .*{message}.*could not rebuild"
+        ):
+            save_detector(detector, path)
+        assert not path.exists()
+
+
 def test_files_that_do_not_fit(small_detector, tmp_path):
     path = tmp_path / "cells.safetensors"
     save_detector(small_detector("retinanet"), path)

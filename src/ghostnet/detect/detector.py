@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ghostnet.detect.networks import faster_rcnn, retinanet
 from ghostnet.detect.settings import DetectorSettings
 from ghostnet.errors import InputError
-from ghostnet.nn.edits import recorded_edits
+from ghostnet.nn.edits import record_edits_, recorded_edits
 
 Target = dict[str, Tensor]
 
@@ -89,11 +89,13 @@ def create_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = Detector(backbone, names, settings or DetectorSettings())
+    edits = recorded_edits(backbone)
+    record_edits_(backbone, edits)  # those on modules inside it would count as the detector's, too
     detector.ghostnet_origin = {  # type: ignore[assignment]
         "library": "ghostnet.detect",
         "name": detector.settings.kind,
         "args": {"classes": names, "settings": detector.settings.to_dict()},
         "backbone": getattr(backbone, "ghostnet_origin", None),
-        "backbone_edits": recorded_edits(backbone),
+        "backbone_edits": edits,
     }
     return detector.train()
