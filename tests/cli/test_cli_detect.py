@@ -79,6 +79,22 @@ def test_a_detector_and_its_results_file_are_measured_alike(
         assert f"{idle[0]} is for {use}, and has no effect here" in capsys.readouterr().err
 
 
+def test_training_measures_whole_images_as_eval_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, found = str(tmp_path), tmp_path / "found.json"
+    arguments = ["detect", "train", "bccd_light", "--data", str(_CELLS), "--out", out, *_SHORT, "longest=64"]
+    assert cli.run(arguments) == 0
+    saved, data = str(tmp_path / "short-seed0.safetensors"), str(_CELLS / "cells.json")
+    assert cli.run(["detect", "eval", saved, "--data", data, "--out", str(found), "--batch-size", "1"]) == 0
+    capsys.readouterr()
+    one = json.loads((tmp_path / "short-seed0.results.json").read_text(encoding="utf-8"))
+    two = json.loads(found.read_text(encoding="utf-8"))
+    assert len(one) == len(two) > 100
+    scores = [[round(result["score"], 3) for result in results] for results in (one, two)]
+    assert max(abs(a - b) for a, b in zip(*scores, strict=True)) <= 0.002
+
+
 def test_the_message_on_a_bad_box_names_what_the_verb_understands(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,13 +1,16 @@
 """COCO's evaluation against its published numbers, and on detections that are known to be right or wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ghostnet import InputError
 from ghostnet.data import DetectionBatches
-from ghostnet.detect import STATS, detect, evaluate_detector, score_file, score_results
+from ghostnet.detect import KINDS, STATS, detect, evaluate_detector, score_file, score_results
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,27 @@ def test_detections_come_back_in_the_files_pixels(cells, small_detector):
         assert 240 < right <= 320.01  # images are 320 wide, also where they were reduced
     assert detector.training
     assert evaluate_detector(detector, whole).images == 2
+
+
+def test_the_batch_size_has_no_influence(cells, small_detector, tmp_path):
+    images = []
+    for index in range(4):
+        pixels = cells.read(index)[:, : (240, 240, 150, 100)[index], : (320, 320, 200, 320)[index]]
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+        images.append(replace(cells.images[index], path=path, height=pixels.shape[1], width=pixels.shape[2]))
+    mixed = replace(cells, images=images)
+    for kind in KINDS:
+        detector = small_detector(kind, score_threshold=0.0)
+        single, batched = (detect(detector, DetectionBatches(mixed, size))[0] for size in (1, 4))
+        assert [r["image_id"] for r in batched] == [r["image_id"] for r in single]
+        for image in images:
+            one, two = (
+                np.asarray([[*r["bbox"], r["score"]] for r in results if r["image_id"] == image.id])
+                for results in (single, batched)
+            )
+            assert len(one) == 100
+            np.testing.assert_allclose(two, one, atol=0.02)
 
 
 def test_ground_truth_as_other_tools_write_it(cells):
