@@ -144,6 +144,30 @@ def test_pictures_and_json(trained: Path, tmp_path: Path, capsys: pytest.Capture
     assert "the least score (=3.0)" in capsys.readouterr().err
 
 
+def test_equal_names_in_folders_are_measured_as_what_they_are(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = json.loads((_CELLS / "cells.json").read_text(encoding="utf-8"))
+    for number, image in enumerate(value["images"]):
+        target = tmp_path / "images" / "ba"[number % 2] / f"{number // 2}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((_CELLS / image["file_name"]).read_bytes())
+        image["file_name"] = f"{target.parent.name}/{target.name}"
+    data, found = tmp_path / "cells.json", tmp_path / "found.json"
+    data.write_text(json.dumps(value), encoding="utf-8")
+    folder = str(tmp_path / "images")
+    assert (
+        cli.run(["detect", "predict", str(trained), folder, "--least-score", "0", "--coco", str(found)]) == 0
+    )
+    assert json.loads(found.read_text())["images"][0]["file_name"] == "a/0.jpg"
+    capsys.readouterr()
+    scores = []
+    for what in ([str(trained)], ["--results", str(found)]):
+        assert cli.run(["detect", "eval", *what, "--data", str(data), "--json"]) == 0
+        scores.append({**json.loads(capsys.readouterr().out), "seconds": 0})
+    assert scores[0]["AR100"] == pytest.approx(scores[1]["AR100"], abs=0.02)
+
+
 def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     path = tmp_path / "short.onnx"

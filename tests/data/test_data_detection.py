@@ -73,6 +73,19 @@ def test_both_formats_hold_the_same_boxes(as_voc):
     assert min(annotation["id"] for annotation in again["annotations"]) == 1
 
 
+def test_files_are_named_from_their_common_folder(content, tmp_path):
+    for number, image in enumerate(content["images"]):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        shutil.copy(_CELLS / image["file_name"], folder / "x.jpg")
+        image["file_name"] = f"{folder.name}/x.jpg"
+    found = read_coco(_written(tmp_path, content), tmp_path).to_coco()["images"]
+    assert [image["file_name"] for image in found[:3]] == ["a/x.jpg", "b/x.jpg", "a/x.jpg"]
+    plain = read_coco(_CELLS / "cells.json")
+    assert plain.to_coco()["images"][0]["file_name"] == "BloodImage_00007.jpg"
+    assert plain.subset(0).to_coco()["images"] == []
+
+
 def test_splits_and_doors(as_voc, content, tmp_path):
     train, test = open_detection(as_voc, "train"), open_detection(as_voc, "test")
     assert (len(train), len(test)) == (6, 4)

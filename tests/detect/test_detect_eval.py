@@ -166,6 +166,51 @@ def test_files_that_number_images_otherwise_are_told_by_their_names(cells, tmp_p
         score_file(truth, path)
 
 
+def _in_folders(truth, names):
+    images = [{**image, "file_name": name} for image, name in zip(truth["images"], names, strict=True)]
+    return {**truth, "images": images}
+
+
+def test_images_of_one_name_are_told_by_their_folders(cells, tmp_path):
+    names = [f"{folder}/{number}.jpg" for number in range(5) for folder in "ab"]
+    truth = _in_folders(cells.to_coco(), names)
+    numbers = [image["id"] for image in truth["images"]]
+    turned = dict(
+        zip(numbers, [numbers[place ^ 1] for place in range(10)], strict=True)
+    )  # a and b change places
+    results = [{**r, "image_id": turned[r["image_id"]]} for r in _perfect(truth)]
+    path = tmp_path / "found.json"
+
+    def score(form, **changes):
+        images = [
+            {**image, "id": turned[image["id"]], "file_name": form(image["file_name"]), **changes}
+            for image in truth["images"]
+        ]
+        path.write_text(json.dumps({**truth, "images": images, "annotations": results}))
+        return score_file(truth, path).stats["AP"]
+
+    assert score(lambda name: name) == score(lambda name: f"/data/{name}") == pytest.approx(1)
+    assert score(lambda name: name.replace("/", "\\")) == pytest.approx(1)
+    with pytest.raises(
+        InputError, match=r"result 0 is of 0.jpg, and the ground truth has more than one file_name"
+    ):
+        score(lambda name: name[2:])
+    with pytest.raises(InputError, match=r"result 0 is of c/0.jpg, and the ground truth has more than one"):
+        score(lambda name: name.replace("a/", "c/"))
+    with pytest.raises(
+        InputError, match=r"of a/0.jpg of 7x240 pixels, which has 320x240 in the ground truth"
+    ):
+        score(lambda name: name, width=7)
+    bare = _in_folders(truth, [f"{number}.jpg" for number in range(10)])
+    path.write_text(
+        json.dumps({**_in_folders(truth, [f"{n % 5}.jpg" for n in range(10)]), "annotations": results})
+    )
+    with pytest.raises(
+        InputError, match=r"result 0 is of \d.jpg, and the file has more than one file_name like that"
+    ):
+        score_file(bare, path)
+
+
 def test_bad_results(cells, tmp_path, small_detector):
     truth = cells.to_coco()
     good = _perfect(truth)[0]

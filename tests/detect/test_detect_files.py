@@ -1,6 +1,7 @@
 """Detectors in files: saved and loaded, drawn on pictures, exported with suppression in the graph."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +156,15 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
         detect_files(detector, [])
     with pytest.raises(InputError, match="two images named"):
         detect_files(detector, [paths[0], paths[0]], out_dir=tmp_path / "twice")
+
+
+def test_files_in_folders_are_named_from_there():
+    paths = [Path(name) for name in ("photos/a/1.jpg", "photos/b/1.jpg", "more/a/1.jpg", "2.jpg", "x/3.jpg")]
+    value = as_coco([DetectedImage(path, (4, 4)) for path in paths], ["a"], folders=[Path("photos")])
+    names = [image["file_name"] for image in value["images"]]
+    assert names == ["a/1.jpg", "b/1.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    value = as_coco([DetectedImage(path, (4, 4)) for path in paths[:2]], ["a"])
+    assert [image["file_name"] for image in value["images"]] == ["photos/a/1.jpg", "photos/b/1.jpg"]
 
 
 def test_a_box_is_drawn_where_it_is():

@@ -200,7 +200,7 @@ def predict(
     found = room.detect_files(
         model, files, least_score=least_score, out_dir=out, strict=strict, progress=len(files) > 1
     )
-    value = room.as_coco(found, model.classes)
+    value = room.as_coco(found, model.classes, folders=[path for path in images if path.is_dir()])
     if coco is not None:
         from ghostnet.recipes import write_json
 

@@ -6,6 +6,7 @@ make a detection wrong. Images without boxes stay in the set. Readers: `coco.py`
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -119,7 +120,12 @@ class DetectionSet:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """Return the set as COCO's JSON, which is what its evaluation takes."""
+        """Return the set as COCO's JSON, which is what its evaluation takes.
+
+        Files are named from the folder that all lie below.
+        """
+        places = [image.path.absolute() for image in self.images]
+        folder = os.path.commonpath({place.parent for place in places} or {Path()})
         annotations = [
             {
                 "id": 0,
@@ -139,8 +145,13 @@ class DetectionSet:
         return {
             "info": {"description": self.source},
             "images": [
-                {"id": image.id, "file_name": image.path.name, "width": image.width, "height": image.height}
-                for image in self.images
+                {
+                    "id": image.id,
+                    "file_name": place.relative_to(folder).as_posix(),
+                    "width": image.width,
+                    "height": image.height,
+                }
+                for image, place in zip(self.images, places, strict=True)
             ],
             "annotations": annotations,
             "categories": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,9 @@ def draw_boxes(pixels: Tensor, boxes: Sequence[FoundBox], classes: Sequence[str]
     return image
 
 
-def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str, Any]:
+def as_coco(
+    images: Sequence[DetectedImage], classes: Sequence[str], *, folders: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Return answers in COCO's format: `images`, `categories`, and `annotations` with a `score` each.
 
     An image that could not be read is left out: one of 0x0 pixels without boxes would say that it was looked at and
@@ -163,9 +166,12 @@ def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str
     Args:
         images: from `detect_files`.
         classes: the detector's names; their ids count from 1.
+        folders: files below one of them are named from there, others by their last part; where that gives two files one
+            name, they have their whole paths.
     """
     seen = [image for image in images if not image.error]
     names = list(classes)
+    files = _file_names([image.path for image in seen], folders)
     annotations = [
         {
             "image_id": number,
@@ -181,9 +187,18 @@ def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str
     ]
     return {
         "images": [
-            {"id": number, "file_name": image.path.name, "width": image.size[0], "height": image.size[1]}
-            for number, image in enumerate(seen, 1)
+            {"id": number, "file_name": file, "width": image.size[0], "height": image.size[1]}
+            for number, (image, file) in enumerate(zip(seen, files, strict=True), 1)
         ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
         "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, 1)],
     }
+
+
+def _file_names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
+    names = []
+    for path in paths:
+        above = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
+        names.append(path.relative_to(above).as_posix())
+    counts = Counter(names)
+    return [path.as_posix() if counts[name] > 1 else name for path, name in zip(paths, names, strict=True)]
