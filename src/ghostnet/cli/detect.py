@@ -12,6 +12,7 @@ from ghostnet.cli.detect_bench import bench
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
 from ghostnet.cli.integer import integer
+from ghostnet.cli.network import refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
@@ -138,6 +139,7 @@ def evaluate(
         (not listed, "sets whose images are read", ("split", "bad_boxes")),
     )
     if out is not None:
+        refuse_source(out, detector, data)
         refuse_overwrite(out, force=force)
     from ghostnet import detect as room
     from ghostnet.data import DetectionBatches
@@ -194,6 +196,7 @@ def predict(
 
     drawn = [room.drawn_path(file, out) for file in files] if out else []
     for path in [*([coco] if coco else []), *drawn]:
+        refuse_source(path, detector)
         refuse_overwrite(path, force=force)
 
     model = room.load_detector(detector)
@@ -230,6 +233,7 @@ def export(
     Example:
       ghostnet detect export runs/bccd_light-seed0.safetensors -o cells.onnx --images photos/ --runtime openvino
     """
+    refuse_source(out, detector)
     refuse_overwrite(out, force=force)
     files = image_files(images) if images else []
     from ghostnet import detect as room
