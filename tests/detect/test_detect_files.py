@@ -158,6 +158,20 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
         detect_files(detector, [paths[0], paths[0]], out_dir=tmp_path / "twice")
 
 
+def test_an_image_of_which_nothing_is_left_is_skipped(small_detector, cells, tmp_path, capsys):
+    detector = small_detector("retinanet", min_size=64, max_size=96)
+    for name, size in (("thin", (990, 10)), ("high", (10, 990)), ("just", (950, 10))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    thin, high, just = (tmp_path / f"{name}.png" for name in ("thin", "high", "just"))
+    found = detect_files(detector, [thin, high, just, cells.images[0].path])
+    assert [bool(image.error) for image in found] == [True, True, False, False]
+    assert "thin.png: an image of 990x10 pixels is too long and thin" in capsys.readouterr().err
+    with pytest.raises(InputError, match="too long and thin: scaled to 96 pixels"):
+        detect_files(detector, [thin, just], strict=True)
+    with pytest.raises(InputError, match="an image of 990x10 pixels is too long and thin"):
+        export_detector(detector, tmp_path / "x.onnx", images=[torch.zeros(3, 10, 990, dtype=torch.uint8)])
+
+
 def test_files_in_folders_are_named_from_there():
     paths = [Path(name) for name in ("photos/a/1.jpg", "photos/b/1.jpg", "more/a/1.jpg", "2.jpg", "x/3.jpg")]
     value = as_coco([DetectedImage(path, (4, 4)) for path in paths], ["a"], folders=[Path("photos")])

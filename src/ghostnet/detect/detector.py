@@ -44,7 +44,13 @@ class Detector(nn.Module):
         Returns:
             In training a dictionary of scalar losses. In evaluation for each image `boxes`, `labels` and `scores`, the
             highest score first, in pixels of the image as it was given.
+
+        Raises:
+            InputError: training mode without targets, or an image of which nothing is left when it is scaled.
         """
+        if not torch.jit.is_tracing():  # a traced size would be fixed
+            for image in images:
+                self.settings.check_image(*image.shape[-2:])
         if self.training:
             if targets is None:
                 raise InputError("a detector in training mode needs targets; call eval() to detect")

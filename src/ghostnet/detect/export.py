@@ -84,7 +84,7 @@ def export_detector(
         force: overwrite an existing file.
 
     Raises:
-        InputError: an unknown runtime, a missing package, or an existing file.
+        InputError: an unknown runtime, a missing package, an existing file, or an image that is too long and thin.
         RuntimeError: a box differs by more than an overlap of 0.99 or a score by more than 0.001; nothing is kept.
     """
     refuse_overwrite(path, force=force)
@@ -97,6 +97,8 @@ def export_detector(
     checked = [image.float() / 255 for image in images] or [
         torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) for shape in (size, size[::-1])
     ]
+    for image in checked:
+        detector.settings.check_image(*image.shape[1:])  # tracing could not
     count = len(checked)
     found: dict[str, Agreement] = {}
     with atomic_write(path) as temporary:

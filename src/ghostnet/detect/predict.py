@@ -81,7 +81,7 @@ def detect_files(
     with Progress("predict", total=len(paths), unit="images", enabled=progress) as bar:
         for path in paths:
             try:
-                pixels = decode_image(path.read_bytes(), str(path))
+                pixels = _usable(detector, path)
             except UnreadableImageError as error:
                 if strict:
                     raise
@@ -96,6 +96,15 @@ def detect_files(
     if all(image.error for image in found):
         raise UnreadableImageError(str(found[0].path), found[0].error)
     return found
+
+
+def _usable(detector: Detector, path: Path) -> Tensor:
+    pixels = decode_image(path.read_bytes(), str(path))
+    try:
+        detector.settings.check_image(*pixels.shape[1:])
+    except InputError as error:
+        raise UnreadableImageError(str(path), str(error)) from error
+    return pixels
 
 
 def _detected(
