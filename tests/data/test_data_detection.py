@@ -150,6 +150,12 @@ def test_boxes_that_make_no_sense(content, tmp_path, box, message, capsys):
     assert "1 boxes without width or height or outside their image dropped" in capsys.readouterr().err
 
 
+def test_a_byte_order_mark_in_front_is_no_damage(content, tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert len(read_coco(path, _CELLS)) == 10
+
+
 def test_broken_sets(content, tmp_path):
     def broken(change, message):
         copy = json.loads(json.dumps(content))
