@@ -292,6 +292,17 @@ def test_classes_follow_the_detector():
         cells.with_classes(["WBC", "Platelets"])
 
 
+def test_a_class_without_boxes_may_be_unknown_to_the_detector(content, tmp_path):
+    content["categories"].append({"id": 9, "name": "tree"})
+    path = _written(tmp_path, content)
+    found = read_coco(path, _CELLS).with_classes(["WBC", "RBC", "Platelets"])
+    assert (found.classes, found.category_ids) == (["WBC", "RBC", "Platelets"], [3, 2, 1])
+    assert found.images[0].labels.min() >= 0
+    content["annotations"][0] |= {"category_id": 9, "iscrowd": 1}
+    with pytest.raises(InputError, match="the detector was not trained on 'tree'"):
+        read_coco(_written(tmp_path, content), _CELLS).with_classes(["WBC", "RBC", "Platelets"])
+
+
 def test_batches_are_a_function_of_seed_epoch_and_index():
     cells = read_coco(_CELLS / "cells.json")
     batches = DetectionBatches(cells, 4, training=True, longest=160, seed=3, keep_in_memory=True)
