@@ -176,6 +176,31 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     found = json.loads(said.out)["agreement"]["onnxruntime"]
     assert found["without_partner"] == 0
     assert ("no box was compared" in said.err) == (found["boxes"] == 0)
+    boxes = []
+    for name in (str(trained), str(path)):
+        assert cli.run(["detect", "predict", name, str(_CELLS), "--least-score", "0", "--json"]) == 0
+        boxes.append(json.loads(capsys.readouterr().out)["annotations"])
+        assert cli.run(["detect", "eval", name, "--data", str(_CELLS / "cells.json"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["images"] == 10
+    assert [box["score"] for box in boxes[1]] == pytest.approx([box["score"] for box in boxes[0]], abs=1e-3)
+    for line, message in (
+        (["bench", str(path)], "short.onnx is an exported detector; use ghostnet detect bench"),
+        (["eval", str(path), "--data", "."], "short.onnx is an exported detector; use ghostnet detect bench"),
+        (["detect", "export", str(path), "-o", "x.onnx"], "name the saved detector (.safetensors)"),
+        (
+            ["detect", "export", str(trained), "-o", "x.xml"],
+            "x.xml must end in .onnx, which is what is written",
+        ),
+        (["detect", "export", "ghostnet_050", "-o", "x.onnx"], "ghostnet_050 is a backbone, not a saved"),
+        (
+            ["detect", "eval", "ghostnet_050", "--data", str(_CELLS / "cells.json")],
+            "ghostnet_050 is a backbone",
+        ),
+    ):
+        assert cli.run(line) == 2, line
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert message in said[0]
     result = tmp_path / "speed.json"
     arguments = ["detect", "bench", str(path), "--seconds", "0.01", "--result", str(result), "--json"]
     assert cli.run(arguments) == 0

@@ -27,7 +27,7 @@ def detect(
     Under `torchrun` every process must call it; each takes its share and all get all results.
 
     Args:
-        model: a `Detector` whose classes are those of the set.
+        model: a `Detector` or `ExportedDetector` whose classes are those of the set.
         batches: images in order, not for training; their size has no influence on the results.
         progress: show a bar on standard error.
 
@@ -40,7 +40,7 @@ def detect(
     _check_classes(model, batches.source)
     started = time.perf_counter()
     modes = [(module, module.training) for module in model.modules()]
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sizes = {image.id: (image.width, image.height) for image in batches.source.images}
     results: list[dict[str, Any]] = []
     model.eval()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ghostnet.data import UnreadableImageError, decode_image
 from ghostnet.detect.detector import Detector
+from ghostnet.detect.exported import ExportedDetector
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
 
@@ -48,7 +49,7 @@ class DetectedImage:
 
 @torch.inference_mode()
 def detect_files(
-    detector: Detector,
+    detector: Detector | ExportedDetector,
     paths: Sequence[Path],
     *,
     least_score: float = 0.5,
@@ -59,7 +60,7 @@ def detect_files(
     """Detect in image files, one after the other.
 
     Args:
-        detector: put into evaluation mode.
+        detector: put into evaluation mode; an exported one, too.
         paths: the files.
         least_score: boxes below it are left out.
         out_dir: gets each picture with its boxes drawn on it, as STEM_boxes.jpg; None draws none.
@@ -75,7 +76,7 @@ def detect_files(
     if not paths:
         raise InputError("there are no images to detect in")
     drawn = _drawn_paths(paths, out_dir) if out_dir is not None else {}
-    device = next(detector.parameters()).device
+    device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     detector.eval()
     found: list[DetectedImage] = []
     with Progress("predict", total=len(paths), unit="images", enabled=progress) as bar:
@@ -98,8 +99,10 @@ def detect_files(
     return found
 
 
-def _usable(detector: Detector, path: Path) -> Tensor:
+def _usable(detector: Detector | ExportedDetector, path: Path) -> Tensor:
     pixels = decode_image(path.read_bytes(), str(path))
+    if isinstance(detector, ExportedDetector):  # its settings are not known
+        return pixels
     try:
         detector.settings.check_image(*pixels.shape[1:])
     except InputError as error:
@@ -108,7 +111,11 @@ def _usable(detector: Detector, path: Path) -> Tensor:
 
 
 def _detected(
-    detector: Detector, path: Path, pixels: Tensor, least_score: float, device: torch.device
+    detector: Detector | ExportedDetector,
+    path: Path,
+    pixels: Tensor,
+    least_score: float,
+    device: torch.device,
 ) -> DetectedImage:
     result = detector([pixels.to(device).float() / 255])[0]
     boxes = tuple(
