@@ -340,8 +340,15 @@ def test_mirrored_boxes_stay_on_their_objects():
     assert 0 < flipped < 10
 
 
-def test_bad_batches():
+def test_bad_batches(content, tmp_path):
     cells = read_coco(_CELLS / "cells.json")
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    crowds = read_coco(_written(tmp_path, content), _CELLS)
+    with pytest.raises(
+        InputError, match=r"instances.json has nothing to train on: no image has a box that is no crowd"
+    ):
+        DetectionBatches(crowds, 8, training=True)
     with pytest.raises(
         InputError, match=r"`batch_size` \(=11\) must be between 1 and the 10 images with boxes"
     ):
