@@ -51,6 +51,15 @@ def test_what_the_help_shows_is_not_refused_for_want_of_weights() -> None:
         assert recipe.start or recipe.weights or not frozen, line
 
 
+def test_the_guides_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "detection.md", "exec"), {})
+    assert "'32': (1, 128, 7, 7)" in capsys.readouterr().out
+
+
 def test_a_detector_and_its_results_file_are_measured_alike(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

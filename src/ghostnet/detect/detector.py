@@ -77,7 +77,7 @@ def create_detector(
         The detector in training mode.
 
     Raises:
-        InputError: no classes or one twice, or a backbone that offers no feature pyramid.
+        InputError: no classes, one twice or no list of them, or a backbone that offers no feature pyramid.
 
     Example:
         >>> from ghostnet.detect import light_settings
@@ -86,6 +86,8 @@ def create_detector(
         >>> detector([torch.rand(3, 120, 160)])[0]["boxes"].shape[1]
         4
     """
+    if isinstance(classes, str):
+        raise InputError(f"`classes` (={classes!r}) must be a list of names, such as [{classes!r}]")
     names = [str(name) for name in classes]
     if not names:
         raise InputError("a detector needs at least one class")
