@@ -51,6 +51,15 @@ def test_what_the_help_shows_is_not_refused_for_want_of_weights() -> None:
         assert recipe.start or recipe.weights or not frozen, line
 
 
+def test_the_guides_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "detection.md", "exec"), {})
+    assert "'32': (1, 128, 7, 7)" in capsys.readouterr().out
+
+
 def test_a_detector_and_its_results_file_are_measured_alike(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +86,22 @@ def test_a_detector_and_its_results_file_are_measured_alike(
     ):
         assert cli.run([*measured, *idle]) == 2
         assert f"{idle[0]} is for {use}, and has no effect here" in capsys.readouterr().err
+
+
+def test_training_measures_whole_images_as_eval_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, found = str(tmp_path), tmp_path / "found.json"
+    arguments = ["detect", "train", "bccd_light", "--data", str(_CELLS), "--out", out, *_SHORT, "longest=64"]
+    assert cli.run(arguments) == 0
+    saved, data = str(tmp_path / "short-seed0.safetensors"), str(_CELLS / "cells.json")
+    assert cli.run(["detect", "eval", saved, "--data", data, "--out", str(found), "--batch-size", "1"]) == 0
+    capsys.readouterr()
+    one = json.loads((tmp_path / "short-seed0.results.json").read_text(encoding="utf-8"))
+    two = json.loads(found.read_text(encoding="utf-8"))
+    assert len(one) == len(two) > 100
+    scores = [[round(result["score"], 3) for result in results] for results in (one, two)]
+    assert max(abs(a - b) for a, b in zip(*scores, strict=True)) <= 0.002
 
 
 def test_the_message_on_a_bad_box_names_what_the_verb_understands(
@@ -128,6 +153,30 @@ def test_pictures_and_json(trained: Path, tmp_path: Path, capsys: pytest.Capture
     assert "the least score (=3.0)" in capsys.readouterr().err
 
 
+def test_equal_names_in_folders_are_measured_as_what_they_are(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = json.loads((_CELLS / "cells.json").read_text(encoding="utf-8"))
+    for number, image in enumerate(value["images"]):
+        target = tmp_path / "images" / "ba"[number % 2] / f"{number // 2}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((_CELLS / image["file_name"]).read_bytes())
+        image["file_name"] = f"{target.parent.name}/{target.name}"
+    data, found = tmp_path / "cells.json", tmp_path / "found.json"
+    data.write_text(json.dumps(value), encoding="utf-8")
+    folder = str(tmp_path / "images")
+    assert (
+        cli.run(["detect", "predict", str(trained), folder, "--least-score", "0", "--coco", str(found)]) == 0
+    )
+    assert json.loads(found.read_text())["images"][0]["file_name"] == "a/0.jpg"
+    capsys.readouterr()
+    scores = []
+    for what in ([str(trained)], ["--results", str(found)]):
+        assert cli.run(["detect", "eval", *what, "--data", str(data), "--json"]) == 0
+        scores.append({**json.loads(capsys.readouterr().out), "seconds": 0})
+    assert scores[0]["AR100"] == pytest.approx(scores[1]["AR100"], abs=0.02)
+
+
 def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     path = tmp_path / "short.onnx"
@@ -136,6 +185,31 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     found = json.loads(said.out)["agreement"]["onnxruntime"]
     assert found["without_partner"] == 0
     assert ("no box was compared" in said.err) == (found["boxes"] == 0)
+    boxes = []
+    for name in (str(trained), str(path)):
+        assert cli.run(["detect", "predict", name, str(_CELLS), "--least-score", "0", "--json"]) == 0
+        boxes.append(json.loads(capsys.readouterr().out)["annotations"])
+        assert cli.run(["detect", "eval", name, "--data", str(_CELLS / "cells.json"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["images"] == 10
+    assert [box["score"] for box in boxes[1]] == pytest.approx([box["score"] for box in boxes[0]], abs=1e-3)
+    for line, message in (
+        (["bench", str(path)], "short.onnx is an exported detector; use ghostnet detect bench"),
+        (["eval", str(path), "--data", "."], "short.onnx is an exported detector; use ghostnet detect bench"),
+        (["detect", "export", str(path), "-o", "x.onnx"], "name the saved detector (.safetensors)"),
+        (
+            ["detect", "export", str(trained), "-o", "x.xml"],
+            "x.xml must end in .onnx, which is what is written",
+        ),
+        (["detect", "export", "ghostnet_050", "-o", "x.onnx"], "ghostnet_050 is a backbone, not a saved"),
+        (
+            ["detect", "eval", "ghostnet_050", "--data", str(_CELLS / "cells.json")],
+            "ghostnet_050 is a backbone",
+        ),
+    ):
+        assert cli.run(line) == 2, line
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert message in said[0]
     result = tmp_path / "speed.json"
     arguments = ["detect", "bench", str(path), "--seconds", "0.01", "--result", str(result), "--json"]
     assert cli.run(arguments) == 0

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
+import ghostnet
 from ghostnet import InputError, cli
 from ghostnet.deploy import export, load
 from ghostnet.deploy.targets import TARGETS
@@ -99,4 +100,39 @@ def test_a_record_called_like_a_network_does_not_hide_it(
     monkeypatch.chdir(tmp_path)
     Path("resnet20.json").write_text("{}")
     assert cli.run(["profile", "resnet20"]) == 0
+    assert "params" in capsys.readouterr().out
+
+
+def test_a_network_is_not_overwritten_by_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20"), path)
+    before = path.read_bytes()
+    Path("link.onnx").hardlink_to(path)
+    for line in (
+        ["export", "net.safetensors", "-o", str(path)],
+        ["export", "resnet20", "--weights", "net.safetensors", "-o", "link.onnx"],
+        ["eval", "net.safetensors", "--data", "cifar10", "--result", "net.safetensors"],
+        ["bench", "net.safetensors", "--result", "net.safetensors"],
+        ["detect", "export", "net.safetensors", "-o", "link.onnx"],
+        ["detect", "predict", "net.safetensors", ".", "--coco", "net.safetensors"],
+        ["detect", "eval", "net.safetensors", "--data", ".", "--out", "net.safetensors"],
+    ):
+        Image.new("RGB", (8, 8), "red").save("photo.png")
+        assert cli.run([*line, "--force"]) == 2, line
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert "is read here and would be lost; name another output" in said[0]
+        assert path.read_bytes() == before
+
+
+def test_a_manifest_that_was_left_makes_no_exported_file_of_a_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.safetensors"
+    ghostnet.save(ghostnet.create_model("resnet20"), path)
+    Path(f"{path}.json").write_text("{}")
+    assert cli.run(["profile", str(path)]) == 0
     assert "params" in capsys.readouterr().out

@@ -103,6 +103,10 @@ def test_the_verbs_are_those_of_the_design() -> None:
             ["train", "resnet9_050", "--weights", "x.safetensors"],
             "--weights, --model, --teacher and --unlabelled are for fine-tuning",
         ),
+        (
+            ["train", "--data", "nowhere", "--weights", "resnet9_050"],
+            "resnet9_050 names a network, not its weights; write --model resnet9_050",
+        ),
         (["train", "fine_tune"], "fine-tuning needs images; give --data DIR"),
         (["eval", "resnet20", "--data", "./nowhere"], "there is no folder or shard ./nowhere"),
         (["predict", "resnet20", "nowhere.jpg"], "there is no image nowhere.jpg"),

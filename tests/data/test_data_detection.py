@@ -73,6 +73,19 @@ def test_both_formats_hold_the_same_boxes(as_voc):
     assert min(annotation["id"] for annotation in again["annotations"]) == 1
 
 
+def test_files_are_named_from_their_common_folder(content, tmp_path):
+    for number, image in enumerate(content["images"]):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        shutil.copy(_CELLS / image["file_name"], folder / "x.jpg")
+        image["file_name"] = f"{folder.name}/x.jpg"
+    found = read_coco(_written(tmp_path, content), tmp_path).to_coco()["images"]
+    assert [image["file_name"] for image in found[:3]] == ["a/x.jpg", "b/x.jpg", "a/x.jpg"]
+    plain = read_coco(_CELLS / "cells.json")
+    assert plain.to_coco()["images"][0]["file_name"] == "BloodImage_00007.jpg"
+    assert plain.subset(0).to_coco()["images"] == []
+
+
 def test_splits_and_doors(as_voc, content, tmp_path):
     train, test = open_detection(as_voc, "train"), open_detection(as_voc, "test")
     assert (len(train), len(test)) == (6, 4)
@@ -135,6 +148,12 @@ def test_boxes_that_make_no_sense(content, tmp_path, box, message, capsys):
     found = read_coco(path, _CELLS, bad_boxes="drop")
     assert sum(len(image.boxes) for image in found.images) == len(content["annotations"]) - 1
     assert "1 boxes without width or height or outside their image dropped" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_in_front_is_no_damage(content, tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert len(read_coco(path, _CELLS)) == 10
 
 
 def test_broken_sets(content, tmp_path):
@@ -273,6 +292,17 @@ def test_classes_follow_the_detector():
         cells.with_classes(["WBC", "Platelets"])
 
 
+def test_a_class_without_boxes_may_be_unknown_to_the_detector(content, tmp_path):
+    content["categories"].append({"id": 9, "name": "tree"})
+    path = _written(tmp_path, content)
+    found = read_coco(path, _CELLS).with_classes(["WBC", "RBC", "Platelets"])
+    assert (found.classes, found.category_ids) == (["WBC", "RBC", "Platelets"], [3, 2, 1])
+    assert found.images[0].labels.min() >= 0
+    content["annotations"][0] |= {"category_id": 9, "iscrowd": 1}
+    with pytest.raises(InputError, match="the detector was not trained on 'tree'"):
+        read_coco(_written(tmp_path, content), _CELLS).with_classes(["WBC", "RBC", "Platelets"])
+
+
 def test_batches_are_a_function_of_seed_epoch_and_index():
     cells = read_coco(_CELLS / "cells.json")
     batches = DetectionBatches(cells, 4, training=True, longest=160, seed=3, keep_in_memory=True)
@@ -310,8 +340,15 @@ def test_mirrored_boxes_stay_on_their_objects():
     assert 0 < flipped < 10
 
 
-def test_bad_batches():
+def test_bad_batches(content, tmp_path):
     cells = read_coco(_CELLS / "cells.json")
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    crowds = read_coco(_written(tmp_path, content), _CELLS)
+    with pytest.raises(
+        InputError, match=r"instances.json has nothing to train on: no image has a box that is no crowd"
+    ):
+        DetectionBatches(crowds, 8, training=True)
     with pytest.raises(
         InputError, match=r"`batch_size` \(=11\) must be between 1 and the 10 images with boxes"
     ):

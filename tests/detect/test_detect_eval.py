@@ -1,13 +1,16 @@
 """COCO's evaluation against its published numbers, and on detections that are known to be right or wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ghostnet import InputError
 from ghostnet.data import DetectionBatches
-from ghostnet.detect import STATS, detect, evaluate_detector, score_file, score_results
+from ghostnet.detect import KINDS, STATS, detect, evaluate_detector, score_file, score_results
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,27 @@ def test_detections_come_back_in_the_files_pixels(cells, small_detector):
     assert evaluate_detector(detector, whole).images == 2
 
 
+def test_the_batch_size_has_no_influence(cells, small_detector, tmp_path):
+    images = []
+    for index in range(4):
+        pixels = cells.read(index)[:, : (240, 240, 150, 100)[index], : (320, 320, 200, 320)[index]]
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+        images.append(replace(cells.images[index], path=path, height=pixels.shape[1], width=pixels.shape[2]))
+    mixed = replace(cells, images=images)
+    for kind in KINDS:
+        detector = small_detector(kind, score_threshold=0.0)
+        single, batched = (detect(detector, DetectionBatches(mixed, size))[0] for size in (1, 4))
+        assert [r["image_id"] for r in batched] == [r["image_id"] for r in single]
+        for image in images:
+            one, two = (
+                np.asarray([[*r["bbox"], r["score"]] for r in results if r["image_id"] == image.id])
+                for results in (single, batched)
+            )
+            assert len(one) == 100
+            np.testing.assert_allclose(two, one, atol=0.02)
+
+
 def test_ground_truth_as_other_tools_write_it(cells):
     truth = cells.to_coco()
     results = _perfect(truth)
@@ -140,6 +164,51 @@ def test_files_that_number_images_otherwise_are_told_by_their_names(cells, tmp_p
         InputError, match=r"result 0 is of another.jpg, and the ground truth has no file_name"
     ):
         score_file(truth, path)
+
+
+def _in_folders(truth, names):
+    images = [{**image, "file_name": name} for image, name in zip(truth["images"], names, strict=True)]
+    return {**truth, "images": images}
+
+
+def test_images_of_one_name_are_told_by_their_folders(cells, tmp_path):
+    names = [f"{folder}/{number}.jpg" for number in range(5) for folder in "ab"]
+    truth = _in_folders(cells.to_coco(), names)
+    numbers = [image["id"] for image in truth["images"]]
+    turned = dict(
+        zip(numbers, [numbers[place ^ 1] for place in range(10)], strict=True)
+    )  # a and b change places
+    results = [{**r, "image_id": turned[r["image_id"]]} for r in _perfect(truth)]
+    path = tmp_path / "found.json"
+
+    def score(form, **changes):
+        images = [
+            {**image, "id": turned[image["id"]], "file_name": form(image["file_name"]), **changes}
+            for image in truth["images"]
+        ]
+        path.write_text(json.dumps({**truth, "images": images, "annotations": results}))
+        return score_file(truth, path).stats["AP"]
+
+    assert score(lambda name: name) == score(lambda name: f"/data/{name}") == pytest.approx(1)
+    assert score(lambda name: name.replace("/", "\\")) == pytest.approx(1)
+    with pytest.raises(
+        InputError, match=r"result 0 is of 0.jpg, and the ground truth has more than one file_name"
+    ):
+        score(lambda name: name[2:])
+    with pytest.raises(InputError, match=r"result 0 is of c/0.jpg, and the ground truth has more than one"):
+        score(lambda name: name.replace("a/", "c/"))
+    with pytest.raises(
+        InputError, match=r"of a/0.jpg of 7x240 pixels, which has 320x240 in the ground truth"
+    ):
+        score(lambda name: name, width=7)
+    bare = _in_folders(truth, [f"{number}.jpg" for number in range(10)])
+    path.write_text(
+        json.dumps({**_in_folders(truth, [f"{n % 5}.jpg" for n in range(10)]), "annotations": results})
+    )
+    with pytest.raises(
+        InputError, match=r"result 0 is of \d.jpg, and the file has more than one file_name like that"
+    ):
+        score_file(bare, path)
 
 
 def test_bad_results(cells, tmp_path, small_detector):

@@ -1,6 +1,7 @@
 """Detectors in files: saved and loaded, drawn on pictures, exported with suppression in the graph."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,51 @@ def test_converted_backbones_are_rebuilt(tmp_path):
     assert list(again.state_dict()) == list(detector.state_dict())
 
 
+def _same_answers(one, two):
+    image = torch.rand(3, 70, 90)
+    with torch.no_grad():
+        expected, found = one.eval()([image])[0], two.eval()([image])[0]
+    assert len(expected["boxes"]) > 0
+    return all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_detectors_that_were_converted_as_a_whole_or_in_part_are_rebuilt(small_detector, tmp_path):
+    path = tmp_path / "x.safetensors"
+    backbone = create_model("mobilenetv2_035")
+    backbone.features[3] = ghostify(backbone.features[3], ratio=2, init="random")[0]  # its edits are its own
+    settings = light_settings(min_size=64, max_size=96, score_threshold=0.0, freeze_batch_norm=False)
+    before = create_detector(backbone, ["a", "b"], settings)
+    whole, report = ghostify(before, ratio=2, init="random")
+    assert report.to_dict()["layers"]
+    part = small_detector("faster_rcnn", score_threshold=0.0)
+    part.network.backbone = ghostify(part.network.backbone, ratio=2, init="random")[0]
+    for detector in (before, whole, part):
+        save_detector(detector, path)
+        again = load_detector(path)
+        assert _same_answers(detector, again)
+        save_detector(again, path)
+        assert _same_answers(detector, load_detector(path))
+
+
+def test_a_detector_that_its_file_could_not_rebuild_is_not_saved(small_detector, tmp_path):
+    path = tmp_path / "x.safetensors"
+    for change, message in (
+        (lambda body: body.parts[1].append(torch.nn.BatchNorm2d(3)), r"parts.1.2 is BatchNorm2d instead of"),
+        (lambda body: body.parts.__setitem__(1, torch.nn.Identity()), r"parts.1 is Identity instead of"),
+        (
+            lambda body: setattr(body, "ghostnet_edits", [{"path": "gone", "kind": "identity"}]),
+            "unknown module path",
+        ),
+    ):
+        detector = small_detector("retinanet")
+        change(detector.network.backbone.body)
+        with pytest.raises(
+            InputError, match=f"was changed after it was built .*{message}.*could not rebuild"
+        ):
+            save_detector(detector, path)
+        assert not path.exists()
+
+
 def test_files_that_do_not_fit(small_detector, tmp_path):
     path = tmp_path / "cells.safetensors"
     save_detector(small_detector("retinanet"), path)
@@ -112,6 +158,29 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
         detect_files(detector, [paths[0], paths[0]], out_dir=tmp_path / "twice")
 
 
+def test_an_image_of_which_nothing_is_left_is_skipped(small_detector, cells, tmp_path, capsys):
+    detector = small_detector("retinanet", min_size=64, max_size=96)
+    for name, size in (("thin", (990, 10)), ("high", (10, 990)), ("just", (950, 10))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    thin, high, just = (tmp_path / f"{name}.png" for name in ("thin", "high", "just"))
+    found = detect_files(detector, [thin, high, just, cells.images[0].path])
+    assert [bool(image.error) for image in found] == [True, True, False, False]
+    assert "thin.png: an image of 990x10 pixels is too long and thin" in capsys.readouterr().err
+    with pytest.raises(InputError, match="too long and thin: scaled to 96 pixels"):
+        detect_files(detector, [thin, just], strict=True)
+    with pytest.raises(InputError, match="an image of 990x10 pixels is too long and thin"):
+        export_detector(detector, tmp_path / "x.onnx", images=[torch.zeros(3, 10, 990, dtype=torch.uint8)])
+
+
+def test_files_in_folders_are_named_from_there():
+    paths = [Path(name) for name in ("photos/a/1.jpg", "photos/b/1.jpg", "more/a/1.jpg", "2.jpg", "x/3.jpg")]
+    value = as_coco([DetectedImage(path, (4, 4)) for path in paths], ["a"], folders=[Path("photos")])
+    names = [image["file_name"] for image in value["images"]]
+    assert names == ["a/1.jpg", "b/1.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    value = as_coco([DetectedImage(path, (4, 4)) for path in paths[:2]], ["a"])
+    assert [image["file_name"] for image in value["images"]] == ["photos/a/1.jpg", "photos/b/1.jpg"]
+
+
 def test_a_box_is_drawn_where_it_is():
     pixels = torch.zeros(3, 100, 100, dtype=torch.uint8)
     box = FoundBox("b", 0.9, (20.0, 40.0, 80.0, 90.0))
@@ -156,11 +225,38 @@ def test_onnx_gives_pytorchs_boxes_on_real_images(kind, small_detector, cells, t
 
 def test_onnx_of_an_image_with_nothing_on_it(small_detector, tmp_path):
     pytest.importorskip("onnxruntime")
-    detector = small_detector("retinanet", score_threshold=0.9)  # nothing is that sure
-    done = export_detector(detector, tmp_path / "none.onnx")
-    assert done.agreement["onnxruntime"] == Agreement(0, 0, 1.0, 0.0)
-    found = load_detector_file(tmp_path / "none.onnx").run(np.zeros((3, 100, 100), np.uint8))
-    assert found["boxes"].shape == (0, 4)
+    runtimes = ("onnxruntime", "openvino") if _has("openvino") else ("onnxruntime",)
+    for kind in KINDS:
+        detector = small_detector(kind, score_threshold=0.9)  # nothing is that sure
+        path = tmp_path / f"{kind}.onnx"
+        done = export_detector(detector, path, runtimes=runtimes)
+        assert done.images == 2
+        assert "If" not in _operators(path)
+        for runtime in runtimes:
+            assert done.agreement[runtime] == Agreement(0, 0, 1.0, 0.0)
+            session = load_detector_file(path, runtime=runtime)
+            for shape in (
+                (3, 100, 100),
+                (3, 90, 140),
+            ):  # OpenVINO's answer to the empty branch was old memory
+                found = session.run(np.full(shape, 77, np.uint8))
+                assert (found["boxes"].shape, found["scores"].shape) == ((0, 4), (0,))
+
+
+def test_a_file_that_invents_boxes_on_a_plain_image_is_not_kept(small_detector, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    import torchvision.ops.boxes as suppression
+
+    def invent(_session, image):
+        count = int(len(np.unique(image)) == 1)
+        return {"boxes": np.ones((count, 4)), "labels": np.zeros(count), "scores": np.ones(count)}
+
+    monkeypatch.setattr("ghostnet.detect.session.DetectorSession.run", invent)
+    before = suppression._batched_nms_coordinate_trick
+    with pytest.raises(RuntimeError, match="differs from PyTorch in onnxruntime: 0 boxes, 1 without partner"):
+        export_detector(small_detector("retinanet", score_threshold=0.9), tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+    assert suppression._batched_nms_coordinate_trick is before
 
 
 def test_agreement_sees_what_differs():

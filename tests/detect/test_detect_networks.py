@@ -212,9 +212,15 @@ def test_bad_detectors(small_detector):
     backbone = create_model("ghostnet_050")
     with pytest.raises(InputError, match="at least one class"):
         create_detector(backbone, [])
+    with pytest.raises(InputError, match=r"`classes` \(='cat'\) must be a list of names, such as \['cat'\]"):
+        create_detector(backbone, "cat")
+    with pytest.raises(
+        InputError, match=r"`strides` \(=8\) must be a sequence, such as \(8,\), among \[2, 4, 8"
+    ):
+        feature_pyramid(backbone, strides=8)
     with pytest.raises(InputError, match="class 'a' is named twice"):
         create_detector(backbone, ["a", "b", "a"])
-    with pytest.raises(InputError, match="offers no feature pyramid"):
+    with pytest.raises(InputError, match=r"offers no feature pyramid; take .* or mnasnet_a1 of the zoo"):
         create_detector(create_model("vgg16"), ["a"])
     with pytest.raises(InputError, match="in training mode needs targets"):
         small_detector("retinanet")([torch.rand(3, 64, 64)])

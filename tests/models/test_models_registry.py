@@ -47,6 +47,19 @@ def test_unknown_argument_lists_near_matches():
         ghostnet.create_model("vgg16", with_mult=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("features_only", "models.feature_pyramid"),
+        ("out_indices", "models.feature_pyramid"),
+        ("global_pool", r"model.forward_features\(images\)"),
+    ],
+)
+def test_arguments_of_timm_name_what_does_the_same_here(name, way):
+    with pytest.raises(ghostnet.InputError, match=rf"unknown argument .* '{name}', which is timm's; {way}"):
+        ghostnet.create_model("ghostnet_100", **{name: True})
+
+
 @pytest.mark.parametrize("classes", [0, -1, 2.0, True])
 def test_bad_number_of_classes(classes):
     with pytest.raises(ghostnet.InputError, match=r"num_classes"):

@@ -11,7 +11,7 @@ import typer
 from ghostnet.cli.contestants import open_contestants
 from ghostnet.cli.export import TARGET_NAMES
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import SIZE_HELP
+from ghostnet.cli.network import SIZE_HELP, refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -70,6 +70,7 @@ def bench(
     if len(set(networks)) < len(networks):
         raise InputError("the same network is given twice; each needs a name of its own")
     if result is not None:
+        refuse_source(result, *networks)
         refuse_overwrite(result, force=force)
     started = time.monotonic()
     from ghostnet import deploy

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghostnet.cli.exported import refuse_detector
 from ghostnet.cli.network import (
     IMAGENET_SIZE,
     holds_weights,
@@ -40,6 +41,7 @@ def open_contestants(
     found: dict[str, Any] = {}
     for name in names:
         if is_exported(name):
+            refuse_detector(name)
             found[name], own = Path(name), size or _size_of_file(name)
         else:
             network, form = _network_and_form(name)

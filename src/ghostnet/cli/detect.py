@@ -12,13 +12,14 @@ from ghostnet.cli.detect_bench import bench
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
 from ghostnet.cli.integer import integer
+from ghostnet.cli.network import refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
     from ghostnet.data import DetectionSet
-    from ghostnet.detect import DetectedImage
+    from ghostnet.detect import DetectedImage, Detector, ExportedDetector
 
 detect = typer.Typer(
     rich_markup_mode=None,
@@ -103,7 +104,9 @@ def _scores_text(found: dict[str, Any]) -> str:
 @detect.command(name="eval")
 def evaluate(
     context: typer.Context,
-    detector: Annotated[str | None, typer.Argument(help="Saved detector; none with --results.")] = None,
+    detector: Annotated[
+        str | None, typer.Argument(help="Saved or exported (.onnx) detector; none with --results.")
+    ] = None,
     data: Annotated[str, typer.Option(help=_DATA_HELP)] = "",
     split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "",
     results: Annotated[
@@ -138,6 +141,7 @@ def evaluate(
         (not listed, "sets whose images are read", ("split", "bad_boxes")),
     )
     if out is not None:
+        refuse_source(out, detector, data)
         refuse_overwrite(out, force=force)
     from ghostnet import detect as room
     from ghostnet.data import DetectionBatches
@@ -146,7 +150,7 @@ def evaluate(
         found = room.score_file(data if listed else _opened(data, split, bad_boxes).to_coco(), results)
     else:
         source = _opened(data, split, bad_boxes)
-        model = room.load_detector(str(detector))
+        model = _detector(str(detector))
         batches = DetectionBatches(source.with_classes(model.classes), batch_size, workers=workers)
         boxes, seconds = room.detect(model, batches, progress=True)
         found = room.score_results(batches.source.to_coco(), boxes, seconds=round(seconds, 3))
@@ -156,6 +160,24 @@ def evaluate(
             write_json(out, boxes)
             note(f"wrote {out}")
     answer(found.to_dict(), as_json=as_json, text=lambda: _scores_text(found.to_dict()))
+
+
+def _detector(name: str) -> Detector | ExportedDetector:
+    """Open a saved detector, or an exported one in ONNX Runtime.
+
+    Raises:
+        InputError: there is none, or the name is one of the zoo, whose networks are backbones.
+    """
+    from ghostnet import detect as room
+    from ghostnet import models
+
+    if name.lower().endswith(".onnx"):
+        return room.ExportedDetector(room.load_detector_file(name))
+    if not Path(name).exists() and name.partition(".")[0] in models.list_models():
+        raise InputError(
+            f"{name} is a backbone, not a saved detector; `ghostnet detect train` makes a detector on one"
+        )
+    return room.load_detector(name)
 
 
 def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:
@@ -170,7 +192,7 @@ def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:
 
 @detect.command()
 def predict(
-    detector: Annotated[str, typer.Argument(help="Saved detector.")],
+    detector: Annotated[str, typer.Argument(help="Saved or exported (.onnx) detector.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Where to detect.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures with boxes drawn on them, STEM_boxes.jpg.")
@@ -194,13 +216,14 @@ def predict(
 
     drawn = [room.drawn_path(file, out) for file in files] if out else []
     for path in [*([coco] if coco else []), *drawn]:
+        refuse_source(path, detector)
         refuse_overwrite(path, force=force)
 
-    model = room.load_detector(detector)
+    model = _detector(detector)
     found = room.detect_files(
         model, files, least_score=least_score, out_dir=out, strict=strict, progress=len(files) > 1
     )
-    value = room.as_coco(found, model.classes)
+    value = room.as_coco(found, model.classes, folders=[path for path in images if path.is_dir()])
     if coco is not None:
         from ghostnet.recipes import write_json
 
@@ -230,12 +253,19 @@ def export(
     Example:
       ghostnet detect export runs/bccd_light-seed0.safetensors -o cells.onnx --images photos/ --runtime openvino
     """
+    if out.suffix.lower() != ".onnx":
+        raise InputError(f"{out} must end in .onnx, which is what is written; use {out.with_suffix('.onnx')}")
+    if detector.lower().endswith(".onnx"):
+        raise InputError(
+            f"{detector} is an exported file already; name the saved detector (.safetensors) that it was made of"
+        )
+    refuse_source(out, detector)
     refuse_overwrite(out, force=force)
     files = image_files(images) if images else []
     from ghostnet import detect as room
     from ghostnet.data import decode_image
 
-    model = room.load_detector(detector)
+    model: Any = _detector(detector)
     done = room.export_detector(
         model,
         out,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.integer import integer
+from ghostnet.cli.network import refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
@@ -43,6 +44,7 @@ def bench(
       ghostnet detect bench retinanet:mobilenetv3_large_100 retinanet:ghostnet_100
     """
     if result is not None:
+        refuse_source(result, *detectors, image)
         refuse_overwrite(result, force=force)
     if len(set(detectors)) != len(detectors):
         raise InputError("the same detector is given twice; give each once")

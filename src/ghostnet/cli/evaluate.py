@@ -11,7 +11,7 @@ from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batc
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable
+from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable, refuse_source
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -62,6 +62,7 @@ def evaluate(
         (data != "cifar10", "--data FOLDER", ("image_size", "batch_size", "workers", "strict")),
     )
     if result is not None:
+        refuse_source(result, network, weights)
         refuse_overwrite(result, force=force)
     from ghostnet import train
 

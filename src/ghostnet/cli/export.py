@@ -10,7 +10,15 @@ import typer
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.int8 import Int8Job, check_int8
 from ghostnet.cli.integer import integer
-from ghostnet.cli.network import NETWORK_HELP, RGB, SIZE_HELP, WEIGHTS_HELP, input_size_of, open_network
+from ghostnet.cli.network import (
+    NETWORK_HELP,
+    RGB,
+    SIZE_HELP,
+    WEIGHTS_HELP,
+    input_size_of,
+    open_network,
+    refuse_source,
+)
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -98,6 +106,7 @@ def export(
     if passes is not None and plain:
         raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
     check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
+    refuse_source(out, network, weights, calibration)
     refuse_overwrite(out, force=force, folders=True)
     from ghostnet import deploy
 

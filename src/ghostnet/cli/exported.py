@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghostnet.errors import InputError
@@ -26,6 +27,7 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
 
     from ghostnet import deploy
 
+    refuse_detector(path)
     session = deploy.load(path)
 
     class Exported(torch.nn.Module):
@@ -46,3 +48,23 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
         facts |= {"versions": session.manifest.versions, "quantisation": session.manifest.quantisation}
     network.exported_facts = facts  # type: ignore[assignment]
     return network
+
+
+def refuse_detector(path: str) -> None:
+    """Raise where an ONNX file is an exported detector, which answers with boxes.
+
+    Raises:
+        InputError: it is.
+    """
+    if not path.lower().endswith(".onnx") or Path(f"{path}.json").is_file() or not Path(path).is_file():
+        return
+    try:
+        import onnx
+
+        outputs = [output.name for output in onnx.load(path, load_external_data=False).graph.output]
+    except Exception:  # whoever opens the file says what is wrong with it
+        return
+    if outputs == ["boxes", "labels", "scores"]:
+        raise InputError(
+            f"{path} is an exported detector; use ghostnet detect bench, detect eval or detect predict"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,12 +78,33 @@ def holds_weights(name_or_file: str) -> bool:
 
 
 def is_exported(name_or_file: str) -> bool:
-    """Tell whether a name ends like a runtime's file, or is a manifest or a file with its manifest beside it."""
+    """Tell whether a name ends like a runtime's file, or is a manifest or a file with its manifest beside it.
+
+    A saved network is none, though a manifest lie beside it that an earlier file of its name left.
+    """
     from ghostnet.deploy.targets import TARGETS
 
     endings = (".json", *(target.suffixes[0] for target in TARGETS.values()))
     with_manifest = Path(name_or_file).is_file() and Path(f"{name_or_file}.json").is_file()
-    return name_or_file.lower().endswith(endings) or with_manifest
+    return name_or_file.lower().endswith(endings) or (with_manifest and not _is_safetensors(name_or_file))
+
+
+def _is_safetensors(path: str) -> bool:
+    """Tell whether a file begins as safetensors do: eight bytes with the length of a JSON object, and the object."""
+    with Path(path).open("rb") as stream:
+        start = stream.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= Path(path).stat().st_size
+
+
+def refuse_source(out: Path, *sources: str | Path | None) -> None:
+    """Raise where an output is a file that is read, which it would destroy.
+
+    Raises:
+        InputError: it is.
+    """
+    for source in sources:
+        if source is not None and out.exists() and os.path.exists(source) and out.samefile(source):
+            raise InputError(f"{out} is read here and would be lost; name another output")
 
 
 def input_size_of(model: nn.Module, given: str | None) -> tuple[int, int, int]:

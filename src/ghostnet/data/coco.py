@@ -21,7 +21,7 @@ MINIVAL = 5_000
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, with or without the byte order mark that some editors put in front.
 
     Raises:
         InputError: missing, or cut short or otherwise no JSON; the line and column are named.
@@ -30,7 +30,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     if not place.is_file():
         raise InputError(f"there is no file {place}")
     try:
-        return json.loads(place.read_text(encoding="utf-8"))
+        return json.loads(place.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{place} is not whole JSON ({error.msg} at line {error.lineno}, column {error.colno}); copy it again"

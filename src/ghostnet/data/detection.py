@@ -6,6 +6,7 @@ make a detection wrong. Images without boxes stay in the set. Readers: `coco.py`
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,17 +99,23 @@ class DetectionSet:
         return DetectionSet(self.images[:count], self.classes, self.category_ids, self.source)
 
     def with_classes(self, names: Sequence[str]) -> DetectionSet:
-        """Return the set with labels as a detector numbers its classes; classes that it lacks must not occur.
+        """Return the set with labels as a detector numbers its classes.
+
+        Classes that it lacks must not occur; those that no box is of are left out.
 
         Raises:
-            InputError: the set has a class that the detector does not know.
+            InputError: a box, crowd or not, is of a class that the detector does not know.
         """
         known = list(names)
-        for name in self.classes:
-            if name not in known:
+        used = {int(label) for image in self.images for label in image.labels}
+        for label, name in enumerate(self.classes):
+            if label in used and name not in known:
                 raise unknown_name(f"class in {self.source}: the detector was not trained on", name, known)
-        places = np.asarray([known.index(name) for name in self.classes], dtype=np.int64)
-        ids = dict(zip(self.classes, self.category_ids, strict=True))
+        places = np.asarray(
+            [known.index(name) if name in known else -1 for name in self.classes], dtype=np.int64
+        )
+        numbered = zip(self.classes, self.category_ids, strict=True)
+        ids = {name: number for name, number in numbered if name in known}
         free = iter(number for number in range(1, 2 + len(known) + len(ids)) if number not in ids.values())
         images = [
             BoxImage(i.id, i.path, i.width, i.height, i.boxes, places[i.labels], i.ignored, i.areas)
@@ -119,7 +126,12 @@ class DetectionSet:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """Return the set as COCO's JSON, which is what its evaluation takes."""
+        """Return the set as COCO's JSON, which is what its evaluation takes.
+
+        Files are named from the folder that all lie below.
+        """
+        places = [image.path.absolute() for image in self.images]
+        folder = os.path.commonpath({place.parent for place in places} or {Path()})
         annotations = [
             {
                 "id": 0,
@@ -139,8 +151,13 @@ class DetectionSet:
         return {
             "info": {"description": self.source},
             "images": [
-                {"id": image.id, "file_name": image.path.name, "width": image.width, "height": image.height}
-                for image in self.images
+                {
+                    "id": image.id,
+                    "file_name": place.relative_to(folder).as_posix(),
+                    "width": image.width,
+                    "height": image.height,
+                }
+                for image, place in zip(self.images, places, strict=True)
             ],
             "annotations": annotations,
             "categories": [

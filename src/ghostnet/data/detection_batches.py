@@ -34,7 +34,7 @@ class DetectionBatches:
         workers: processes that decode; 0 decodes in this one.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images.
+        InputError: a batch size below 1 or above the number of images, or no box to train on.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class DetectionBatches:
         workers: int = 0,
     ) -> None:
         self.source = source.with_boxes() if training else source
+        if training and not self.source.images:
+            raise InputError(f"{source.source} has nothing to train on: no image has a box that is no crowd")
         if batch_size < 1 or (training and batch_size > len(self.source)):
             raise InputError(
                 f"`batch_size` (={batch_size}) must be between 1 and the {len(self.source)} images with boxes"

@@ -5,6 +5,7 @@ from ghostnet.detect.coco_eval import STATS, CocoScores, score_file, score_resul
 from ghostnet.detect.detector import Detector, create_detector
 from ghostnet.detect.evaluate import detect, evaluate_detector
 from ghostnet.detect.export import DetectorExport, export_detector
+from ghostnet.detect.exported import ExportedDetector
 from ghostnet.detect.layouts import load_torchvision_
 from ghostnet.detect.objective import DetectionObjective
 from ghostnet.detect.predict import DetectedImage, FoundBox, as_coco, detect_files, draw_boxes, drawn_path
@@ -25,6 +26,7 @@ __all__ = [
     "DetectorExport",
     "DetectorSession",
     "DetectorSettings",
+    "ExportedDetector",
     "FoundBox",
     "agreement",
     "as_coco",

@@ -9,9 +9,9 @@ import contextlib
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,11 +72,12 @@ def score_file(
         truth: COCO's instances, or the path of their JSON.
         results: a JSON list of results, or an object whose `annotations` they are, such as `ghostnet detect predict
             --coco` writes. Where the object lists `images` and `categories` too, and numbers them otherwise than the
-            ground truth, images are told by their file's name and categories by theirs.
+            ground truth, images are told by their file's name, of whose folders as many count as tell them apart, and
+            categories by theirs.
 
     Raises:
-        InputError: JSON that is cut short or of another form, a file or a category that the ground truth lacks, or as
-            `score_results`.
+        InputError: JSON that is cut short or of another form, a file or a category that the ground truth lacks or that
+            could be several, an image of another size there, or as `score_results`.
     """
     ground = _ground_truth(truth if isinstance(truth, Mapping) else read_json(truth))
     found = read_json(results)
@@ -151,35 +152,91 @@ def _renumbered(found: Mapping[str, Any], truth: Mapping[str, Any]) -> Any:
     results = found.get("annotations")
     if not isinstance(results, list):
         return results
-    for part, key, field in (("images", "image_id", "file_name"), ("categories", "category_id", "name")):
-        theirs, ours = _names(found.get(part), field), _names(truth[part], field)
-        differing = {number for number, name in theirs.items() if ours.get(number) != name}
-        if not ours or not differing:
-            continue
-        numbers: dict[str, list[int]] = {}
-        for own, name in ours.items():
-            numbers.setdefault(name, []).append(own)
-        for place, result in enumerate(results):
-            number = result.get(key) if isinstance(result, Mapping) else None
-            if not isinstance(number, int) or number not in differing:
-                continue
-            name = theirs[number]
-            if len(numbers.get(name, ())) != 1:
-                count = "no" if name not in numbers else "more than one"
-                raise InputError(
-                    f"result {place} is of {name}, and the ground truth has {count} {field} like that"
-                )
-            results[place] = {**result, key: numbers[name][0]}
+    _renumber_images_(results, found.get("images"), truth["images"])
+    theirs, ours = _names(found.get("categories"), "name"), _names(truth["categories"], "name")
+    differing = {number for number, name in theirs.items() if ours.get(number) != name}
+    for place, result in enumerate(results):
+        number = _number(result, "category_id")
+        if number in differing:
+            same = [own for own, name in ours.items() if name == theirs[number]]
+            if len(same) != 1:
+                raise _no_partner(place, theirs[number], "name", same)
+            results[place] = {**result, "category_id": same[0]}
     return results
 
 
+def _renumber_images_(results: list[Any], listed: object, truth: Sequence[Mapping[str, Any]]) -> None:
+    """Give results the ground truth's numbers of their images, in place."""
+    theirs, ours = _names(listed, "file_name"), _names(truth, "file_name")
+    if not ours or all(ours.get(number) == name for number, name in theirs.items()):
+        return
+    tails: dict[str, list[int]] = {}
+    for own, name in ours.items():
+        tails.setdefault(_tail(name, 1), []).append(own)
+    partners = {number: _partners(name, ours, tails) for number, name in theirs.items()}
+    wanted = Counter(own for same in partners.values() for own in same)
+    sizes, own_sizes = _sizes(listed), _sizes(truth)
+    for place, result in enumerate(results):
+        number = _number(result, "image_id")
+        if number not in theirs:
+            continue
+        same = partners[number]
+        if len(same) != 1 or wanted[same[0]] > 1:
+            raise _no_partner(place, theirs[number], "file_name", same)
+        size, own_size = sizes.get(number), own_sizes.get(same[0])
+        if size and own_size and size != own_size:
+            raise InputError(
+                f"result {place} is of {theirs[number]} of {size[0]}x{size[1]} pixels, which has "
+                f"{own_size[0]}x{own_size[1]} in the ground truth; they are not the same image"
+            )
+        results[place] = {**result, "image_id": same[0]}
+
+
+def _partners(name: str, ours: Mapping[int, str], tails: Mapping[str, list[int]]) -> list[int]:
+    """Return the images of the ground truth whose paths end most like this one, the file's name at least."""
+    same = tails.get(_tail(name, 1), [])
+    for parts in range(2, len(name.split("/")) + 1):
+        closer = [own for own in same if _tail(ours[own], parts) == _tail(name, parts)]
+        if not closer:
+            break
+        same = closer
+    return same
+
+
+def _tail(name: str, parts: int) -> str:
+    return "/".join(name.split("/")[-parts:])
+
+
+def _number(result: object, key: str) -> int | None:
+    number = result.get(key) if isinstance(result, Mapping) else None
+    return number if isinstance(number, int) else None
+
+
+def _no_partner(place: int, name: str, field: str, same: Sequence[int]) -> InputError:
+    count = "no" if not same else "more than one"
+    if len(same) == 1:  # and it is another's, too
+        return InputError(f"result {place} is of {name}, and the file has more than one {field} like that")
+    return InputError(f"result {place} is of {name}, and the ground truth has {count} {field} like that")
+
+
 def _names(entries: object, field: str) -> dict[int, str]:
-    """Return the names of a list of images or categories by their numbers; of a path the last part counts."""
+    """Return the names of a list of images or categories by their numbers."""
     listed = entries if isinstance(entries, list) else []
     return {
-        entry["id"]: Path(str(entry[field])).name if field == "file_name" else str(entry[field])
+        entry["id"]: str(entry[field]).replace("\\", "/") if field == "file_name" else str(entry[field])
         for entry in listed
         if isinstance(entry, Mapping) and isinstance(entry.get("id"), int) and entry.get(field) is not None
+    }
+
+
+def _sizes(entries: object) -> dict[int, tuple[int, int]]:
+    """Return width and height of the images of a list that says them, by their numbers."""
+    listed = entries if isinstance(entries, list) else []
+    return {
+        entry["id"]: (entry["width"], entry["height"])
+        for entry in listed
+        if isinstance(entry, Mapping)
+        and all(isinstance(entry.get(key), int) for key in ("id", "width", "height"))
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ghostnet.detect.networks import faster_rcnn, retinanet
 from ghostnet.detect.settings import DetectorSettings
 from ghostnet.errors import InputError
-from ghostnet.nn.edits import recorded_edits
+from ghostnet.nn.edits import record_edits_, recorded_edits
 
 Target = dict[str, Tensor]
 
@@ -44,7 +44,13 @@ class Detector(nn.Module):
         Returns:
             In training a dictionary of scalar losses. In evaluation for each image `boxes`, `labels` and `scores`, the
             highest score first, in pixels of the image as it was given.
+
+        Raises:
+            InputError: training mode without targets, or an image of which nothing is left when it is scaled.
         """
+        if not torch.jit.is_tracing():  # a traced size would be fixed
+            for image in images:
+                self.settings.check_image(*image.shape[-2:])
         if self.training:
             if targets is None:
                 raise InputError("a detector in training mode needs targets; call eval() to detect")
@@ -71,7 +77,7 @@ def create_detector(
         The detector in training mode.
 
     Raises:
-        InputError: no classes or one twice, or a backbone that offers no feature pyramid.
+        InputError: no classes, one twice or no list of them, or a backbone that offers no feature pyramid.
 
     Example:
         >>> from ghostnet.detect import light_settings
@@ -80,6 +86,8 @@ def create_detector(
         >>> detector([torch.rand(3, 120, 160)])[0]["boxes"].shape[1]
         4
     """
+    if isinstance(classes, str):
+        raise InputError(f"`classes` (={classes!r}) must be a list of names, such as [{classes!r}]")
     names = [str(name) for name in classes]
     if not names:
         raise InputError("a detector needs at least one class")
@@ -89,11 +97,13 @@ def create_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = Detector(backbone, names, settings or DetectorSettings())
+    edits = recorded_edits(backbone)
+    record_edits_(backbone, edits)  # those on modules inside it would count as the detector's, too
     detector.ghostnet_origin = {  # type: ignore[assignment]
         "library": "ghostnet.detect",
         "name": detector.settings.kind,
         "args": {"classes": names, "settings": detector.settings.to_dict()},
         "backbone": getattr(backbone, "ghostnet_origin", None),
-        "backbone_edits": recorded_edits(backbone),
+        "backbone_edits": edits,
     }
     return detector.train()

@@ -1,4 +1,8 @@
-"""Detection on a whole set: COCO's results, and what they are worth."""
+"""Detection on a whole set: COCO's results, and what they are worth.
+
+A detector pads the images of a batch to one size, and sees padding. Of each batch only images of one size go through
+it together, so that the answers are those to single images, as `detect predict` and exported files give them.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,8 @@ def detect(
     Under `torchrun` every process must call it; each takes its share and all get all results.
 
     Args:
-        model: a `Detector` whose classes are those of the set.
-        batches: images in order, not for training.
+        model: a `Detector` or `ExportedDetector` whose classes are those of the set.
+        batches: images in order, not for training; their size has no influence on the results.
         progress: show a bar on standard error.
 
     Returns:
@@ -36,7 +40,7 @@ def detect(
     _check_classes(model, batches.source)
     started = time.perf_counter()
     modes = [(module, module.training) for module in model.modules()]
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sizes = {image.id: (image.width, image.height) for image in batches.source.images}
     results: list[dict[str, Any]] = []
     model.eval()
@@ -44,7 +48,7 @@ def detect(
         bar = Progress("detect", total=len(batches), unit="batches", enabled=progress)
         with bar, torch.inference_mode():
             for images, targets in batches.epoch(0, share=share_of_processes(), device=device):
-                for image, target, found in zip(images, targets, model(images), strict=True):
+                for image, target, found in zip(images, targets, _answers(model, images), strict=True):
                     number = int(target["image_id"])
                     results += _results(found, number, image, sizes[number], batches.source.category_ids)
                 bar.update()
@@ -67,6 +71,17 @@ def evaluate_detector(model: nn.Module, batches: DetectionBatches, *, progress: 
     """
     results, seconds = detect(model, batches, progress=progress)
     return score_results(batches.source.to_coco(), results, seconds=round(seconds, 3))
+
+
+def _answers(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    """Return what is found in each image, those of one shape `(3, H, W)` together."""
+    places: dict[torch.Size, list[int]] = {}
+    for place, image in enumerate(images):
+        places.setdefault(image.shape, []).append(place)
+    found: dict[int, dict[str, Tensor]] = {}
+    for together in places.values():
+        found |= zip(together, model([images[place] for place in together]), strict=True)
+    return [found[place] for place in range(len(images))]
 
 
 def _results(

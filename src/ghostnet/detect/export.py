@@ -2,14 +2,16 @@
 
 The file takes one image of any size, `image` float32 `(3, H, W)` in [0, 1], and gives `boxes`, `labels` and `scores` in
 pixels of that image. It is written by PyTorch's tracing exporter: the newer one (`dynamo=True`) stops at the branches
-of torchvision's suppression, whose sizes depend on the image (torch 2.14, torchvision 0.29).
+of torchvision's suppression, whose sizes depend on the image (torch 2.14, torchvision 0.29). The file has no branch:
+of the one that torchvision takes where nothing is found OpenVINO answers with memory that nobody wrote.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from ghostnet.quiet import quiet_python
 
 OPSET = 18
 NAMES = ("boxes", "labels", "scores")
+PLAIN = (0.5, 0.0, 1.0)  # brightness of images without anything on them
 LEAST_IOU = 0.99
 MOST_SCORE = 1e-3
 
@@ -37,7 +40,7 @@ class DetectorExport:
     Attributes:
         path: the file.
         bytes: its size.
-        images: how many images both were run on.
+        images: how many images both were run on, without the plain one.
         agreement: by runtime ("onnxruntime", "openvino"), see `Agreement`.
     """
 
@@ -71,7 +74,7 @@ def export_detector(
     runtimes: Sequence[str] = ("onnxruntime",),
     force: bool = False,
 ) -> DetectorExport:
-    """Write a detector to ONNX and check the file against PyTorch.
+    """Write a detector to ONNX and check the file against PyTorch, on a plain image too where it finds nothing on one.
 
     Args:
         detector: on the CPU; it is put into evaluation mode.
@@ -81,7 +84,7 @@ def export_detector(
         force: overwrite an existing file.
 
     Raises:
-        InputError: an unknown runtime, a missing package, or an existing file.
+        InputError: an unknown runtime, a missing package, an existing file, or an image that is too long and thin.
         RuntimeError: a box differs by more than an overlap of 0.99 or a score by more than 0.001; nothing is kept.
     """
     refuse_overwrite(path, force=force)
@@ -94,11 +97,13 @@ def export_detector(
     checked = [image.float() / 255 for image in images] or [
         torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) for shape in (size, size[::-1])
     ]
+    for image in checked:
+        detector.settings.check_image(*image.shape[1:])  # tracing could not
+    count = len(checked)
     found: dict[str, Agreement] = {}
     with atomic_write(path) as temporary:
         _write(network, temporary, checked[0], detector)
-        with torch.inference_mode():
-            expected = [detector([image])[0] for image in checked]
+        checked, expected = _answered(detector, checked)
         for runtime in runtimes:
             session = load_detector_file(temporary, runtime=runtime)
             found[runtime] = agreement(
@@ -114,7 +119,43 @@ def export_detector(
                     f"the file differs from PyTorch in {runtime}: {found[runtime]}; nothing is kept{noise}"
                 )
         size_in_bytes = temporary.stat().st_size
-    return DetectorExport(os.fspath(path), size_in_bytes, len(checked), found)
+    return DetectorExport(os.fspath(path), size_in_bytes, count, found)
+
+
+@torch.inference_mode()
+def _answered(detector: Detector, images: list[Tensor]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Return the images and PyTorch's answers, and a plain image more where there is one without any box.
+
+    Another plain image is of no use: equal boxes all over it come in any order.
+    """
+    answers = [detector([image])[0] for image in images]
+    for brightness in PLAIN:
+        plain = torch.full_like(images[0], brightness)
+        nothing = detector([plain])[0]
+        if not len(nothing["scores"]):
+            return [*images, plain], [*answers, nothing]
+    return images, answers
+
+
+@contextlib.contextmanager
+def _branch_free_suppression() -> Iterator[None]:
+    """Let torchvision suppress boxes of several classes without a branch on their number; restored afterwards."""
+    from torchvision.ops import boxes as room
+
+    def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+        most = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()  # of no box too
+        apart = classes.to(boxes) * (most + 1)  # no two classes overlap then
+        return room.nms(boxes + apart[:, None], scores, threshold)
+
+    names = ("_batched_nms_coordinate_trick", "_batched_nms_vanilla")
+    before = {name: getattr(room, name) for name in names}
+    try:
+        for name in names:
+            setattr(room, name, suppressed)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(room, name, function)
 
 
 def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) -> None:
@@ -122,7 +163,7 @@ def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) 
 
     axes: dict[str, dict[int, str]] = {"image": {1: "height", 2: "width"}}
     axes |= {name: {0: "detections"} for name in NAMES}
-    with quiet_python():
+    with quiet_python(), _branch_free_suppression():
         torch.onnx.export(
             network,
             (example,),

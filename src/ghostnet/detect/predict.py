@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ghostnet.data import UnreadableImageError, decode_image
 from ghostnet.detect.detector import Detector
+from ghostnet.detect.exported import ExportedDetector
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
 
@@ -47,7 +49,7 @@ class DetectedImage:
 
 @torch.inference_mode()
 def detect_files(
-    detector: Detector,
+    detector: Detector | ExportedDetector,
     paths: Sequence[Path],
     *,
     least_score: float = 0.5,
@@ -58,7 +60,7 @@ def detect_files(
     """Detect in image files, one after the other.
 
     Args:
-        detector: put into evaluation mode.
+        detector: put into evaluation mode; an exported one, too.
         paths: the files.
         least_score: boxes below it are left out.
         out_dir: gets each picture with its boxes drawn on it, as STEM_boxes.jpg; None draws none.
@@ -74,13 +76,13 @@ def detect_files(
     if not paths:
         raise InputError("there are no images to detect in")
     drawn = _drawn_paths(paths, out_dir) if out_dir is not None else {}
-    device = next(detector.parameters()).device
+    device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     detector.eval()
     found: list[DetectedImage] = []
     with Progress("predict", total=len(paths), unit="images", enabled=progress) as bar:
         for path in paths:
             try:
-                pixels = decode_image(path.read_bytes(), str(path))
+                pixels = _usable(detector, path)
             except UnreadableImageError as error:
                 if strict:
                     raise
@@ -97,8 +99,23 @@ def detect_files(
     return found
 
 
+def _usable(detector: Detector | ExportedDetector, path: Path) -> Tensor:
+    pixels = decode_image(path.read_bytes(), str(path))
+    if isinstance(detector, ExportedDetector):  # its settings are not known
+        return pixels
+    try:
+        detector.settings.check_image(*pixels.shape[1:])
+    except InputError as error:
+        raise UnreadableImageError(str(path), str(error)) from error
+    return pixels
+
+
 def _detected(
-    detector: Detector, path: Path, pixels: Tensor, least_score: float, device: torch.device
+    detector: Detector | ExportedDetector,
+    path: Path,
+    pixels: Tensor,
+    least_score: float,
+    device: torch.device,
 ) -> DetectedImage:
     result = detector([pixels.to(device).float() / 255])[0]
     boxes = tuple(
@@ -154,7 +171,9 @@ def draw_boxes(pixels: Tensor, boxes: Sequence[FoundBox], classes: Sequence[str]
     return image
 
 
-def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str, Any]:
+def as_coco(
+    images: Sequence[DetectedImage], classes: Sequence[str], *, folders: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Return answers in COCO's format: `images`, `categories`, and `annotations` with a `score` each.
 
     An image that could not be read is left out: one of 0x0 pixels without boxes would say that it was looked at and
@@ -163,9 +182,12 @@ def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str
     Args:
         images: from `detect_files`.
         classes: the detector's names; their ids count from 1.
+        folders: files below one of them are named from there, others by their last part; where that gives two files one
+            name, they have their whole paths.
     """
     seen = [image for image in images if not image.error]
     names = list(classes)
+    files = _file_names([image.path for image in seen], folders)
     annotations = [
         {
             "image_id": number,
@@ -181,9 +203,18 @@ def as_coco(images: Sequence[DetectedImage], classes: Sequence[str]) -> dict[str
     ]
     return {
         "images": [
-            {"id": number, "file_name": image.path.name, "width": image.size[0], "height": image.size[1]}
-            for number, image in enumerate(seen, 1)
+            {"id": number, "file_name": file, "width": image.size[0], "height": image.size[1]}
+            for number, (image, file) in enumerate(zip(seen, files, strict=True), 1)
         ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
         "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, 1)],
     }
+
+
+def _file_names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
+    names = []
+    for path in paths:
+        above = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
+        names.append(path.relative_to(above).as_posix())
+    counts = Counter(names)
+    return [path.as_posix() if counts[name] > 1 else name for path, name in zip(paths, names, strict=True)]

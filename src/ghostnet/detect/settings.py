@@ -86,6 +86,20 @@ class DetectorSettings:
         """Strides of the backbone's maps that the feature pyramid is built on."""
         return (8, 16, 32) if self.kind == "retinanet" or self.light else (4, 8, 16, 32)
 
+    def check_image(self, height: int, width: int) -> None:
+        """Raise unless an image has a row and a column left when it is scaled.
+
+        Raises:
+            InputError: it is so long and thin that it has not.
+        """
+        short, long = sorted((height, width))
+        scale = min(self.min_size / max(short, 1), self.max_size / max(long, 1))
+        if short * scale < 1.001:  # it is rounded down, in float32
+            raise InputError(
+                f"an image of {width}x{height} pixels is too long and thin: scaled to {self.max_size} pixels nothing "
+                "is left of its shorter side; cut it into pieces"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
         return {

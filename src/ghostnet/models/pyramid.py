@@ -44,6 +44,10 @@ class FeaturePyramid(nn.Module):
     def __init__(self, parts: Sequence[PyramidPart], strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
         known = [part.stride for part in parts]
+        if not isinstance(strides, Sequence):
+            raise InputError(
+                f"`strides` (={strides}) must be a sequence, such as ({strides},), among {known}"
+            )
         if not strides or list(strides) != sorted(set(strides)) or not set(strides) <= set(known):
             raise InputError(f"`strides` (={tuple(strides)}) must be ascending and among {known}")
         used = parts[: known.index(strides[-1]) + 1]
@@ -96,7 +100,7 @@ def _parts_of(model: nn.Module) -> list[PyramidPart]:
         return _timm_parts(network)
     raise InputError(
         f"{type(model).__name__} offers no feature pyramid; take a ghostnet_*, ghostnetv2_*, ghostnetv3_*, "
-        "repghostnet_*, resnet50, ghost_resnet50, mobilenetv2_* or mobilenetv3_* of the zoo"
+        "repghostnet_*, resnet50, ghost_resnet50, mobilenetv2_*, mobilenetv3_* or mnasnet_a1 of the zoo"
     )
 
 

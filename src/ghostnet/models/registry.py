@@ -101,6 +101,15 @@ def model_info(name: str) -> ModelInfo:
     return ModelInfo(**{**asdict(info), "weights": packaged_tags(name), "published": published})
 
 
+_MAPS = "models.feature_pyramid(model, strides=…) gives feature maps"
+_OF_TIMM = {  # arguments of timm's create_model, and what does the same here
+    "features_only": _MAPS,
+    "out_indices": _MAPS,
+    "output_stride": _MAPS,
+    "global_pool": "model.forward_features(images) gives the maps in front of the pooling",
+}
+
+
 def create_model(
     name: str,
     *,
@@ -135,6 +144,8 @@ def create_model(
     builder = _BUILDERS[name][0]
     accepted = [key for key in inspect.signature(builder).parameters if key != "num_classes"]
     for key in model_args:
+        if key not in accepted and key in _OF_TIMM:
+            raise InputError(f"unknown argument of model {name!r} {key!r}, which is timm's; {_OF_TIMM[key]}")
         if key not in accepted:
             raise unknown_name(f"argument of model {name!r}", key, accepted)
     classes = info.num_classes if num_classes is None else num_classes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostnet import data, models
+from ghostnet.errors import InputError
 from ghostnet.recipes.schema import Recipe, load_recipe
 
 _SMALL = 64  # pixels; at this size and below images are cropped by a few pixels, not to a random part
@@ -43,6 +44,10 @@ def fine_tune_recipe(
     model = first.model if "model" in given else model
     weights = first.weights or None if "weights" in given else weights
     start = first.start
+    if model is None and not start and weights in models.list_models() and not Path(str(weights)).exists():
+        raise InputError(
+            f"{weights} names a network, not its weights; write --model {weights} (model={weights})"
+        )
     if not start and weights is not None and model is None and Path(weights).suffix == ".safetensors":
         start = weights
     network = {"start": start} if start else {"model": model or first.model, "weights": weights or ""}

@@ -32,8 +32,9 @@ class DetectionRecipe(pydantic.BaseModel):
         train_split, held_out_split: its parts to train and to be measured on.
         bad_boxes: "error", or "drop" boxes without width or height or outside their image.
         batch_size: images a step, over all processes.
-        longest: pixels; larger images are reduced to it when they are read. 0 keeps their size.
-        keep_in_memory: decode each image once; for small sets.
+        longest: pixels; larger training images are reduced to it when they are read, held-out ones never. 0 keeps
+            their size.
+        keep_in_memory: decode each training image once; for small sets.
         mirror: flip at random.
         workers: processes that decode.
         seed: of weights, shuffling and mirroring.

@@ -135,15 +135,18 @@ def run_detection(
 def _batches(
     recipe: DetectionRecipe, training: data.DetectionSet, held_out: data.DetectionSet
 ) -> tuple[data.DetectionBatches, data.DetectionBatches]:
-    common: dict[str, Any] = {
-        "longest": recipe.longest,
-        "keep_in_memory": recipe.keep_in_memory,
-        "workers": recipe.workers,
-    }
+    """Return batches to train on and the held-out ones, whose images are whole, as predict and export take them."""
     batches = data.DetectionBatches(
-        training, recipe.batch_size, training=True, mirror=recipe.mirror, seed=recipe.seed, **common
+        training,
+        recipe.batch_size,
+        training=True,
+        longest=recipe.longest,
+        mirror=recipe.mirror,
+        keep_in_memory=recipe.keep_in_memory,
+        seed=recipe.seed,
+        workers=recipe.workers,
     )
-    return batches, data.DetectionBatches(held_out, _EVALUATION_BATCH, **common)
+    return batches, data.DetectionBatches(held_out, _EVALUATION_BATCH, workers=recipe.workers)
 
 
 def _untrained(recipe: DetectionRecipe, looks: data.DetectionBatches, progress: bool) -> dict[str, Any]:
