@@ -83,6 +83,32 @@ def test_commands_on_the_pages_exist_with_their_options() -> None:
     assert seen > 30
 
 
+def _written(page: Path) -> list[str]:
+    """Return the files that a page's examples write, as often as they do."""
+    python = "".join(_blocks(page, "python"))
+    found = re.findall(r"\.save\(\w+, \"([^\"]+)\"", python)
+    for names, ending in re.findall(
+        r"for name, model in (.*):\n.*export\(model, \"\w+\", f\"\{name\}(\.\w+)\"", python
+    ):
+        found += [name + ending for name in re.findall(r"\"(\w+)\"", names)]
+    for line in "".join(_blocks(page, "sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        found += [words[index + 1] for index, word in enumerate(words) if word == "-o"]
+        if words[:2] == ["ghostnet", "train"] and "--list" not in words:
+            folder = words[words.index("--out") + 1] if "--out" in words else "runs"
+            seed = next((word for word in words if word.startswith("seed=")), "")
+            found.append(f"{folder}/{'fine_tune' if words[2].startswith('-') else words[2]}{seed}")
+    return found
+
+
+def test_a_page_followed_from_top_to_bottom_writes_no_file_twice() -> None:
+    pages = [ROOT / "README.md", *WRITTEN]
+    files = {page.stem: _written(page) for page in pages}
+    assert {"dense.onnx", "ghost.onnx", "net.onnx"} <= set(files["deploy"])
+    assert {"unfitted.safetensors", "ghost.safetensors", "taught/fine_tune"} <= set(files["README"])
+    assert {page: sorted(names) for page, names in files.items() if len(set(names)) < len(names)} == {}
+
+
 def _site_pages() -> ModuleType:
     spec = importlib.util.spec_from_file_location("site_pages", ROOT / "scripts" / "site_pages.py")
     assert spec is not None

@@ -44,6 +44,15 @@ def test_help_answers_in_half_a_second_and_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 
+def test_an_output_that_is_not_utf8_gets_what_it_can_write() -> None:
+    done = _run("reproduce", "--list", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout
+    failed = _run("profile", "netzwerk-ä", PYTHONIOENCODING="ascii:strict", PYTHONUTF8="1")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("ghostnet: ")
+
+
 def test_version_and_bare_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)

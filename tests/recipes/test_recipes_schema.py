@@ -67,3 +67,48 @@ def test_unknown_recipe_and_missing_file(tmp_path):
         load_recipe(str(tmp_path / "nowhere.toml"))
     with pytest.raises(InputError, match="key=value"):
         load_recipe("resnet9_050", ["epochs"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["macs=0.5"], r"`macs` \(=0.5\) is for a pruning method or allocation = \"measured\"; leave it out"),
+        (["method=ghost", "macs=0.4"], "`macs`"),
+        (["convert_ratio=2", "macs=0.4"], "`macs`"),
+        (["method=l1", "convert_ratio=2"], '`convert_ratio` .* is for method = "ghost"'),
+        (["method=l1", "allocation=measured"], "`allocation`"),
+        (["method=l1", "cheap_kernel_size=5"], "`cheap_kernel_size` .* conversion to Ghost"),
+        (["cheap_kernel_size=5"], "`cheap_kernel_size`"),
+        (["convert_init=random"], "`convert_init`"),
+        (["method=l1", "sparsity_epochs=1"], '`sparsity_epochs` .* method = "sss"'),
+        (["sparsity_learning_rate=1"], "`sparsity_learning_rate`"),
+        (["teacher_weights=akamaster"], "`teacher_weights` .* name of the zoo"),
+        (["convert_ratio=2", "teacher=dense", "teacher_weights=akamaster"], "`teacher_weights`"),
+        (["temperature=2"], "`temperature` .* is for a `teacher`"),
+        (["distillation_weight=0.5"], "`distillation_weight`"),
+        (['feature_layers=["layer1.0"]'], "`feature_layers`"),
+    ],
+)
+def test_keys_that_nothing_reads_are_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe("resnet9_050", changes)
+    path = tmp_path / "mine.toml"
+    quoted = [
+        key + " = " + (text if text[0] in "0123456789[" else repr(text)) for key, text in _pairs(changes)
+    ]
+    path.write_text("\n".join(['model = "resnet20"', *quoted]))
+    with pytest.raises(InputError, match=message):
+        load_recipe(str(path))
+
+
+def _pairs(changes):
+    return [change.split("=", 1) for change in changes]
+
+
+def test_overrides_may_switch_off_what_a_recipes_keys_are_for():
+    assert load_recipe("convert_resnet20", ["teacher="]).temperature == 4.0
+    assert load_recipe("ghost_resnet56_published", ["convert_ratio=1", "teacher=resnet56"]).converts is False
+    assert load_recipe("vgg16_l1", ["method=ghost", "convert_ratio=2"]).converts
+    assert load_recipe("resnet9_050", ["temperature=2"], taught=True).temperature == 2.0
+    with pytest.raises(InputError, match="`temperature`"):
+        load_recipe("convert_resnet20", ["teacher=", "temperature=2"])

@@ -62,6 +62,17 @@ def test_diverging_run_says_so():
         fit(small(), batches(), TrainSettings(epochs=20, learning_rate=1e30), progress=False)
 
 
+def test_labels_that_are_no_classes_of_the_network_are_told():
+    images, labels = separable()
+    wrong = TensorBatches(images, labels + 1, 16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(
+        InputError, match="the label 4 does not fit a classifier of 4 classes, which are 0 to 3"
+    ):
+        fit(small(), wrong, TrainSettings(label_smoothing=0.1), progress=False)
+    answers_alone = TrainSettings(epochs=0.25, distillation_weight=1.0)
+    assert fit(small(), wrong, answers_alone, teacher=small(), progress=False).steps == 1
+
+
 def test_interrupt_leaves_a_checkpoint_that_goes_on(tmp_path):
     path = tmp_path / "run.checkpoint"
 

@@ -61,7 +61,8 @@ class TensorBatches:
         seed: of shuffling and augmentation.
 
     Raises:
-        InputError: shapes that do not agree, an empty set, a batch size below 1, or a border wider than the images.
+        InputError: shapes or channels that do not agree, a label below 0, an empty set, a batch size below 1, or a
+            border wider than the images.
 
     Example:
         >>> batches = TensorBatches(np.zeros((8, 4, 4, 3), np.uint8), np.zeros(8), 4, mean=(0, 0, 0), std=(1, 1, 1))
@@ -84,10 +85,18 @@ class TensorBatches:
             raise InputError(
                 f"images must be uint8 of shape (count, H, W, C), not {images.dtype} of shape {images.shape}"
             )
+        if images.shape[3] != len(mean) or len(mean) != len(std):
+            hint = "; (N, C, H, W)? use .transpose(0, 2, 3, 1)" if images.shape[1] == len(mean) else ""
+            raise InputError(
+                f"images of shape {images.shape} have {images.shape[3]} channels in their last axis, `mean` has "
+                f"{len(mean)} and `std` {len(std)}{hint}"
+            )
         if labels.shape != (len(images),):
             raise InputError(
                 f"{len(images)} images need as many labels, not an array of shape {labels.shape}"
             )
+        if (labels.astype(np.int64) < 0).any():
+            raise InputError(f"labels must be integers >= 0, not {int(labels.min())}")
         if batch_size < 1 or (augmentation is not None and batch_size > len(images)):
             raise InputError(f"`batch_size` (={batch_size}) must be between 1 and the {len(images)} images")
         if augmentation is not None and augmentation.crop_border == "reflect":

@@ -39,7 +39,7 @@ def fine_tune_recipe(
     Raises:
         InputError: weights that cannot be read, an unknown name, or a wrong override.
     """
-    first = load_recipe("fine_tune", overrides)
+    first = load_recipe("fine_tune", overrides, taught=teacher is not None)
     given = {override.partition("=")[0].strip() for override in overrides}
     model = first.model if "model" in given else model
     weights = first.weights or None if "weights" in given else weights

@@ -85,7 +85,8 @@ def fine_tune_int8(
 def _recipe(data_path: str, wanted: data.Preprocessing, overrides: Sequence[str]) -> Recipe:
     small = wanted.size <= _SMALL
     usual = [*_SETTINGS, f'augmentation="{"padded_crop" if small else "resized_crop"}"']
-    recipe = load_recipe("fine_tune", [*usual, f"batch_size={128 if small else 32}", *overrides])
+    changes = [*usual, f"batch_size={128 if small else 32}", *overrides]
+    recipe = load_recipe("fine_tune", changes, taught=True)
     if recipe.bf16:
         raise InputError("`bf16` (=true) has no room for a grid of 8 bits; fine-tune for int8 in float32")
     return recipe.model_copy(update={"data": data_path, "image_size": wanted.size, **_image_keys(wanted)})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -153,20 +153,79 @@ class Recipe(pydantic.BaseModel):
         return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
 
 
+# Keys that only something reads, the keys that decide whether it happens, whether it does, and what to say.
+_Use = tuple[tuple[str, ...], tuple[str, ...], Callable[[Recipe], bool], str]
+_CONVERSION = ("method", "convert_ratio", "allocation")
+_USES: tuple[_Use, ...] = (
+    (
+        ("convert_ratio", "allocation"),
+        ("method",),
+        lambda recipe: recipe.method == "ghost",
+        'is for method = "ghost"; leave it out, or leave out `method`',
+    ),
+    (
+        ("macs",),
+        _CONVERSION,
+        lambda recipe: recipe.method != "ghost" or recipe.allocation == "measured",
+        'is for a pruning method or allocation = "measured"; leave it out, or set one of them',
+    ),
+    (
+        ("convert_init", "cheap_kernel_size"),
+        _CONVERSION,
+        lambda recipe: recipe.method == "ghost" and recipe.converts,
+        "is for a conversion to Ghost convolutions; leave it out, or set convert_ratio",
+    ),
+    (
+        ("sparsity_epochs", "sparsity_learning_rate"),
+        ("method",),
+        lambda recipe: recipe.method == "sss",
+        'is for method = "sss"; leave it out, or set that',
+    ),
+    (
+        ("teacher_weights",),
+        ("teacher",),
+        lambda recipe: recipe.teacher not in ("", "dense"),
+        "is for a `teacher` that is a name of the zoo; leave it out, or name one",
+    ),
+    (
+        ("temperature", "distillation_weight", "feature_layers", "feature_weight"),
+        ("teacher",),
+        lambda recipe: bool(recipe.teacher),
+        "is for a `teacher`; leave it out, or name one",
+    ),
+)
+
+
+def _refuse_idle_keys(recipe: Recipe, overridden: Container[str], source: str, *, taught: bool) -> None:
+    """Raise where a key was given that nothing reads: the result would record it as if it had been.
+
+    A file's key is let pass where an override has switched off what reads it (`teacher=` leaves `temperature` idle).
+    """
+    for keys, deciders, happens, rule in _USES:
+        if happens(recipe) or (taught and "teacher" in deciders):
+            continue
+        switched_off = any(key in overridden for key in deciders)
+        for key in keys:
+            if key in recipe.model_fields_set and (key in overridden or not switched_off):
+                raise InputError(f"recipe {source}: `{key}` (={getattr(recipe, key)!r}) {rule}")
+
+
 def list_recipes() -> list[str]:
     """Return the names of the packaged recipes, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, taught: bool = False) -> Recipe:
     """Read a recipe and apply overrides.
 
     Args:
         name_or_path: a packaged recipe's name or the path of a TOML file.
         overrides: `key=value` strings; values are read as TOML, and as plain text where that fails.
+        taught: the caller gives a teacher, whatever the recipe's keys say.
 
     Raises:
-        InputError: no such recipe, TOML that does not parse, an unknown key (near match) or a wrong type.
+        InputError: no such recipe, TOML that does not parse, an unknown key (near match), a wrong type, or a key that
+            nothing would read.
 
     Example:
         >>> load_recipe("resnet9_050", ["epochs=2"]).epochs
@@ -175,6 +234,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     values, source = read_recipe_file(name_or_path, overrides, _FOLDER)
     recipe = checked_recipe(Recipe, values, source)
     recipe.settings()  # checks ranges before anything is loaded
+    overridden = {override.partition("=")[0].strip() for override in overrides}
+    _refuse_idle_keys(recipe, overridden, source, taught=taught)
     return recipe
 
 

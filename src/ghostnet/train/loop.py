@@ -81,8 +81,8 @@ def fit(
         Steps, seconds, the training curve and the evaluations.
 
     Raises:
-        InputError: the loss is no longer finite, the checkpoint belongs to another run, or the batch size cannot be
-            shared by the processes.
+        InputError: the loss is no longer finite, labels are no classes of the network, the checkpoint belongs to
+            another run, or the batch size cannot be shared by the processes.
     """
     accelerator = make_accelerator()
     check_batch_size(batches.batch_size)

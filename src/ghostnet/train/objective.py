@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.bfloat16 import bfloat16_autocast
+from ghostnet.errors import InputError
 from ghostnet.train.feature_match import FeatureMatch
 from ghostnet.train.settings import TrainSettings
+
+_IGNORED = -100  # cross_entropy's label of an image that does not count
 
 
 class Objective(Protocol):
@@ -46,6 +49,8 @@ class Classification:
                 with torch.no_grad():
                     teacher_logits = self.teacher(images)
             logits = model(images)
+        if self.teacher is None or settings.distillation_weight < 1:
+            _check_labels(logits, answers)
         loss = classification_loss(
             logits.float(),
             answers,
@@ -55,6 +60,19 @@ class Classification:
             temperature=settings.temperature,
         )
         return loss if self.features is None else loss + settings.feature_weight * self.features.loss()
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    """Raise where labels are no classes of the network, on the CPU; a GPU would have to be waited for in each step."""
+    if labels.device.type != "cpu" or labels.is_floating_point() or logits.ndim != 2:
+        return
+    classes = logits.shape[1]
+    wrong = (labels >= classes) | ((labels < 0) & (labels != _IGNORED))
+    if wrong.any():
+        raise InputError(
+            f"the label {int(labels[wrong][0])} does not fit a classifier of {classes} classes, which are 0 to "
+            f"{classes - 1}; give the network as many classes (num_classes=…) as the labels have"
+        )
 
 
 def classification_loss(
