@@ -132,6 +132,12 @@ def test_the_verbs_are_those_of_the_design() -> None:
         (["data", "cifar10", "--seed", "9"], "--seed is for `ghostnet data shards`, and has no effect here"),
         (["data", "cifar10", "--per-class", "9"], r"--per-class \(=9\) is for --folder"),
         (["data", "cifar10", "--classes", "cat"], r"--classes \(=cat\) is for --folder"),
+        (["bench", "resnet20", "--seconds", "-1"], r"--seconds \(=-1.0\) must be a finite number above 0"),
+        (["bench", "resnet20", "--seconds", "nan"], r"--seconds \(=nan\) must be"),
+        (
+            ["convert", "resnet20", "-o", "x", "--init", "random", "--seed", "-1"],
+            r"--seed \(=-1\) must be an integer",
+        ),
         (["bench", "resnet20", "--threads", "0"], r"--threads \(=0\) must be"),
         (["bench", "resnet20", "--processes", "0"], r"--processes \(=0\) must be an integer >= 1"),
         (["bench", "resnet20", "--processes", "-1"], r"--processes \(=-1\) must be an integer >= 1"),

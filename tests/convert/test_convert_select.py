@@ -110,6 +110,10 @@ def test_bad_arguments_of_ghostify():
             "NaN or infinite values in 1 of 1",
         ),
         (torch.rand(2, 1, 12, 12), r"`calibration` has 1 channels, but the first convolution \(0\) takes 3"),
+        (
+            "photos/",
+            r"\(='photos/'\) must be images, not where they are: .*ghostnet convert --calibration FOLDER",
+        ),
         (torch.rand(3, 12, 12), r"must be images of shape \(N, C, H, W\)"),
         (torch.zeros(2, 3, 12, 12, dtype=torch.uint8), "must be floating point"),
         (torch.rand(0, 3, 12, 12), "holds no image"),

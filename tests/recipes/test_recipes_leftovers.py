@@ -70,6 +70,29 @@ def test_the_same_run_goes_on_and_says_so(photos, tmp_path, stopped, capsys):
     assert "fine_tune: going on from step 2" in capsys.readouterr().err
 
 
+def test_a_run_that_ends_after_another_one_in_its_folder_leaves_that_ones_result(
+    photos, tmp_path, monkeypatch
+):
+    fit, out = recipes_train.fit, tmp_path / "runs"
+
+    def overtaken(*given, **more):
+        trained = fit(*given, **more)
+        (out / "fine_tune-seed1.json").write_text("another's")
+        return trained
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes_train, "fit", overtaken)
+        with pytest.raises(
+            InputError, match=r"another run wrote .*json meanwhile; .* kept in .*\.checkpoint: move"
+        ):
+            run_recipe(recipe_for(photos), out, progress=False)
+    assert (out / "fine_tune-seed1.json").read_text() == "another's"
+    assert not (out / "fine_tune-seed1.safetensors").exists()
+    (tmp_path / "moved").mkdir()
+    (out / "fine_tune-seed1.checkpoint").rename(tmp_path / "moved" / "fine_tune-seed1.checkpoint")
+    assert run_recipe(recipe_for(photos), tmp_path / "moved", progress=False)["metrics"]["steps"] == 4
+
+
 def test_other_images_of_the_same_names_are_noticed(photos, tmp_path, stopped):
     stopped(recipe_for(photos), tmp_path / "runs")
     other = write_photos(tmp_path / "other", seed=5)

@@ -67,6 +67,8 @@ def bench(
     counts = [_thread_count(text) for text in _names(threads)]
     if processes < 1:
         raise InputError(f"--processes (={processes}) must be an integer >= 1")
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds (={seconds}) must be a finite number above 0")
     if len(set(networks)) < len(networks):
         raise InputError("the same network is given twice; each needs a name of its own")
     if result is not None:

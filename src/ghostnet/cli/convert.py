@@ -175,6 +175,8 @@ def convert(
         (method != "ghost", "pruning methods", ("multiple",)),
         (init == "random" or method != "ghost", "--init random and pruning methods", ("seed",)),
     )
+    if seed < 0:
+        raise InputError(f"--seed (={seed}) must be an integer >= 0")
     if calibration is not None:
         check_calibration(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force, macs=macs)

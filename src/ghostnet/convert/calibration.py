@@ -5,6 +5,7 @@ Left out: labels; conversion needs none, so the labels of `(images, labels)` pai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,12 @@ def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tens
     """
     if calibration is None:
         return None
+    if isinstance(calibration, (str, os.PathLike)):
+        raise InputError(
+            f"`calibration` (={os.fspath(calibration)!r}) must be images, not where they are: a tensor "
+            "(N, C, H, W), or batches of such; of a folder `ghostnet convert --calibration FOLDER` makes them, in Python "
+            "data.decode_image and data.evaluation_transform"
+        )
     if isinstance(calibration, (Tensor, np.ndarray)):
         items: list[Any] = [calibration]
     elif isinstance(calibration, Iterable):

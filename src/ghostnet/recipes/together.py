@@ -13,7 +13,15 @@ from torch import nn
 from ghostnet import data
 from ghostnet.errors import InputError
 from ghostnet.recipes.schema import Recipe
-from ghostnet.recipes.train import PreparedRun, finish, prepare, refuse_earlier, run_recipe, stem_of
+from ghostnet.recipes.train import (
+    PreparedRun,
+    finish,
+    prepare,
+    refuse_earlier,
+    refuse_later,
+    run_recipe,
+    stem_of,
+)
 from ghostnet.train import (
     StackedBatches,
     StackedNetworks,
@@ -87,6 +95,9 @@ def run_together(
     device = next(stacked.parameters()).device
     for run in runs:
         run.model.to(device)
+    if not force:
+        for run in runs:
+            refuse_later(run.path(".json"), checkpoint)
     results = [_finished(run, trained, seeds) for run in runs]
     checkpoint.unlink(missing_ok=True)
     return results
@@ -127,4 +138,4 @@ def _teacher(runs: Sequence[PreparedRun]) -> nn.Module | None:
 
 def _finished(run: PreparedRun, trained: TrainResult, seeds: list[int]) -> dict[str, Any]:
     accuracy = evaluate(run.model.eval(), run.sets.held_out, progress=run.progress)
-    return finish(run, dataclasses.replace(trained, evaluations=[]), accuracy, {"together": seeds})
+    return finish(run, dataclasses.replace(trained, evaluations=[]), accuracy, {"together": seeds}, kept=None)

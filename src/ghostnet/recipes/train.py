@@ -176,7 +176,8 @@ def run_recipe(
         progress=run.progress,
         description=recipe.name,
     )
-    result = finish(run, trained, _final(trained, run.model, run.sets, run.progress))
+    kept = None if force else run.path(".checkpoint")
+    result = finish(run, trained, _final(trained, run.model, run.sets, run.progress), kept=kept)
     if run.chief:
         run.path(".checkpoint").unlink(missing_ok=True)
     return result
@@ -196,6 +197,23 @@ def refuse_earlier(stem: Path, checkpoint: Path, *, force: bool) -> None:
     endings = [".json"] if checkpoint.exists() else [".json", ".safetensors", ".best.safetensors"]
     for ending in endings:
         refuse_overwrite(f"{stem}{ending}", force=force)
+
+
+def refuse_later(result: Path, checkpoint: Path) -> None:
+    """Raise where another run has written its result while this one trained; nothing of either is lost.
+
+    Args:
+        result: the record that would be replaced.
+        checkpoint: of this run, which `fit` wrote when it was done.
+
+    Raises:
+        InputError: the record is there.
+    """
+    if result.exists():
+        raise InputError(
+            f"another run wrote {result} meanwhile; what this one trained is kept in {checkpoint}: move that into "
+            "another folder and repeat the command with --out there"
+        )
 
 
 def stem_of(recipe: Recipe, out_dir: str | Path, ending: str = "") -> Path:
@@ -290,7 +308,12 @@ def prepare(
 
 
 def finish(
-    run: PreparedRun, trained: TrainResult, accuracy: Evaluation, more: Mapping[str, Any] | None = None
+    run: PreparedRun,
+    trained: TrainResult,
+    accuracy: Evaluation,
+    more: Mapping[str, Any] | None = None,
+    *,
+    kept: Path | None,
 ) -> dict[str, Any]:
     """Write the network and the record of a trained run and return the record.
 
@@ -299,6 +322,10 @@ def finish(
         trained: from `fit`.
         accuracy: on the held-out images.
         more: metrics to add.
+        kept: the checkpoint that stays where another run's result is there by now; None overwrites that.
+
+    Raises:
+        InputError: it is there.
     """
     counts = profile(run.model, run.sets.input_size)
     metrics = {
@@ -318,6 +345,8 @@ def finish(
         asked.exhibit, metrics=metrics, seconds=trained.seconds, seed=asked.seed, recipe=asked.model_dump()
     )
     if run.chief:
+        if kept is not None:
+            refuse_later(run.path(".json"), kept)
         models.save(run.model.cpu(), run.path(".safetensors"), info={**run.kept, run.score: accuracy.top1})
         write_json(run.path(".json"), result)
         run.path(_CONVERTED).unlink(missing_ok=True)

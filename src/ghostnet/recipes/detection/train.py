@@ -19,7 +19,7 @@ from ghostnet.recipes.detection.schema import DetectionRecipe
 from ghostnet.recipes.detection.table8 import answered_rows
 from ghostnet.recipes.identity import boxes_of, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
-from ghostnet.recipes.train import refuse_earlier
+from ghostnet.recipes.train import refuse_earlier, refuse_later
 from ghostnet.train import TrainResult, Watch, fit, join_processes, tensorboard_log
 
 _COUNTED = 224  # pixels a side of the image that Table 8 counts backbones at
@@ -124,6 +124,8 @@ def run_detection(
         recipe.exhibit, metrics=metrics, seconds=trained.seconds, seed=recipe.seed, recipe=_shown(recipe)
     )
     if chief:
+        if not force:
+            refuse_later(result_path, checkpoint)
         info = {**kept, **{key: found.stats[key] for key in ("AP", "AP50")}}
         detect.save_detector(model.cpu(), f"{stem}.safetensors", info=info)
         write_json(f"{stem}.results.json", results)
