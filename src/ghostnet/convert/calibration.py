@@ -35,8 +35,8 @@ def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tens
     if isinstance(calibration, (str, os.PathLike)):
         raise InputError(
             f"`calibration` (={os.fspath(calibration)!r}) must be images, not where they are: a tensor "
-            "(N, C, H, W), or batches of such; of a folder `ghostnet convert --calibration FOLDER` makes them, in Python "
-            "data.decode_image and data.evaluation_transform"
+            "(N, C, H, W), or batches of such; of a folder `ghostnet convert --calibration FOLDER` makes them, in "
+            "Python data.decode_image and data.evaluation_transform"
         )
     if isinstance(calibration, (Tensor, np.ndarray)):
         items: list[Any] = [calibration]
