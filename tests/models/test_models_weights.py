@@ -8,6 +8,7 @@ import http.server
 import os
 import pickle
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,30 @@ def test_a_pickled_array_cannot_ask_for_memory(tmp_path):
 
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"a": Huge()}))
     assert read_pdparams(tmp_path / "x.pdparams")["a"].numel() == 0
+
+
+def test_a_network_kept_in_an_attribute_of_a_lightning_module(checkpoint, small, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)
+    wrapped = {f"model._orig_mod.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "last.ckpt")
+    assert same(small, ghostnet.create_model("ghostnet_050", num_classes=4, weights=tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_whole_network_is_told_how_to_be_saved(script, tmp_path, recwarn):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    path = tmp_path / "whole.pth"
+    if script:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 8, 8)), path)
+    else:
+        torch.save(network, path)
+    with pytest.raises(
+        ghostnet.InputError, match=r"holds code \(a whole network, say: save model.state_dict\(\) inst"
+    ):
+        ghostnet.create_model("ghostnet_050", num_classes=4, weights=path)
+    assert not recwarn.list
 
 
 def test_training_options_beside_the_weights(checkpoint, small, tmp_path):

@@ -134,9 +134,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Run the command line of this process and exit."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # what the terminal cannot write must not end a command that is done
+        # what the terminal cannot write must not end a command that is done; other ways than "strict" never do
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
             stream.reconfigure(errors="replace")
     sys.exit(run())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ghostnet.errors import InputError
 
 ENDINGS = (".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 _PREFIXES = ("module.", "_orig_mod.")
+_WRAPPER = "model."  # the attribute in which Lightning's modules, among others, keep the network
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -23,7 +25,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         path: a file of `torch.save`: a state dictionary, or a dictionary that holds one as "state_dict" or "model".
 
     Returns:
-        Tensors by name, without the prefixes that DataParallel and `torch.compile` add.
+        Tensors by name, without the prefixes that DataParallel and `torch.compile` add, and without "model." where all
+        have it.
 
     Raises:
         InputError: missing, damaged, or more than tensors and plain values.
@@ -32,16 +35,23 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"there is no checkpoint {path}")
     try:
         # training scripts often store their options beside the weights; a Namespace holds values and runs nothing
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TorchScript archive")  # our line says it
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} cannot be read as plain weights: damaged, or it holds code") from error
+        raise InputError(
+            f"{path} cannot be read as plain weights: damaged, or it holds code (a whole network, say: save "
+            "model.state_dict() instead)"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} holds no state dictionary of tensors")
-    return {_stripped(name): value for name, value in content.items()}
+    state = {_stripped(name): value for name, value in content.items()}
+    if state and all(name.startswith(_WRAPPER) for name in state):
+        return {_stripped(name.removeprefix(_WRAPPER)): value for name, value in state.items()}
+    return state
 
 
 def _stripped(name: str) -> str:
