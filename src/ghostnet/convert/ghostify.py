@@ -146,8 +146,8 @@ def _notes(
 
 
 def _check_finite(model: nn.Module) -> None:
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    for name, value in model.named_parameters():  # a buffer may hold infinity, as masks do
+        if not bool(torch.isfinite(value).all()):
             raise InputError(f"{name} holds NaN or infinity; a broken network is not converted")
 
 
