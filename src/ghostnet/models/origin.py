@@ -259,7 +259,7 @@ _INIT_WEIGHTS = ("googlenet", "inception_v3")
 # by library: what builds its networks, and the arguments that a saved network may hand to it (none: its own check)
 _BUILD: dict[str, tuple[Callable[[str, dict[str, Any]], nn.Module], tuple[str, ...]]] = {
     "ghostnet": (lambda name, args: create_model(name, **args), ()),
-    "torchvision": (build_torchvision, ("num_classes", "aux_logits")),
+    "torchvision": (build_torchvision, ("num_classes", "aux_logits", "init_weights")),
     "timm": (_build_timm, ("num_classes", "in_chans")),
 }
 _NEVER = ("weights", "new_head")  # a file that is loaded must not make others be read or fetched
