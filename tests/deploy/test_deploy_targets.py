@@ -17,6 +17,7 @@ from ghostnet.deploy import TARGETS, Session, export, load
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 from ghostnet.openvino_core import core
+from ghostnet.quiet import quiet_python
 
 TOLERANCE = 1e-4
 NAMES = ("c", "coreml", "executorch", "litert", "mnn", "ncnn", "onnx", "openvino")
@@ -318,8 +319,15 @@ def _circular(padding: int | tuple[int, int]) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def _circular_in_two_places() -> nn.Module:
+    network = _circular(1)
+    return nn.Sequential(network[0], network[1], network[1], *network[2:])
+
+
 @pytest.mark.parametrize(
-    "network", [_Tied(), _circular(1), _circular((2, 0))], ids=["tied", "square", "tall"]
+    "network",
+    [_Tied(), _circular(1), _circular((2, 0)), _circular_in_two_places()],
+    ids=["tied", "square", "tall", "in two places"],
 )
 def test_ncnn_takes_what_pnnx_would_lose(tmp_path: Path, network: nn.Module) -> None:
     skip_without("ncnn")
@@ -362,3 +370,20 @@ def test_answers_that_are_no_numbers_are_told_before_anything_is_written(tmp_pat
     with pytest.raises(InputError, match="with NaN or infinity; its weights may be damaged"):
         export(network, "onnx", tmp_path / "net.onnx", input_size=(3, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_tracing_exporter_makes_of_a_channel_order_is_right_in_openvino(tmp_path: Path) -> None:
+    """Detectors are exported by it."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    ghost = GhostConv2d(3, 32, 3)
+    ghost.set_channel_order_(torch.randperm(32))
+    network = nn.Sequential(ghost, nn.Conv2d(32, 16, 3, padding=1)).eval()
+    images = torch.rand(1, 3, 12, 12)
+    with quiet_python():
+        torch.onnx.export(network, (images,), str(tmp_path / "net.onnx"), dynamo=False, opset_version=18)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    found = core().compile_model(str(tmp_path / "net.onnx"), "CPU")([images.numpy()])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -16,8 +16,6 @@ from ghostnet.errors import InputError
 from ghostnet.quiet import quiet_python
 
 _OPERATOR = re.compile(r"\b(?:aten|prims|torch)(?:\.|::)([A-Za-z]\w*(?:\.[A-Za-z]\w*)*)")
-
-
 _MOST_NAMED = 3  # layers in a message
 
 

@@ -30,8 +30,12 @@ def reorder_channels(maps: Tensor, order: Tensor) -> Tensor:
     """
     if not isinstance(maps, Tensor):  # a torch.fx proxy: record the plain operation
         return maps.index_select(1, order)
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return maps.index_select(1, order)
+    if (
+        torch.jit.is_tracing()
+    ):  # OpenVINO 2026.4 folds axis 1, not -3, into the next convolution by a wrong permutation
+        return maps.index_select(-3, order)
     if torch.is_grad_enabled() and maps.requires_grad:
         return _ReorderChannels.apply(maps, order)
     return _taken(maps, order)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ghostnet.convert.patches import padded_inputs
 
 _POSITIONS = 16  # of each image's output maps; papers sample 10
 _MOST_SAMPLES = 20_000
@@ -75,8 +76,7 @@ def draw_samples(
 def _patches_of(
     inputs: Tensor, outputs: Tensor, layer: nn.Conv2d, positions: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    padded = padded_inputs(layer, inputs, 1)
     count, _, height, width = outputs.shape
     rows = torch.randint(height, (count, positions), generator=generator).to(inputs.device)
     columns = torch.randint(width, (count, positions), generator=generator).to(inputs.device)

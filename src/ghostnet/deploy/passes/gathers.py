@@ -11,11 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class FromBehind(TorchFunctionMode):
-    """While a network is traced, channels of maps `(N, C, H, W)` are picked along axis -3 instead of 1."""
+class ChannelsPicked(TorchFunctionMode):
+    """While a network is traced, `picked` picks channels of maps `(N, C, H, W)` in place of `index_select`."""
+
+    def picked(self, maps: Tensor, index: Tensor) -> Tensor:
+        """Return channels `index` of `maps`, in another way than along axis 1."""
+        raise NotImplementedError
 
     def __torch_function__(
         self,
@@ -24,16 +29,24 @@ class FromBehind(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function, `index_select` over channels with the other axis."""
+        """Call the function, or what stands for it."""
         given = dict(kwargs or {})
         if func in (torch.index_select, torch.Tensor.index_select):
-            names = ("input", "dim", "index")
-            given |= dict(zip(names, args, strict=False))
-            maps: Any = given["input"]
-            return maps.index_select(
-                -3 if maps.dim() == 4 and given["dim"] == 1 else given["dim"], given["index"]
-            )
+            maps: Any = given.get("input", args[0] if args else None)
+            dim: Any
+            index: Any
+            dim, index = (*args[1:], *(given[key] for key in ("dim", "index") if key in given))
+            if maps.dim() == 4 and dim in (1, -3):
+                return self.picked(maps, index)
         return func(*args, **given)
+
+
+class FromBehind(ChannelsPicked):
+    """Channels are picked along axis -3."""
+
+    def picked(self, maps: Tensor, index: Tensor) -> Tensor:
+        """Return channels `index` of `maps`."""
+        return maps.index_select(-3, index)
 
 
 def count_from_behind_(proto: Any) -> int:

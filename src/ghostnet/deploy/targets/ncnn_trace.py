@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+from ghostnet.deploy.passes.gathers import ChannelsPicked
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
@@ -31,15 +31,19 @@ def _plain(model: nn.Module) -> nn.Module:
     """Return a copy in which every layer has weights of its own, and circular borders are layers."""
     copied = copy_model(model)
     seen: set[int] = set()
-    for name, module in list(copied.named_modules()):
+    for module in copied.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in seen:
                 module._parameters[key] = nn.Parameter(parameter.detach().clone())
             seen.add(id(parameter))
+    bordered: dict[nn.Module, nn.Module] = {}  # a layer that runs in two places is one in both
+    for name, module in list(copied.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.Conv2d) and module.padding_mode == "circular" and name:
             border = _CircularBorder(module._reversed_padding_repeated_twice)
+            bordered[module] = nn.Sequential(border, module)
             module.padding, module.padding_mode = (0, 0), "zeros"
-            replace_module_(copied, name, nn.Sequential(border, module))
+        if module in bordered:
+            replace_module_(copied, name, bordered[module])
     return copied
 
 
@@ -63,8 +67,12 @@ class _CircularBorder(nn.Module):
         return torch.cat(down, 2) if len(down) > 1 else maps
 
 
-class _Exchanged(TorchFunctionMode):
+class _Exchanged(ChannelsPicked):
     """Turns `index_select` over channels into a convolution, and a step over pixels into a pooling."""
+
+    def picked(self, maps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        picks = F.one_hot(index, maps.shape[1]).to(maps.dtype)
+        return F.conv2d(maps, picks.detach()[:, :, None, None])
 
     def __torch_function__(
         self,
@@ -73,18 +81,9 @@ class _Exchanged(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = dict(kwargs or {})
-        if func in (torch.index_select, torch.Tensor.index_select):
-            maps: Any = given.get("input", args[0] if args else None)
-            dim: Any
-            index: Any
-            dim, index = (*args[1:], *(given[key] for key in ("dim", "index") if key in given))
-            if maps.dim() == 4 and dim in (1, -3):
-                picks = F.one_hot(index, maps.shape[1]).to(maps.dtype)
-                return F.conv2d(maps, picks.detach()[:, :, None, None])
         if func is torch.Tensor.__getitem__ and (steps := _pixel_steps(args[0], args[1])) is not None:
             return F.max_pool2d(args[0], kernel_size=1, stride=steps)
-        return func(*args, **given)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _pixel_steps(maps: torch.Tensor, index: Any) -> tuple[int, int] | None:
