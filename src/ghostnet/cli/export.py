@@ -47,12 +47,13 @@ def export(
     passes: Annotated[str | None, typer.Option(metavar="NAMES", help=_PASSES_HELP)] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Export as it is, without rewrites.")] = False,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 (c, coreml) or int8 (onnx, openvino, litert).")
+        str, typer.Option(help="fp32, fp16 (c, coreml) or int8 (onnx, openvino, litert, c).")
     ] = "fp32",
     calibration: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|cifar10|synthetic", help="For int8: images of the kind to be seen, or made ones."
+            metavar="FOLDER|cifar10|synthetic",
+            help="For int8: images of the kind to be seen, or made ones. C needs none, and says what it costs on them.",
         ),
     ] = None,
     calibration_images: Annotated[
@@ -98,7 +99,12 @@ def export(
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
     integer_arithmetic = ("calibration_images", "max_drop", "min_agreement")
-    refuse_idle(context, (precision == "int8", "--precision int8", integer_arithmetic))
+    judged = calibration is not None or target != "c"
+    refuse_idle(
+        context,
+        (precision == "int8", "--precision int8", integer_arithmetic),
+        (judged, "--calibration", integer_arithmetic),
+    )
     if plain and fine_tune_epochs is not None:
         raise InputError(
             "--fine-tune-epochs folds batch norms and --plain rewrites nothing; give one of them"

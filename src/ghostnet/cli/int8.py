@@ -35,8 +35,8 @@ def check_int8(
     """Refuse what cannot be done, before anything slow is loaded.
 
     Raises:
-        InputError: an unknown precision, int8 without images or images or fine-tuning without int8, a place that is
-            not there, or a target without int8 or without fine-tuning.
+        InputError: an unknown precision, int8 without the images that it needs, images or fine-tuning without int8, a
+            place that is not there, a target without int8 or fine-tuning, or without weights of so few bits.
     """
     if precision == "bf16":
         raise InputError(
@@ -55,18 +55,20 @@ def check_int8(
         if calibration is not None:
             raise InputError("--calibration is for --precision int8; give both or neither")
         return
-    from ghostnet.deploy.quantization.quantiser import require_quantiser
+    from ghostnet.deploy.quantization.quantiser import checked_weight_bits, require_quantiser
     from ghostnet.deploy.targets import require_to_write, target_named
 
     if epochs is None:
         require_quantiser(target)
+        checked_weight_bits(target, bits)
     else:
         require_to_write(target_named(target))  # before the training, not after it
-    if calibration is None:
+    if calibration is None and target != "c":
         raise InputError(f"int8 needs images to calibrate on: give {CALIBRATION}")
     if calibration == SYNTHETIC and epochs:
         raise InputError("--fine-tune-epochs trains on images of a folder or cifar10, not on synthetic ones")
-    check_calibration(calibration)
+    if calibration is not None:
+        check_calibration(calibration)
 
 
 def _check_fine_tuning(epochs: float, precision: str, target: str) -> None:

@@ -40,7 +40,7 @@ from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
 from ghostnet.nn.copies import copy_model, with_plain_weights_
 from ghostnet.nn.eager import eager_module
 
-_TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
+_TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.2}
 IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
 
 
@@ -111,8 +111,9 @@ def export(
         input_size: shape of one input without the batch.
         passes: names of the rewrites for `optimize`; None takes the target's own set.
         optimized: apply rewrites at all.
-        precision: of weights and arithmetic in the file: "fp32", or "fp16" for "coreml" and for "c" (weights alone).
-        tolerance: largest allowed relative error, > 0; None takes 1e-4, and for fp16 2e-2.
+        precision: of weights and arithmetic in the file: "fp32", "fp16" for "coreml" and for "c" (weights alone), or
+            "int8" for "c", which needs no calibration; `quantize` writes int8 for the others.
+        tolerance: largest allowed relative error, > 0; None takes 1e-4, for fp16 2e-2, for int8 0.2.
         force: overwrite existing files.
         metadata: texts to keep, such as the origin of the weights; other values are kept as text.
         preprocessing: how images are prepared (`mean`, `std`, `image_size`, …); None takes what the network's own
@@ -142,7 +143,7 @@ def export(
         passes = narrow_passes(model, target, passes, precision=precision, optimized=optimized)
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
-    eager = with_plain_weights_(copy_model(eager_module(model, "export")).eval().cpu().float())
+    eager = eager_copy(model)
     output = _run(eager, sizes, batch=2)
     facts = _image_facts(model, preprocessing, classes, tuple(output.shape))
     texts = {str(name): str(value) for name, value in (metadata or {}).items()}
@@ -171,6 +172,11 @@ def export(
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
     found = parity["relative_error"], sizes, operators, names, parity["batches"], parity["by"]
     return ExportReport(os.fspath(path), target, size, *found)
+
+
+def eager_copy(model: nn.Module) -> nn.Module:
+    """Return a copy that can be written: for inference, in float32 on the CPU, every weight a plain one."""
+    return with_plain_weights_(copy_model(eager_module(model, "export")).eval().cpu().float())
 
 
 def narrow_passes(

@@ -54,8 +54,8 @@ class WholeTimes:
 
 def versions_of(target: str, precision: str) -> dict[str, str]:
     """Return the versions of what exports and runs."""
-    packages = [target_named(target).package, *([require_quantiser(target)] if precision == "int8" else [])]
-    return {package: importlib.metadata.version(package) for package in packages}
+    packages = [target_named(target).package, require_quantiser(target) if precision == "int8" else None]
+    return {package: importlib.metadata.version(package) for package in packages if package is not None}
 
 
 def check_setting(target: str, precision: str, budget: float, seconds: float, threads: int) -> None:

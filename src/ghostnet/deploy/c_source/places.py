@@ -27,6 +27,14 @@ class Place:
     step: int
 
 
+@dataclasses.dataclass(frozen=True)
+class At:
+    """The first float of a map, which is known once memory is laid out."""
+
+    name: str
+    channel: int = 0
+
+
 def lay_out(network: Network) -> dict[str, Place]:
     """Return where each map lies, and leave in the network only layers that move values.
 

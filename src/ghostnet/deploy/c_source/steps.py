@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
+from ghostnet.deploy.c_source.byte_steps import byte_linear, byte_product, is_worth_bytes
 from ghostnet.deploy.c_source.layers import (
     LANES,
     Activation,
@@ -21,7 +23,7 @@ from ghostnet.deploy.c_source.layers import (
     Sampling,
     Size,
 )
-from ghostnet.deploy.c_source.places import Place
+from ghostnet.deploy.c_source.places import At, Place
 from ghostnet.deploy.c_source.weights import Weights, filled, panel_widths, panels_of
 from ghostnet.deploy.c_source.winograd import (
     APART,
@@ -37,14 +39,6 @@ from ghostnet.deploy.c_source.winograd import (
 _DEPTH = 256
 _PANEL = 2  # vectors of a panel in `linear`
 _DEPTHWISE = {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)}  # kernel size and stride with a function of their own
-
-
-@dataclasses.dataclass(frozen=True)
-class At:
-    """The first float of a map, which is known once memory is laid out."""
-
-    name: str
-    channel: int = 0
 
 
 @dataclasses.dataclass
@@ -72,54 +66,67 @@ class Lowering:
     Args:
         network: after `places.lay_out`; maps that steps need besides its own are added to its sizes.
         places: of its maps; those of the further maps are added.
-        half: whether the weights of products are in float16.
+        precision: "fp16" keeps the weights of products in float16; "int8" computes convolutions in bytes where that
+            is predicted to be quicker.
+        keep: names of results whose convolutions stay in float all the same.
     """
 
-    def __init__(self, network: Network, places: dict[str, Place], *, half: bool = False) -> None:
-        self._network, self._places = network, places
-        self.weights = Weights(half=half)
+    def __init__(
+        self,
+        network: Network,
+        places: dict[str, Place],
+        *,
+        precision: str = "fp32",
+        keep: Collection[str] = (),
+    ) -> None:
+        self.network, self._places = network, places
+        self.weights = Weights(half=precision == "fp16")
         self.steps: list[Step] = []
+        self.bytes: list[
+            str
+        ] = []  # results of convolutions that can be computed in bytes, kept in float or not
+        self._in_bytes, self._keep = precision == "int8", keep
 
     def run(self) -> None:
         """Fill `steps` and `weights`."""
         self._images()
-        for layer in self._network.layers:
+        for layer in self.network.layers:
             _LOWER[type(layer)](self, layer)
-        scores = self._network.scores
+        scores = self.network.scores
         channels, pixels = self._shape(scores)
-        fields = {"channels": channels, "pixels": pixels, "in_pixel": self._step(scores), "to_outputs": 1}
-        self._add("planes", {**fields, "in": At(scores), "out": 0}, channels, scores)
+        fields = {"channels": channels, "pixels": pixels, "in_pixel": self.step_of(scores), "to_outputs": 1}
+        self.add("planes", {**fields, "in": At(scores), "out": 0}, channels, scores)
 
     # -- what the kernels are told --
 
-    def _add(self, kind: str, fields: dict[str, Any], count: int, *maps: str, kernel: str = "") -> None:
+    def add(self, kind: str, fields: dict[str, Any], count: int, *maps: str, kernel: str = "") -> None:
         self.steps.append(Step(kernel or kind, kind, fields, count, list(maps)))
 
-    def _step(self, name: str) -> int:
+    def step_of(self, name: str) -> int:
         return self._places[name].step
 
     def _shape(self, name: str) -> tuple[int, int]:
-        channels, height, width = self._network.sizes[name]
+        channels, height, width = self.network.sizes[name]
         return channels, height * width
 
-    def _new_map(self, name: str, size: Size) -> str:
-        self._network.sizes[name] = size
+    def new_map(self, name: str, size: Size) -> str:
+        self.network.sizes[name] = size
         self._places[name] = Place(name, 0, size[0])
         return name
 
     def _images(self) -> None:
         """Lay the images out as maps, inside the border that the one layer which reads them wants."""
-        name = self._network.images
-        channels, height, width = self._network.sizes[name]
+        name = self.network.images
+        channels, height, width = self.network.sizes[name]
         top, left, bottom, right = self._border_of_images()
         larger = channels, height + top + bottom, width + left + right
-        self._new_map(name, larger)
+        self.new_map(name, larger)
         fields = {"channels": channels, "height": height, "width": width, "top": top, "left": left}
-        self._add("images", {**fields, "out_width": larger[2], "out": At(name)}, larger[1], name)
+        self.add("images", {**fields, "out_width": larger[2], "out": At(name)}, larger[1], name)
 
     def _border_of_images(self) -> tuple[int, int, int, int]:
-        images = self._network.images
-        readers = self._network.readers().get(images, [])
+        images = self.network.images
+        readers = self.network.readers().get(images, [])
         only = readers[0] if len(readers) == 1 else None
         if any(place.buffer == images for name, place in self._places.items() if name != images):
             only = None  # some of their channels are a map of its own, which other layers read
@@ -136,37 +143,49 @@ class Lowering:
         elif inputs == 1 and layer.groups > 1:
             self._depthwise(layer)
         elif tap is not None and layer.groups == 1 and layer.add is None:
-            self._linear(layer, layer.weight[:, :, tap[0], tap[1]])
-        elif is_worth(layer, self._network.sizes):
+            weight = layer.weight[:, :, tap[0], tap[1]]
+            if self._is_in_bytes(layer):
+                byte_linear(self, layer, weight)
+            else:
+                self._linear(layer, weight)
+        elif self._is_in_bytes(layer):
+            byte_product(self, layer)
+        elif is_worth(layer, self.network.sizes):
             self._winograd(layer)
         else:
             self._product(layer, outputs // layer.groups, inputs)
 
+    def _is_in_bytes(self, layer: Convolution) -> bool:
+        if not self._in_bytes or not is_worth_bytes(layer, self.network.sizes):
+            return False
+        self.bytes.append(layer.result)
+        return layer.result not in self._keep
+
     def _winograd(self, layer: Convolution) -> None:
         outputs, inputs, *_ = layer.weight.shape
-        _, height, width = self._network.sizes[layer.source]
-        _, out_height, out_width = self._network.sizes[layer.result]
-        down, across = grid(self._network.sizes[layer.result])
+        _, height, width = self.network.sizes[layer.source]
+        _, out_height, out_width = self.network.sizes[layer.result]
+        down, across = grid(self.network.sizes[layer.result])
         ends = ends_of_parts(down * across, inputs)
         most = max(np.diff(ends).tolist())
         widths = panel_widths(outputs)
         shares = min(len(widths), SHARES)
         own = POINTS * (max(widths) * LANES * (inputs + most) + 2 * APART)
         tiled_floats = POINTS * (-(-inputs // LANES) * LANES * most + APART)
-        tiled = self._new_map(f"{layer.result}.tiled", (tiled_floats, 1, 1))
-        owned = self._new_map(f"{layer.result}.owned", (shares * own, 1, 1))
+        tiled = self.new_map(f"{layer.result}.tiled", (tiled_floats, 1, 1))
+        owned = self.new_map(f"{layer.result}.owned", (shares * own, 1, 1))
         fields = {
             "inputs": inputs,
             "outputs": outputs,
             "height": height,
             "width": width,
-            "in_pixel": self._step(layer.source),
+            "in_pixel": self.step_of(layer.source),
             "top": layer.padding[0],
             "left": layer.padding[1],
             "out_height": out_height,
             "out_width": out_width,
-            "out_pixel": self._step(layer.result),
-            "add_pixel": self._step(layer.add) if layer.add else 0,
+            "out_pixel": self.step_of(layer.result),
+            "add_pixel": self.step_of(layer.add) if layer.add else 0,
             "across": across,
             "shares": shares,
             "own": own,
@@ -182,12 +201,12 @@ class Lowering:
         maps = [layer.source, layer.result, *([layer.add] if layer.add else [])]
         for begin, end in itertools.pairwise(ends):
             part = {**fields, "first": begin, "tiles": end - begin}
-            self._add("winograd", part, end - begin, layer.source, tiled, kernel="winograd_tiles")
-            self._add("winograd", part, shares, *maps, tiled, owned, kernel="winograd_product")
+            self.add("winograd", part, end - begin, layer.source, tiled, kernel="winograd_tiles")
+            self.add("winograd", part, shares, *maps, tiled, owned, kernel="winograd_product")
 
     def _only_tap(self, layer: Convolution) -> tuple[int, int] | None:
         """Return the tap that meets the one pixel of a map, where the result has one pixel, too."""
-        sizes = self._network.sizes
+        sizes = self.network.sizes
         ky, kx = layer.padding[0] // layer.dilation[0], layer.padding[1] // layer.dilation[1]
         met = (ky * layer.dilation[0], kx * layer.dilation[1]) == layer.padding[:2]
         inside = ky < layer.weight.shape[2] and kx < layer.weight.shape[3]
@@ -206,12 +225,12 @@ class Lowering:
             "bias": self.weights.put(filled(layer.bias, width)),
             "activation": layer.activation,
         }
-        self._add("linear", fields, len(panels), layer.source, layer.result)
+        self.add("linear", fields, len(panels), layer.source, layer.result)
 
     def _product(self, layer: Convolution, outputs: int, inputs: int) -> None:
         source = self._bordered(layer)
-        _, _, width = self._network.sizes[source]
-        step = self._step(source)
+        _, _, width = self.network.sizes[source]
+        step = self.step_of(source)
         _, kernel_height, kernel_width = layer.weight.shape[1:]
         down = layer.dilation[0] * width * step
         across = layer.dilation[1] * step
@@ -221,7 +240,7 @@ class Lowering:
         else:
             segment = (np.arange(kernel_height)[:, None] * down + np.arange(kernel_width) * across).ravel()
             length = inputs
-        _, out_height, out_width = self._network.sizes[layer.result]
+        _, out_height, out_width = self.network.sizes[layer.result]
         maps = [source, layer.result, *([layer.add] if layer.add else [])]
         for group in range(layer.groups):
             rows = slice(group * outputs, (group + 1) * outputs)
@@ -237,7 +256,7 @@ class Lowering:
                     "length": end - begin,
                     "in_row": layer.stride[0] * width * step,
                     "in_pixel": layer.stride[1] * step,
-                    "out_pixel": self._step(layer.result),
+                    "out_pixel": self.step_of(layer.result),
                     "add_pixel": 0,
                     "in": At(source, group * inputs + begin),
                     "out": At(layer.result, group * outputs),
@@ -253,8 +272,8 @@ class Lowering:
                 }
                 add = layer.add if first else layer.result
                 if add is not None:
-                    fields |= {"add_pixel": self._step(add), "add": At(add, group * outputs)}
-                self._add("product", fields, out_height * out_width, *maps)
+                    fields |= {"add_pixel": self.step_of(add), "add": At(add, group * outputs)}
+                self.add("product", fields, out_height * out_width, *maps)
 
     def _bordered(self, layer: Convolution) -> str:
         """Return the map that a convolution reads, with its padding around it."""
@@ -265,11 +284,11 @@ class Lowering:
         return name
 
     def border(self, layer: Border) -> None:
-        channels, height, width = self._network.sizes[layer.source]
+        channels, height, width = self.network.sizes[layer.source]
         top, left, bottom, right = layer.padding
         larger = channels, height + top + bottom, width + left + right
         if layer.result not in self._places:
-            self._new_map(layer.result, larger)
+            self.new_map(layer.result, larger)
         fields = {
             "channels": channels,
             "height": height,
@@ -277,18 +296,18 @@ class Lowering:
             "top": top,
             "left": left,
             "out_width": larger[2],
-            "in_pixel": self._step(layer.source),
+            "in_pixel": self.step_of(layer.source),
             "value": layer.value,
             "in": At(layer.source),
             "out": At(layer.result),
         }
-        self._add("border", fields, larger[1], layer.source, layer.result)
+        self.add("border", fields, larger[1], layer.source, layer.result)
 
     def _depthwise(self, layer: Convolution) -> None:
         outputs, _, kernel_height, kernel_width = layer.weight.shape
         source, each = layer.source, outputs // layer.groups
-        _, height, width = self._network.sizes[source]
-        _, out_height, out_width = self._network.sizes[layer.result]
+        _, height, width = self.network.sizes[source]
+        _, out_height, out_width = self.network.sizes[layer.result]
         taps = filled(layer.weight.reshape(outputs, -1), LANES)
         top, left = layer.padding[:2]
         fields = {
@@ -305,8 +324,8 @@ class Lowering:
             "out_width": out_width,
             "channels": outputs,
             "each": each,
-            "in_pixel": self._step(source),
-            "out_pixel": self._step(layer.result),
+            "in_pixel": self.step_of(source),
+            "out_pixel": self.step_of(layer.result),
             "in": At(source),
             "out": At(layer.result),
             "weights": self.weights.put(taps.reshape(-1, LANES, taps.shape[1]).transpose(0, 2, 1)),
@@ -319,7 +338,7 @@ class Lowering:
         own = plain and (kernel_height, layer.stride[0]) in _DEPTHWISE
         size = f"{kernel_height}_{layer.stride[0]}"
         kernel = "depthwise" if not own else f"spread_{size}" if each > 1 else f"depthwise_{size}"
-        self._add("depthwise", fields, out_height, source, layer.result, kernel=kernel)
+        self.add("depthwise", fields, out_height, source, layer.result, kernel=kernel)
 
     def _scale(self, layer: Convolution) -> None:
         channels, pixels = self._shape(layer.result)
@@ -327,8 +346,8 @@ class Lowering:
         fields = {
             "kind": "SCALE_AND_SHIFT",
             "channels": channels,
-            "a_pixel": self._step(layer.source),
-            "out_pixel": self._step(layer.result),
+            "a_pixel": self.step_of(layer.source),
+            "out_pixel": self.step_of(layer.result),
             "b_is_weight": 1,
             "shift": len(scales),
             "a": At(layer.source),
@@ -336,11 +355,11 @@ class Lowering:
             "out": At(layer.result),
             "activation": layer.activation,
         }
-        self._add("elementwise", fields, pixels, layer.source, layer.result)
+        self.add("elementwise", fields, pixels, layer.source, layer.result)
 
     def pool(self, layer: Pool) -> None:
-        channels, height, width = self._network.sizes[layer.source]
-        _, out_height, out_width = self._network.sizes[layer.result]
+        channels, height, width = self.network.sizes[layer.source]
+        _, out_height, out_width = self.network.sizes[layer.result]
         top, left, bottom, right = layer.padding
         fields = {
             "is_max": int(layer.is_max),
@@ -357,21 +376,21 @@ class Lowering:
             "width": width,
             "out_width": out_width,
             "channels": channels,
-            "in_pixel": self._step(layer.source),
-            "out_pixel": self._step(layer.result),
+            "in_pixel": self.step_of(layer.source),
+            "out_pixel": self.step_of(layer.result),
             "in": At(layer.source),
             "out": At(layer.result),
         }
-        self._add("pool", fields, out_height, layer.source, layer.result)
+        self.add("pool", fields, out_height, layer.source, layer.result)
 
     def elementwise(self, layer: Elementwise) -> None:
         channels, pixels = self._shape(layer.result)
         fields: dict[str, Any] = {
             "kind": layer.kind,
             "channels": channels,
-            "a_pixel": self._step(layer.source),
+            "a_pixel": self.step_of(layer.source),
             "b_pixel": 0,
-            "out_pixel": self._step(layer.result),
+            "out_pixel": self.step_of(layer.result),
             "b_spread": 0,
             "b_is_weight": 0,
             "a": At(layer.source),
@@ -383,7 +402,7 @@ class Lowering:
         if isinstance(layer.second, str):
             other_channels, other_pixels = self._shape(layer.second)
             fields["b"] = At(layer.second)
-            fields["b_pixel"] = self._step(layer.second) if other_pixels == pixels else 0
+            fields["b_pixel"] = self.step_of(layer.second) if other_pixels == pixels else 0
             fields["b_spread"] = int(other_channels == 1 and channels > 1)
             maps.append(layer.second)
         elif layer.second is not None:
@@ -392,44 +411,44 @@ class Lowering:
             fields["b_is_weight"] = 1
         if layer.index is not None:
             fields["index"] = np.pad(layer.index, (0, -channels % LANES))
-        self._add("elementwise", fields, pixels, *maps)
+        self.add("elementwise", fields, pixels, *maps)
 
     def channels(self, layer: Channels) -> None:
         channels, pixels = self._shape(layer.result)
         fields = {
             "channels": channels,
-            "in_pixel": self._step(layer.source),
-            "out_pixel": self._step(layer.result),
+            "in_pixel": self.step_of(layer.source),
+            "out_pixel": self.step_of(layer.result),
             "in": At(layer.source),
             "out": At(layer.result),
             "index": layer.index,
         }
-        self._add("gather", fields, pixels, layer.source, layer.result)
+        self.add("gather", fields, pixels, layer.source, layer.result)
 
     def sampling(self, layer: Sampling) -> None:
         fields = {
-            "channels": self._network.sizes[layer.source][0],
-            "width": self._network.sizes[layer.source][2],
+            "channels": self.network.sizes[layer.source][0],
+            "width": self.network.sizes[layer.source][2],
             "out_width": len(layer.columns),
-            "in_pixel": self._step(layer.source),
-            "out_pixel": self._step(layer.result),
+            "in_pixel": self.step_of(layer.source),
+            "out_pixel": self.step_of(layer.result),
             "in": At(layer.source),
             "out": At(layer.result),
             "rows": layer.rows,
             "columns": layer.columns,
         }
-        self._add("sampling", fields, len(layer.rows), layer.source, layer.result)
+        self.add("sampling", fields, len(layer.rows), layer.source, layer.result)
 
     def planes(self, layer: Planes) -> None:
         channels, pixels = self._shape(layer.source)
         fields = {
             "channels": channels,
             "pixels": pixels,
-            "in_pixel": self._step(layer.source),
+            "in_pixel": self.step_of(layer.source),
             "to_outputs": 0,
         }
         places = {"in": At(layer.source), "out": At(layer.result)}
-        self._add("planes", {**fields, **places}, channels, layer.source, layer.result)
+        self.add("planes", {**fields, **places}, channels, layer.source, layer.result)
 
 
 _LOWER: dict[type, Any] = {

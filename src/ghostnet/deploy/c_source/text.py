@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from ghostnet.deploy.c_source.fusion import fuse_
 from ghostnet.deploy.c_source.layers import Activation, Network, Size
-from ghostnet.deploy.c_source.places import arena, lay_out
-from ghostnet.deploy.c_source.steps import At, Lowering, Step
+from ghostnet.deploy.c_source.places import At, arena, lay_out
+from ghostnet.deploy.c_source.steps import Lowering, Step
 
 _KERNELS = Path(__file__).parent / "kernels"  # a file for each kind of step, and what they share
 _SHARED = ("base", "values", "moving")
@@ -28,20 +28,26 @@ class Program:
         text: the source.
         weights: float32 `(floats,)`, which the function `network_run` is handed; of half precision, two in a float.
         kernels: how often each kernel is called.
+        bytes: results of the convolutions that can be computed in bytes, where the program is in int8.
     """
 
     text: str
     weights: np.ndarray
     kernels: dict[str, int]
+    bytes: list[str]
 
 
-def program_of(network: Network, metadata: Mapping[str, str], *, half: bool = False) -> Program:
+def program_of(
+    network: Network, metadata: Mapping[str, str], *, precision: str = "fp32", keep: Collection[str] = ()
+) -> Program:
     """Return a network as a program; the network is changed on the way.
 
     Args:
         network: what is to be computed.
         metadata: texts that the program keeps in `network_about`, beside the sizes of input and output.
-        half: whether the weights of products are kept in float16; what is computed is float32.
+        precision: "fp16" keeps the weights of products in float16, and what is computed is float32; "int8" computes
+            the convolutions of much work in bytes.
+        keep: names out of `Program.bytes`, whose convolutions stay in float.
 
     Raises:
         InputError: a weight is too large for float16.
@@ -50,7 +56,7 @@ def program_of(network: Network, metadata: Mapping[str, str], *, half: bool = Fa
     size, outputs = network.sizes[network.images], network.sizes[network.scores]
     fuse_(network)
     places = lay_out(network)
-    lowering = Lowering(network, places, half=half)
+    lowering = Lowering(network, places, precision=precision, keep=keep)
     lowering.run()
     begins, floats = arena([step.maps for step in lowering.steps], places, network.sizes)
 
@@ -68,19 +74,22 @@ def program_of(network: Network, metadata: Mapping[str, str], *, half: bool = Fa
     text = "\n".join(
         [
             _head(size, outputs, floats, lowering.weights.floats),
-            f"#define HALF_WEIGHTS {int(half)}\n",
+            f"#define HALF_WEIGHTS {int(precision == 'fp16')}\n",
             _kernels({step.kind for step in lowering.steps}),
             "\n".join(tables),
             f"static const struct call calls[] = {{\n{calls}\n}};\n",
             _foot(size, outputs, floats, lowering.weights.floats, json.dumps(about)),
         ]
     )
-    return Program(text, lowering.weights.array(), dict(sorted(counts.items())))
+    return Program(text, lowering.weights.array(), dict(sorted(counts.items())), lowering.bytes)
 
 
 def _kernels(kinds: set[str]) -> str:
     """Return the kernels for steps of these kinds; those that all share are always there."""
-    kinds = kinds | {"product"} if "winograd" in kinds else kinds
+    if any(kind.startswith("byte") for kind in kinds):
+        kinds = kinds | {"product", "products_of_bytes"}
+    elif "winograd" in kinds:
+        kinds = kinds | {"product"}
     own = sorted(kind for kind in kinds if (_KERNELS / f"{kind}.c").is_file())
     return "\n".join((_KERNELS / f"{name}.c").read_text(encoding="utf-8") for name in (*_SHARED, *own))
 

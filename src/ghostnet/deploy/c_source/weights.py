@@ -38,6 +38,11 @@ class Weights:
             raise InputError("a weight is too large for fp16; export in fp32")
         return self._keep(halves.view(np.float32))
 
+    def put_bytes(self, values: np.ndarray) -> int:
+        """Do the same with bytes, four in the place of a float."""
+        flat = values.astype(np.int8).ravel()
+        return self._keep(np.pad(flat, (0, -flat.size % (4 * _LINE))).view(np.float32))
+
     def _keep(self, flat: np.ndarray) -> int:
         begin = self.floats
         self._parts.append(flat)
@@ -50,8 +55,13 @@ class Weights:
 
 
 def panels_of(matrix: np.ndarray) -> np.ndarray:
-    """Return `(inputs, outputs)` as `product` reads it: panels of one to three vectors of outputs, each by inputs."""
-    whole = filled(matrix.T, LANES).T
+    """Return a matrix as `product` reads it: panels of one to three vectors of outputs, each by inputs.
+
+    Args:
+        matrix: `(inputs, outputs)`, or `(quads, outputs, 4)` where four bytes stand for an input.
+    """
+    behind = [(0, 0), (0, -matrix.shape[1] % LANES), *[(0, 0)] * (matrix.ndim - 2)]
+    whole = np.pad(matrix, behind)
     ends = np.cumsum([0, *panel_widths(whole.shape[1])]) * LANES
     return np.concatenate([whole[:, begin:end].ravel() for begin, end in itertools.pairwise(ends)])
 

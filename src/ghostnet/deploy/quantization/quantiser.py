@@ -30,18 +30,18 @@ class Quantiser(Protocol):
         ...
 
 
-# target: (module of this package, class, import name, pip package)
+# target: (module of this package, class, import name, pip package); of C, whose quantiser is a part of its export, none
 _QUANTISERS = {
     "onnx": ("onnx", "OnnxQuantiser", "onnxruntime.quantization", "onnxruntime onnx"),
     "openvino": ("openvino", "OpenVINOQuantiser", "nncf", "nncf"),
     "litert": ("litert", "LiteRTQuantiser", "ai_edge_quantizer", "ai-edge-quantizer"),
 }
-INT8_TARGETS = tuple(_QUANTISERS)
+INT8_TARGETS = (*_QUANTISERS, "c")
 TRAINED_TARGETS = ("onnx", "openvino")  # their converters take the rounding of PyTorch's graph as it is
 
 
-def require_quantiser(target: str) -> str:
-    """Return the pip package that quantises for a target.
+def require_quantiser(target: str) -> str | None:
+    """Return the pip package that quantises for a target; None where it is this one.
 
     Raises:
         InputError: the target has no int8 here, or what it needs is not installed (with the pip command).
@@ -49,12 +49,14 @@ def require_quantiser(target: str) -> str:
     from ghostnet.deploy.targets import TARGETS
     from ghostnet.deploy.targets.target import _is_installed
 
-    if target in TARGETS and target not in _QUANTISERS:
+    if target in TARGETS and target not in INT8_TARGETS:
         raise InputError(
             f"{TARGETS[target].runtime} has no int8 here; the targets with int8 are {', '.join(INT8_TARGETS)}"
         )
-    if target not in _QUANTISERS:
+    if target not in INT8_TARGETS:
         raise unknown_name("int8 target", target, INT8_TARGETS)
+    if target not in _QUANTISERS:
+        return None
     _, _, module, package = _QUANTISERS[target]
     if not _is_installed(module):
         raise InputError(
@@ -68,16 +70,13 @@ def checked_weight_bits(target: str, weight_bits: int | None) -> int:
     """Return how many bits weights get: 7 or 8, by this processor where nothing is said.
 
     Raises:
-        InputError: another number, or 7 for LiteRT, whose kernels have no overflow.
+        InputError: another number, or 7 for LiteRT or C, whose kernels have no overflow.
     """
+    only = target in ("litert", "c")
     if weight_bits is None:
-        return 8 if target == "litert" else usual_weight_bits()
-    if (
-        isinstance(weight_bits, bool)
-        or weight_bits not in (7, 8)
-        or (target == "litert" and weight_bits == 7)
-    ):
-        allowed = "8 for litert" if target == "litert" else "7 or 8; fewer need fine-tuning"
+        return 8 if only else usual_weight_bits()
+    if isinstance(weight_bits, bool) or weight_bits not in (7, 8) or (only and weight_bits == 7):
+        allowed = f"8 for {target}" if only else "7 or 8; fewer need fine-tuning"
         raise InputError(f"weight_bits (={weight_bits!r}) must be {allowed}")
     return weight_bits
 

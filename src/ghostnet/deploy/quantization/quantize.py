@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from ghostnet.deploy.export import ExportReport, _writable, export, narrow_passes
+from ghostnet.deploy.export import ExportReport, _writable, eager_copy, export, narrow_passes
 from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifest
+from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
 from ghostnet.deploy.quantization.fake import FakeQuantized
 from ghostnet.deploy.quantization.quantiser import (
     TRAINED_TARGETS,
+    Quantiser,
     checked_weight_bits,
     quantiser_for,
     require_quantiser,
 )
 from ghostnet.deploy.quantization.search import Chosen, Limits, Score, choose, scored, to_dict, told
 from ghostnet.deploy.session import open_files
-from ghostnet.deploy.targets import Target, require_to_write, target_named
+from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, first_line
 
@@ -106,7 +109,8 @@ def quantize(
     """Export `model` in int8: float export, ranges from calibration images, 8-bit weights and activations.
 
     Weights are quantised per output channel, activations per tensor. All layers are quantised first; while the
-    limits do not hold, the layers that change the output most stay in float.
+    limits do not hold, the layers that change the output most stay in float. In "c" the calibration images only judge:
+    a pixel's range, or a map's, is found while the network runs.
 
     What `fake_quantized` made, trained since then, is written with its own weights and ranges, all layers in int8;
     the limits are on what it differs from the float network that it was made from.
@@ -115,7 +119,7 @@ def quantize(
 
     Args:
         model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched.
-        target: "onnx", "openvino" or "litert" (not for what `fake_quantized` made).
+        target: "onnx", "openvino", or "litert" or "c" (not for what `fake_quantized` made).
         path: as for `export`.
         calibration: float32 images `(N, C, H, W)` normalised as the network expects, N >= 16 (200 to 500 are
             usual), or an iterable of batches of them.
@@ -174,9 +178,12 @@ def quantize(
             classes=classes,
         )
         out = folder / files[0].name
-        found = _quantised(
-            chosen_target, plain, out, (images, known), limits or Limits(), tell, trained or bits
+        quantiser: FakeQuantized | Callable[[], Quantiser] = trained or partial(
+            _quantiser, model, plain, images, bits, report=report, rewrites=(passes, optimized)
         )
+        found = _quantised(chosen_target, plain, out, (images, known), limits or Limits(), tell, quantiser)
+        if bits != 8:
+            found = dataclasses.replace(found, weight_bits=bits)
         _write_manifest(plain, out, files_of(chosen_target, out), found, (len(images), package))
         size = sum(file.stat().st_size for file in files_of(chosen_target, out))
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
@@ -190,9 +197,9 @@ def _quantised(
     data: tuple[np.ndarray, np.ndarray | None],
     limits: Limits,
     tell: Callable[[str], None],
-    how: FakeQuantized | int,
+    how: FakeQuantized | Callable[[], Quantiser],
 ) -> Chosen:
-    """Write what was trained, or quantise with weights of so many bits."""
+    """Write what was trained, or quantise."""
     images, labels = data
 
     def run(path: Path, some: np.ndarray) -> np.ndarray:
@@ -214,9 +221,7 @@ def _quantised(
             _write_trained(target, how, plain, out, images[:2])
             return _judged(scored(expected, run(out, images), labels), limits, how)
         tell(f"quantising with {len(images)} calibration images")
-        quantiser = quantiser_for(target.name, plain, images, how)
-        chosen = choose(quantiser, run, out, images, expected, labels=labels, limits=limits, announce=tell)
-        return chosen if how == 8 else dataclasses.replace(chosen, weight_bits=how)
+        return choose(how(), run, out, images, expected, labels=labels, limits=limits, announce=tell)
     except (InputError, OSError):
         raise
     except Exception as error:  # the quantisers' own classes share no public base class
@@ -224,6 +229,28 @@ def _quantised(
         raise InputError(
             f"the network cannot be quantised for {target.runtime}: {reason}; stay in float or try another target"
         ) from error
+
+
+def _quantiser(
+    model: nn.Module,
+    plain: Path,
+    images: np.ndarray,
+    bits: int,
+    *,
+    report: ExportReport,
+    rewrites: tuple[Sequence[str] | None, bool],
+) -> Quantiser:
+    """Return what quantises the float files, or for C, whose files are programs, the network that they compute."""
+    if report.target != "c":
+        return quantiser_for(report.target, plain, images, bits)
+    from ghostnet.deploy.quantization.c import CQuantiser
+
+    passes, optimized = rewrites
+    network = eager_copy(model)
+    if optimized:
+        network = optimize(network, target="c", passes=passes, input_size=report.input_size)
+    texts = open_files(TARGETS["c"], plain, threads=1, precision="fp32").metadata
+    return CQuantiser(network, torch.from_numpy(images[:1]), texts)
 
 
 def _write_trained(

@@ -24,13 +24,14 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (Onnx(), OpenVINO(), LiteRT(), Ncnn(), Mnn(), CSource(), CoreML(), ExecuTorch())
 }
-HALF: dict[str, Target] = {
-    "c": CSource(half=True),
-    "coreml": CoreML(half=True),
-}  # whose files may be in float16
+# whose files may be in less than float32 without calibration, by precision
+NARROW: dict[str, dict[str, Target]] = {
+    "fp16": {"c": CSource(weights="fp16"), "coreml": CoreML(half=True)},
+    "int8": {"c": CSource(weights="int8")},
+}
 
 __all__ = [
-    "HALF",
+    "NARROW",
     "TARGETS",
     "Runner",
     "Target",
@@ -51,13 +52,15 @@ def target_named(name: str, precision: str = "fp32") -> Target:
         raise unknown_name("export target", name, TARGETS)
     if precision == "fp32":
         return TARGETS[name]
-    if precision != "fp16":
-        raise unknown_name("precision of float files", precision, ("fp32", "fp16"))
-    if name not in HALF:
-        raise InputError(
-            f"{TARGETS[name].runtime} has no fp16 here; the targets with fp16 are {', '.join(HALF)}"
-        )
-    return HALF[name]
+    if precision not in NARROW:
+        raise unknown_name("precision", precision, ("fp32", *NARROW))
+    if name in NARROW[precision]:
+        return NARROW[precision][name]
+    without = " without calibration images (`deploy.quantize` takes them)" if precision == "int8" else ""
+    raise InputError(
+        f"{TARGETS[name].runtime} has no {precision} here{without}; "
+        f"the targets with {precision} are {', '.join(NARROW[precision])}"
+    )
 
 
 def target_of_file(path: Path) -> Target:

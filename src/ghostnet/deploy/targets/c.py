@@ -10,7 +10,7 @@ import json
 import mmap
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ghostnet.deploy.c_source.text import Program
+
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _LARGE = 1 << 21  # bytes of a large page: weights are read from end to end, and small pages cost look-ups
 
@@ -30,8 +32,8 @@ class CSource:
     """The target "c".
 
     Args:
-        half: weights of products in float16: half the file, and half of what memory is asked for. All arithmetic stays
-            in float32.
+        weights: "fp16" keeps the weights of products in float16: half the file, and half of what memory is asked for,
+            while all arithmetic stays in float32. "int8" computes convolutions of much work in bytes.
     """
 
     name = "c"
@@ -49,8 +51,8 @@ class CSource:
     system: str | None = None
     threads_in_use: int | None = None
 
-    def __init__(self, *, half: bool = False) -> None:
-        self._half = half
+    def __init__(self, *, weights: str = "fp32") -> None:
+        self._precision = weights
 
     def write(
         self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
@@ -61,23 +63,7 @@ class CSource:
             ValueError: a layer has no kernel.
             InputError: a layer was rewritten by the pass "winograd", or has a weight too large for float16.
         """
-        from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError
-        from ghostnet.deploy.c_source.onnx_layers import network_of
-        from ghostnet.deploy.c_source.text import program_of
-        from ghostnet.deploy.passes.winograd import WinogradConv2d
-        from ghostnet.deploy.targets.onnx import exported, in_pytorch
-
-        if any(isinstance(module, WinogradConv2d) for module in model.modules()):
-            raise InputError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
-        with tempfile.TemporaryDirectory() as folder:
-            proto = exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
-        try:
-            program = program_of(network_of(proto), metadata, half=self._half)
-        except NoSuchLayerError as error:
-            raise ValueError(f"C has no operator {in_pytorch(error.node)}: {error}") from error
-        path.write_text(program.text, encoding="utf-8")
-        program.weights.astype("<f4").tofile(path.with_suffix(".bin"))
-        return program.kernels
+        return write_program(program_of_graph(graph_of(model, example), metadata, self._precision), path)
 
     def open(self, path: Path, *, threads: int, precision: str) -> CRunner:  # noqa: ARG002  (fp32 only)
         """Compile a program, unless that was done, and load it.
@@ -90,6 +76,48 @@ class CSource:
         if "network_run" not in path.read_text(encoding="utf-8", errors="replace"):
             raise ValueError("it has no function network_run")
         return CRunner(built(path, threads=threads > 1), path.with_suffix(".bin"), threads)
+
+
+def graph_of(model: nn.Module, example: torch.Tensor) -> Any:
+    """Return a network as an ONNX graph for one image.
+
+    Raises:
+        InputError: a layer was rewritten by the pass "winograd".
+    """
+    from ghostnet.deploy.passes.winograd import WinogradConv2d
+    from ghostnet.deploy.targets.onnx import exported
+
+    if any(isinstance(module, WinogradConv2d) for module in model.modules()):
+        raise InputError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
+    with tempfile.TemporaryDirectory() as folder:
+        return exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
+
+
+def program_of_graph(
+    graph: Any, metadata: Mapping[str, str], precision: str, keep: Collection[str] = ()
+) -> Program:
+    """Return what `graph_of` made as a program; the arguments are those of `text.program_of`.
+
+    Raises:
+        ValueError: a layer has no kernel.
+        InputError: a weight is too large for float16.
+    """
+    from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError
+    from ghostnet.deploy.c_source.onnx_layers import network_of
+    from ghostnet.deploy.c_source.text import program_of
+    from ghostnet.deploy.targets.onnx import in_pytorch
+
+    try:
+        return program_of(network_of(graph), metadata, precision=precision, keep=keep)
+    except NoSuchLayerError as error:
+        raise ValueError(f"C has no operator {in_pytorch(error.node)}: {error}") from error
+
+
+def write_program(program: Program, path: Path) -> dict[str, int]:
+    """Write a program and its weights beside it, and return how often it calls each kernel."""
+    path.write_text(program.text, encoding="utf-8")
+    program.weights.astype("<f4").tofile(path.with_suffix(".bin"))
+    return program.kernels
 
 
 class CRunner:

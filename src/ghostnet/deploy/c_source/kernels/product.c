@@ -8,6 +8,24 @@ struct product {
     struct activation activation;
 };
 
+/* What is done to the sums of a tile before they are a map: something is added, they are activated. */
+INLINE void finish_tile(const int pixels, const int vectors, vector sum[8][3], const struct activation *activation,
+                        float *out, ptrdiff_t out_pixel, const float *add, ptrdiff_t add_pixel, int outputs)
+{
+    if (add)
+        UNROLL for (int p = 0; p < pixels; p++)
+            UNROLL for (int v = 0; v < vectors; v++) sum[p][v] += load(add + p * add_pixel + LANES * v);
+    ACTIVATE(sum, pixels, vectors, activation)
+    const int last = outputs - LANES * (vectors - 1);
+    UNROLL for (int p = 0; p < pixels; p++) {
+        UNROLL for (int v = 0; v < vectors - 1; v++) *(vector *)(out + p * out_pixel + LANES * v) = sum[p][v];
+        if (last >= LANES) *(vector *)(out + p * out_pixel + LANES * (vectors - 1)) = sum[p][vectors - 1];
+    }
+    if (last < LANES)
+        UNROLL for (int p = 0; p < pixels; p++)
+            store(out + p * out_pixel + LANES * (vectors - 1), sum[p][vectors - 1], last);
+}
+
 /* One tile: `pixels` x `vectors` sums, which stay in registers. */
 INLINE void tile(const int half, const int pixels, const int vectors, const struct product *layer,
                  const float *const *at, const void *weights, const float *bias, float *out, const float *add,
@@ -32,41 +50,30 @@ INLINE void tile(const int half, const int pixels, const int vectors, const stru
             }
         }
     }
-    if (add)
-        UNROLL for (int p = 0; p < pixels; p++)
-            UNROLL for (int v = 0; v < vectors; v++) sum[p][v] += load(add + p * layer->add_pixel + LANES * v);
-    ACTIVATE(sum, pixels, vectors, &layer->activation)
-    const int last = outputs - LANES * (vectors - 1);
-    UNROLL for (int p = 0; p < pixels; p++) {
-        UNROLL for (int v = 0; v < vectors - 1; v++) *(vector *)(out + p * layer->out_pixel + LANES * v) = sum[p][v];
-        if (last >= LANES) *(vector *)(out + p * layer->out_pixel + LANES * (vectors - 1)) = sum[p][vectors - 1];
-    }
-    if (last < LANES)
-        UNROLL for (int p = 0; p < pixels; p++)
-            store(out + p * layer->out_pixel + LANES * (vectors - 1), sum[p][vectors - 1], last);
+    finish_tile(pixels, vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel, outputs);
 }
 
 typedef void tile_of(const struct product *, const float *const *, const void *, const float *, float *,
                      const float *, int);
-#define TILE(HALF, NAME, P, V)                                                                                      \
+/* a function for each size of a tile, which MAKE defines: NAME[vectors - 1][pixels] */
+#define EACH_TILE(MAKE, TYPE, NAME)                                                                                 \
+    MAKE(NAME, 1, 1) MAKE(NAME, 2, 1) MAKE(NAME, 3, 1) MAKE(NAME, 4, 1)                                             \
+    MAKE(NAME, 5, 1) MAKE(NAME, 6, 1) MAKE(NAME, 7, 1) MAKE(NAME, 8, 1)                                             \
+    MAKE(NAME, 1, 2) MAKE(NAME, 2, 2) MAKE(NAME, 3, 2) MAKE(NAME, 4, 2) MAKE(NAME, 5, 2) MAKE(NAME, 6, 2)           \
+    MAKE(NAME, 1, 3) MAKE(NAME, 2, 3) MAKE(NAME, 3, 3) MAKE(NAME, 4, 3)                                             \
+    static __attribute__((unused)) TYPE *const NAME[3][9] = {                                                       \
+        {0, NAME##_1_1, NAME##_2_1, NAME##_3_1, NAME##_4_1, NAME##_5_1, NAME##_6_1, NAME##_7_1, NAME##_8_1},        \
+        {0, NAME##_1_2, NAME##_2_2, NAME##_3_2, NAME##_4_2, NAME##_5_2, NAME##_6_2},                                \
+        {0, NAME##_1_3, NAME##_2_3, NAME##_3_3, NAME##_4_3},                                                        \
+    };
+#define TILE_OF(HALF, NAME, P, V)                                                                                   \
     static void NAME##_##P##_##V(const struct product *layer, const float *const *at, const void *weights,          \
                                  const float *bias, float *out, const float *add, int outputs)                      \
     {                                                                                                               \
         tile(HALF, P, V, layer, at, weights, bias, out, add, outputs);                                              \
     }
-/* a function for each size of a tile: NAME[vectors - 1][pixels] */
-#define TILES(HALF, NAME)                                                                                           \
-    TILE(HALF, NAME, 1, 1) TILE(HALF, NAME, 2, 1) TILE(HALF, NAME, 3, 1) TILE(HALF, NAME, 4, 1)                     \
-    TILE(HALF, NAME, 5, 1) TILE(HALF, NAME, 6, 1) TILE(HALF, NAME, 7, 1) TILE(HALF, NAME, 8, 1)                     \
-    TILE(HALF, NAME, 1, 2) TILE(HALF, NAME, 2, 2) TILE(HALF, NAME, 3, 2) TILE(HALF, NAME, 4, 2)                     \
-    TILE(HALF, NAME, 5, 2) TILE(HALF, NAME, 6, 2)                                                                   \
-    TILE(HALF, NAME, 1, 3) TILE(HALF, NAME, 2, 3) TILE(HALF, NAME, 3, 3) TILE(HALF, NAME, 4, 3)                     \
-    static __attribute__((unused)) tile_of *const NAME[3][9] = {                                                    \
-        {0, NAME##_1_1, NAME##_2_1, NAME##_3_1, NAME##_4_1, NAME##_5_1, NAME##_6_1, NAME##_7_1, NAME##_8_1},        \
-        {0, NAME##_1_2, NAME##_2_2, NAME##_3_2, NAME##_4_2, NAME##_5_2, NAME##_6_2},                                \
-        {0, NAME##_1_3, NAME##_2_3, NAME##_3_3, NAME##_4_3},                                                        \
-    };
-TILES(HALF_WEIGHTS, tiles)
+#define TILE(NAME, P, V) TILE_OF(HALF_WEIGHTS, NAME, P, V)
+EACH_TILE(TILE, tile_of, tiles)
 static const int tile_pixels[3] = {8, 6, 4};
 
 /* How many vectors the next panel of outputs has; the weights were laid out by the same rule (panel_widths in weights.py). */

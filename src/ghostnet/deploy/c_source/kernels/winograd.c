@@ -18,7 +18,8 @@ struct winograd {
 enum { TAPS = 36, APART = 16 }; /* floats between planes, lest all of them share the same lines of a cache */
 
 #if HALF_WEIGHTS /* transformed filters are floats */
-TILES(0, float_tiles)
+#define FLOAT_TILE(NAME, P, V) TILE_OF(0, NAME, P, V)
+EACH_TILE(FLOAT_TILE, tile_of, float_tiles)
 #else
 #define float_tiles tiles
 #endif
