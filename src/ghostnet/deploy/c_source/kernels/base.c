@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __AVX2__ || defined __F16C__
+#if defined __AVX__
 #include <immintrin.h>
 #elif defined __aarch64__
 #include <arm_neon.h>

@@ -7,11 +7,13 @@
 
 /* Where four products are added in 16 bits, which would clip them, values have seven bits. */
 #if defined __AVX2__ && !(defined __AVX512VNNI__ && defined __AVX512VL__) && !defined __AVXVNNI__
-enum { MOST = 127, LEAST = 0 };
+enum { MOST = 127, LEAST = 0, SUMS_OF_FLOATS = 0 };
+#elif defined __AVX2__
+enum { MOST = 255, LEAST = 0, SUMS_OF_FLOATS = 0 };
 #elif defined __ARM_FEATURE_DOTPROD
-enum { MOST = 255, LEAST = -128 }; /* bytes with a sign */
+enum { MOST = 255, LEAST = -128, SUMS_OF_FLOATS = 0 }; /* bytes with a sign */
 #else
-enum { MOST = 255, LEAST = 0 };
+enum { MOST = 255, LEAST = 0, SUMS_OF_FLOATS = 1 };
 #endif
 
 typedef uint8_t eight_bytes __attribute__((vector_size(8), aligned(1), may_alias));
@@ -33,14 +35,19 @@ INLINE lanes dot(lanes sum, quad u, lanes w)
     for (int half = 0; half < 2; half++)
         sums.parts[half] = vdotq_s32(sums.parts[half], vreinterpretq_s8_s32(weights.parts[half]), four);
     return sums.whole;
-#else
+#else /* sums of floats: the bytes of all weights become floats once for all pixels of a tile */
     uint8_t values[4];
-    int8_t weights[4 * LANES];
-    memcpy(values, &u, sizeof values), memcpy(weights, &w, sizeof weights);
-    for (int lane = 0; lane < LANES; lane++)
-        for (int k = 0; k < 4; k++) sum[lane] += values[k] * weights[4 * lane + k];
-    return sum;
+    memcpy(values, &u, sizeof values);
+    const vector first = __builtin_convertvector(w << 24 >> 24, vector), second = __builtin_convertvector(w << 16 >> 24, vector);
+    const vector third = __builtin_convertvector(w << 8 >> 24, vector), fourth = __builtin_convertvector(w >> 24, vector);
+    return (lanes)((vector)sum + first * all(values[0]) + second * all(values[1]) + third * all(values[2])
+                   + fourth * all(values[3]));
 #endif
+}
+
+INLINE vector sum_of(lanes sum)
+{
+    return SUMS_OF_FLOATS ? (vector)sum : __builtin_convertvector(sum, vector);
 }
 
 /* What has been seen of the values that become bytes together. */
@@ -229,7 +236,7 @@ INLINE void byte_tile(const int pixels, const int vectors, const struct byte_pro
         UNROLL for (int v = 0; v < vectors; v++) {
             const float *own = bias + LANES * v;
             sum[p][v] = load(own) + all(scale[0]) * load(own + 2 * layer->filled)
-                        + all(scale[1]) * load(own + layer->filled) * __builtin_convertvector(count[p][v], vector);
+                        + all(scale[1]) * load(own + layer->filled) * sum_of(count[p][v]);
         }
     }
     finish_tile(pixels, vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel, outputs);
@@ -295,7 +302,7 @@ INLINE void byte_panels(const int panels, const struct byte_linear *layer, const
     UNROLL for (int v = 0; v < 2 * panels; v++) {
         const int at = 2 * LANES * first + LANES * v;
         const vector sum = load(bias + at) + all(scale[0]) * load(bias + at + 2 * layer->filled)
-                           + all(scale[1]) * load(bias + at + layer->filled) * __builtin_convertvector(count[v], vector);
+                           + all(scale[1]) * load(bias + at + layer->filled) * sum_of(count[v]);
         if (at < layer->outputs)
             store(memory->work + layer->out + at, activated(sum, &layer->activation), layer->outputs - at);
     }
