@@ -1,4 +1,5 @@
-/* Kernels of a network in C: one image, maps as (height, width, channels), vectors of eight floats.
+/* Kernels of a network in C: one image, maps as (height, width, channels), vectors of eight floats, of which a register
+ * holds a part or all.
  *
  * Only what GCC and Clang share is used (vector extensions), so that the same text runs on AVX2, AVX-512, NEON and
  * whatever else they compile for. A kernel computes the part [from, to) of its layer, in the layer's own unit: rows,
@@ -48,10 +49,45 @@ struct call {
     int count; /* units of work */
 };
 
-/* Keeps a value that is used several times in a register: GCC would rather read it again each time, and loads are what
- * is scarce. Processors without AVX have no register for a whole vector. */
+/* What a register holds: where that is half a vector, GCC keeps whole ones in memory, and sums must not lie there. */
 #if defined __AVX__
+#define PART 8
+typedef vector part;
+#else
+#define PART 4
+typedef half_vector part;
+#endif
+enum { PARTS = LANES / PART };
+typedef int32_t part_bits __attribute__((vector_size(4 * PART), aligned(4), may_alias));
+
+INLINE part all_part(float x) { return x - (part){}; }
+INLINE part part_at(const float *from) { return *(const part *)from; }
+INLINE vector joined(const part *parts)
+{
+#if PART == LANES
+    return parts[0];
+#else
+    const union { half_vector parts[2]; vector whole; } both = {{parts[0], parts[1]}};
+    return both.whole;
+#endif
+}
+
+INLINE part part_of(vector x, int which)
+{
+#if PART == LANES
+    return x;
+#else
+    const union { vector whole; half_vector parts[2]; } both = {x};
+    return both.parts[which];
+#endif
+}
+
+/* Keeps a value that is used several times in a register: GCC would rather read it again each time, and loads are what
+ * is scarce. */
+#if defined __x86_64__
 #define IN_REGISTER(x) __asm__("" : "+x"(x))
+#elif defined __aarch64__
+#define IN_REGISTER(x) __asm__("" : "+w"(x))
 #else
 #define IN_REGISTER(x) ((void)0)
 #endif
@@ -82,37 +118,36 @@ INLINE vector lanes_of(vector x, lanes which)
 #endif
 enum { WEIGHT = HALF_WEIGHTS ? 2 : 4, LINE = 64 }; /* bytes of a weight and of a line of the cache */
 
-INLINE vector load_half(const uint16_t *from)
+INLINE part load_half(const uint16_t *from)
 {
 #if defined __F16C__
-    return (vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+    return (part)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
 #elif defined __aarch64__
-    const uint16x8_t bits = vld1q_u16(from);
-    const union { float32x4_t parts[2]; vector whole; } values = {
-        {vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(bits))), vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(bits)))}};
-    return values.whole;
+    return (part)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 #else /* the bits where a float has them, with its exponent's offset; below the least exponent, steps of 2^-24 */
-    const lanes bits = {from[0], from[1], from[2], from[3], from[4], from[5], from[6], from[7]};
-    const lanes size = (bits & 0x7fff) << 13;
-    const vector least = (vector)(size + (113 << 23)) - all(0x1p-14f);
-    return (vector)((lanes)pick(size < 1 << 23, least, (vector)(size + (112 << 23))) | (bits & 0x8000) << 16);
+    part_bits bits;
+    UNROLL for (int lane = 0; lane < PART; lane++) bits[lane] = from[lane];
+    const part_bits size = (bits & 0x7fff) << 13, is_least = size < 1 << 23;
+    const part least = (part)(size + (113 << 23)) - all_part(0x1p-14f);
+    return (part)((is_least & (part_bits)least) | (~is_least & (size + (112 << 23))) | (bits & 0x8000) << 16);
 #endif
+}
+INLINE part load_part(const int half, const void *weights, ptrdiff_t at)
+{
+    return half ? load_half((const uint16_t *)weights + at) : part_at((const float *)weights + at);
 }
 INLINE vector load_weights(const int half, const void *weights, ptrdiff_t at)
 {
-    return half ? load_half((const uint16_t *)weights + at) : load((const float *)weights + at);
+    part parts[PARTS];
+    UNROLL for (int i = 0; i < PARTS; i++) parts[i] = load_part(half, weights, at + PART * i);
+    return joined(parts);
 }
 
-INLINE void store(float *to, vector x, int count)
+INLINE void store_half(float *to, half_vector x, int count)
 {
-    if (count >= LANES) {
-        *(vector *)to = x;
+    if (count >= 4) {
+        *(half_vector *)to = x;
         return;
-    }
-    if (count & 4) {
-        *(half_vector *)to = (half_vector){x[0], x[1], x[2], x[3]};
-        x = (vector){x[4], x[5], x[6], x[7], 0, 0, 0, 0};
-        to += 4;
     }
     if (count & 2) {
         *(pair *)to = (pair){x[0], x[1]};
@@ -121,3 +156,22 @@ INLINE void store(float *to, vector x, int count)
     }
     if (count & 1) *to = x[0];
 }
+INLINE void store(float *to, vector x, int count)
+{
+    if (count >= LANES) {
+        *(vector *)to = x;
+        return;
+    }
+    half_vector rest = {x[0], x[1], x[2], x[3]};
+    if (count & 4) {
+        *(half_vector *)to = rest;
+        rest = (half_vector){x[4], x[5], x[6], x[7]};
+        to += 4;
+    }
+    store_half(to, rest, count & 3);
+}
+#if PART == LANES
+#define store_part store
+#else
+#define store_part store_half
+#endif

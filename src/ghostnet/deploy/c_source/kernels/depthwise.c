@@ -25,21 +25,23 @@ struct taps {
 };
 
 /* What one row of taps adds to the results of `pixels` neighbours. Each value and weight is loaded once. */
-INLINE void add_row(const int kernel, const int stride, const int spread, const int pixels, vector sum[4][1],
+INLINE void add_row(const int kernel, const int stride, const int spread, const int pixels, part sum[4][PARTS],
                     const float *in, const ptrdiff_t step, const float *weights, const lanes which, const int from,
                     const int to)
 {
-    vector weight[7];
-    UNROLL for (int t = 0; t < kernel; t++) {
-        weight[t] = load(weights + t * LANES);
-        IN_REGISTER(weight[t]);
-    }
-    UNROLL for (int c = from; c < to; c++) {
-        const vector found = load(in + c * step);
-        vector value = spread ? lanes_of(found, which) : found;
-        IN_REGISTER(value);
-        UNROLL for (int p = 0; p < pixels; p++)
-            if (c - p * stride >= 0 && c - p * stride < kernel) sum[p][0] += value * weight[c - p * stride];
+    UNROLL for (int i = 0; i < PARTS; i++) {
+        part weight[7];
+        UNROLL for (int t = 0; t < kernel; t++) {
+            weight[t] = part_at(weights + t * LANES + PART * i);
+            IN_REGISTER(weight[t]);
+        }
+        UNROLL for (int c = from; c < to; c++) {
+            const float *found = in + c * step;
+            part value = spread ? part_of(lanes_of(load(found), which), i) : part_at(found + PART * i);
+            IN_REGISTER(value);
+            UNROLL for (int p = 0; p < pixels; p++)
+                if (c - p * stride >= 0 && c - p * stride < kernel) sum[p][i] += value * weight[c - p * stride];
+        }
     }
 }
 
@@ -50,16 +52,20 @@ INLINE void neighbours(const int kernel, const int stride, const int spread, con
                        const int from, const int to)
 {
     const float *in = at.in, *weights = at.weights;
-    vector sum[4][1];
-    UNROLL for (int p = 0; p < pixels; p++) sum[p][0] = load(at.bias);
+    part sum[4][PARTS];
+    UNROLL for (int p = 0; p < pixels; p++)
+        UNROLL for (int i = 0; i < PARTS; i++) sum[p][i] = part_at(at.bias + PART * i);
     if (rows)
         UNROLL for (int y = 0; y < rows; y++, in += at.row, weights += kernel * LANES)
             add_row(kernel, stride, spread, pixels, sum, in, at.step, weights, which, from, to);
     else
         for (int y = 0; y < at.rows; y++, in += at.row, weights += kernel * LANES)
             add_row(kernel, stride, spread, pixels, sum, in, at.step, weights, which, from, to);
-    ACTIVATE(sum, pixels, 1, activation)
-    UNROLL for (int p = 0; p < pixels; p++) store(at.out + p * at.out_step, sum[p][0], whole ? LANES : at.channels);
+    ACTIVATE(sum, pixels, PARTS, activation)
+    UNROLL for (int p = 0; p < pixels; p++)
+        UNROLL for (int i = 0; i < PARTS; i++)
+            if (whole || at.channels > PART * i)
+                store_part(at.out + p * at.out_step + PART * i, sum[p][i], whole ? PART : at.channels - PART * i);
 }
 
 /* All channels of some neighbours, which lie side by side in memory; or the eight of `at`, if only those are wanted. */

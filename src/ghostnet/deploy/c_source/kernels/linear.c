@@ -13,18 +13,18 @@ INLINE void outputs_of_panels(const int panels, const struct linear *layer, cons
     const float *weights = memory->weights + layer->weights, *in = memory->work + layer->in;
     size_t next = panel * first;
     const int at = 2 * LANES * first;
-    vector sum[8];
-    UNROLL for (int v = 0; v < 2 * panels; v++) sum[v] = load(memory->weights + layer->bias + at + LANES * v);
+    part sum[8 * PARTS];
+    UNROLL for (int v = 0; v < 2 * PARTS * panels; v++)
+        sum[v] = part_at(memory->weights + layer->bias + at + PART * v);
     for (ptrdiff_t k = 0; k < layer->inputs; k++, next += 2 * LANES) {
-        vector x = all(in[k]);
-        UNROLL for (int p = 0; p < panels; p++) {
-            sum[2 * p] += x * load_weights(HALF_WEIGHTS, weights, next + panel * p);
-            sum[2 * p + 1] += x * load_weights(HALF_WEIGHTS, weights, next + panel * p + LANES);
-        }
+        part x = all_part(in[k]);
+        UNROLL for (int p = 0; p < panels; p++)
+            UNROLL for (int v = 0; v < 2 * PARTS; v++)
+                sum[2 * PARTS * p + v] += x * load_part(HALF_WEIGHTS, weights, next + panel * p + PART * v);
     }
     UNROLL for (int v = 0; v < 2 * panels; v++)
         if (at + LANES * v < layer->outputs)
-            store(memory->work + layer->out + at + LANES * v, activated(sum[v], &layer->activation),
+            store(memory->work + layer->out + at + LANES * v, activated(joined(&sum[PARTS * v]), &layer->activation),
                   layer->outputs - at - LANES * v);
 }
 

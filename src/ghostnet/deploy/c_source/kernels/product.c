@@ -9,21 +9,23 @@ struct product {
 };
 
 /* What is done to the sums of a tile before they are a map: something is added, they are activated. */
-INLINE void finish_tile(const int pixels, const int vectors, vector sum[8][3], const struct activation *activation,
+INLINE void finish_tile(const int pixels, const int parts, part sum[8][3 * PARTS], const struct activation *activation,
                         float *out, ptrdiff_t out_pixel, const float *add, ptrdiff_t add_pixel, int outputs)
 {
     if (add)
         UNROLL for (int p = 0; p < pixels; p++)
-            UNROLL for (int v = 0; v < vectors; v++) sum[p][v] += load(add + p * add_pixel + LANES * v);
-    ACTIVATE(sum, pixels, vectors, activation)
-    const int last = outputs - LANES * (vectors - 1);
-    UNROLL for (int p = 0; p < pixels; p++) {
-        UNROLL for (int v = 0; v < vectors - 1; v++) *(vector *)(out + p * out_pixel + LANES * v) = sum[p][v];
-        if (last >= LANES) *(vector *)(out + p * out_pixel + LANES * (vectors - 1)) = sum[p][vectors - 1];
+            UNROLL for (int v = 0; v < parts; v++) sum[p][v] += part_at(add + p * add_pixel + PART * v);
+    ACTIVATE(sum, pixels, parts, activation)
+    const int sure = parts - PARTS; /* parts that exist as a whole */
+    UNROLL for (int p = 0; p < pixels; p++)
+        UNROLL for (int v = 0; v < sure; v++) *(part *)(out + p * out_pixel + PART * v) = sum[p][v];
+    UNROLL for (int v = sure; v < parts; v++) {
+        const int left = outputs - PART * v;
+        if (left >= PART)
+            UNROLL for (int p = 0; p < pixels; p++) *(part *)(out + p * out_pixel + PART * v) = sum[p][v];
+        else if (left > 0)
+            UNROLL for (int p = 0; p < pixels; p++) store_part(out + p * out_pixel + PART * v, sum[p][v], left);
     }
-    if (last < LANES)
-        UNROLL for (int p = 0; p < pixels; p++)
-            store(out + p * out_pixel + LANES * (vectors - 1), sum[p][vectors - 1], last);
 }
 
 /* One tile: `pixels` x `vectors` sums, which stay in registers. */
@@ -31,26 +33,27 @@ INLINE void tile(const int half, const int pixels, const int vectors, const stru
                  const float *const *at, const void *weights, const float *bias, float *out, const float *add,
                  int outputs)
 {
-    vector sum[8][3];
+    part sum[8][3 * PARTS];
     ptrdiff_t next = 0;
     UNROLL for (int p = 0; p < pixels; p++)
-        UNROLL for (int v = 0; v < vectors; v++) sum[p][v] = load(bias + LANES * v);
+        UNROLL for (int v = 0; v < PARTS * vectors; v++) sum[p][v] = part_at(bias + PART * v);
     for (int s = 0; s < layer->segments; s++) {
         const float *in[8];
         UNROLL for (int p = 0; p < pixels; p++) in[p] = at[p] + layer->segment[s];
         for (ptrdiff_t k = 0; k < layer->length; k++, next += LANES * vectors) {
-            vector w[3];
-            UNROLL for (int v = 0; v < vectors; v++) {
-                w[v] = load_weights(half, weights, next + LANES * v);
+            part w[3 * PARTS];
+            UNROLL for (int v = 0; v < PARTS * vectors; v++) {
+                w[v] = load_part(half, weights, next + PART * v);
                 if (vectors == 3) IN_REGISTER(w[v]); /* GCC keeps one or two by itself */
             }
             UNROLL for (int p = 0; p < pixels; p++) {
-                vector x = all(in[p][k]);
-                UNROLL for (int v = 0; v < vectors; v++) sum[p][v] += x * w[v];
+                part x = all_part(in[p][k]);
+                UNROLL for (int v = 0; v < PARTS * vectors; v++) sum[p][v] += x * w[v];
             }
         }
     }
-    finish_tile(pixels, vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel, outputs);
+    finish_tile(pixels, PARTS * vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel,
+                outputs);
 }
 
 typedef void tile_of(const struct product *, const float *const *, const void *, const float *, float *,
@@ -74,7 +77,11 @@ typedef void tile_of(const struct product *, const float *const *, const void *,
     }
 #define TILE(NAME, P, V) TILE_OF(HALF_WEIGHTS, NAME, P, V)
 EACH_TILE(TILE, tile_of, tiles)
+#if defined __AVX__ || defined __aarch64__
 static const int tile_pixels[3] = {8, 6, 4};
+#else /* half as many or half as wide registers */
+static const int tile_pixels[3] = {4, 3, 2};
+#endif
 
 /* How many vectors the next panel of outputs has; the weights were laid out by the same rule (panel_widths in weights.py). */
 INLINE int panel_vectors(int left) { return left == 1 ? 1 : left % 2 ? 3 : 2; }

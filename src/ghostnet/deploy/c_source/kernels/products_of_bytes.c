@@ -19,36 +19,29 @@ enum { MOST = 255, LEAST = 0, SUMS_OF_FLOATS = 1 };
 typedef uint8_t eight_bytes __attribute__((vector_size(8), aligned(1), may_alias));
 typedef uint32_t quad __attribute__((aligned(1), may_alias)); /* four bytes */
 
-/* sum + the products of a quad and of the quads of eight outputs' weights */
-INLINE lanes dot(lanes sum, quad u, lanes w)
+/* sums + the products of a quad and of the quads of some outputs' weights */
+INLINE part_bits dot(part_bits sums, quad u, part_bits w)
 {
 #if defined __AVX512VNNI__ && defined __AVX512VL__
-    return (lanes)_mm256_dpbusd_epi32((__m256i)sum, _mm256_set1_epi32((int)u), (__m256i)w);
+    return (part_bits)_mm256_dpbusd_epi32((__m256i)sums, _mm256_set1_epi32((int)u), (__m256i)w);
 #elif defined __AVXVNNI__
-    return (lanes)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_set1_epi32((int)u), (__m256i)w);
+    return (part_bits)_mm256_dpbusd_avx_epi32((__m256i)sums, _mm256_set1_epi32((int)u), (__m256i)w);
 #elif defined __AVX2__
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32((int)u), (__m256i)w);
-    return sum + (lanes)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return sums + (part_bits)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined __ARM_FEATURE_DOTPROD
-    union { lanes whole; int32x4_t parts[2]; } sums = {sum}, weights = {w};
-    const int8x16_t four = vreinterpretq_s8_u32(vdupq_n_u32(u));
-    for (int half = 0; half < 2; half++)
-        sums.parts[half] = vdotq_s32(sums.parts[half], vreinterpretq_s8_s32(weights.parts[half]), four);
-    return sums.whole;
-#else /* sums of floats: the bytes of all weights become floats once for all pixels of a tile */
-    uint8_t values[4];
-    memcpy(values, &u, sizeof values);
-    const vector first = __builtin_convertvector(w << 24 >> 24, vector), second = __builtin_convertvector(w << 16 >> 24, vector);
-    const vector third = __builtin_convertvector(w << 8 >> 24, vector), fourth = __builtin_convertvector(w >> 24, vector);
-    return (lanes)((vector)sum + first * all(values[0]) + second * all(values[1]) + third * all(values[2])
-                   + fourth * all(values[3]));
+    return (part_bits)vdotq_s32((int32x4_t)sums, (int8x16_t)w, vreinterpretq_s8_u32(vdupq_n_u32(u)));
+#else /* in floats; the bytes of weights become floats once for all pixels of a tile */
+    const part first = __builtin_convertvector(w << 24 >> 24, part);
+    const part second = __builtin_convertvector(w << 16 >> 24, part);
+    const part third = __builtin_convertvector(w << 8 >> 24, part);
+    const part fourth = __builtin_convertvector(w >> 24, part);
+    return (part_bits)((part)sums + first * all_part(u & 255) + second * all_part(u >> 8 & 255)
+                       + third * all_part(u >> 16 & 255) + fourth * all_part(u >> 24));
 #endif
 }
 
-INLINE vector sum_of(lanes sum)
-{
-    return SUMS_OF_FLOATS ? (vector)sum : __builtin_convertvector(sum, vector);
-}
+INLINE part sum_of(part_bits sums) { return SUMS_OF_FLOATS ? (part)sums : __builtin_convertvector(sums, part); }
 
 /* What has been seen of the values that become bytes together. */
 struct range {
@@ -216,30 +209,31 @@ INLINE void byte_tile(const int pixels, const int vectors, const struct byte_pro
                       const int8_t *weights, const float *bias, const float *scales, float *out, const float *add,
                       int outputs)
 {
-    lanes count[8][3] = {};
+    part_bits count[8][3 * PARTS] = {};
     for (int s = 0; s < layer->segments; s++) {
         const quad *in[8];
         UNROLL for (int p = 0; p < pixels; p++) in[p] = at[p] + layer->segment[s];
         for (ptrdiff_t k = 0; k < layer->length; k++, weights += 4 * LANES * vectors) {
-            lanes w[3];
-            UNROLL for (int v = 0; v < vectors; v++) {
-                w[v] = *(const lanes *)(weights + 4 * LANES * v);
+            part_bits w[3 * PARTS];
+            UNROLL for (int v = 0; v < PARTS * vectors; v++) {
+                w[v] = *(const part_bits *)(weights + 4 * PART * v);
                 if (vectors == 3) IN_REGISTER(w[v]);
             }
             UNROLL for (int p = 0; p < pixels; p++)
-                UNROLL for (int v = 0; v < vectors; v++) count[p][v] = dot(count[p][v], in[p][k], w[v]);
+                UNROLL for (int v = 0; v < PARTS * vectors; v++) count[p][v] = dot(count[p][v], in[p][k], w[v]);
         }
     }
-    vector sum[8][3];
+    part sum[8][3 * PARTS];
     UNROLL for (int p = 0; p < pixels; p++) {
-        const float *scale = scales + (ptrdiff_t)p * layer->scale_pixel;
-        UNROLL for (int v = 0; v < vectors; v++) {
-            const float *own = bias + LANES * v;
-            sum[p][v] = load(own) + all(scale[0]) * load(own + 2 * layer->filled)
-                        + all(scale[1]) * load(own + layer->filled) * sum_of(count[p][v]);
+        const part low = all_part(scales[p * layer->scale_pixel]), step = all_part(scales[p * layer->scale_pixel + 1]);
+        UNROLL for (int v = 0; v < PARTS * vectors; v++) {
+            const float *own = bias + PART * v;
+            sum[p][v] = part_at(own) + low * part_at(own + 2 * layer->filled)
+                        + step * part_at(own + layer->filled) * sum_of(count[p][v]);
         }
     }
-    finish_tile(pixels, vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel, outputs);
+    finish_tile(pixels, PARTS * vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel,
+                outputs);
 }
 
 typedef void byte_tile_of(const struct byte_product *, const quad *const *, const int8_t *, const float *,
@@ -292,19 +286,23 @@ INLINE void byte_panels(const int panels, const struct byte_linear *layer, const
     const int8_t *weights = (const int8_t *)(memory->weights + layer->weights) + panel * first;
     const quad *in = (const quad *)(memory->work + layer->in);
     const float *scale = memory->work + layer->scales, *bias = memory->weights + layer->bias;
-    lanes count[8] = {};
+    part_bits count[8 * PARTS] = {};
     for (ptrdiff_t k = 0; k < layer->quads; k++, weights += width)
-        UNROLL for (int p = 0; p < panels; p++) {
-            const int8_t *w = weights + panel * p;
-            count[2 * p] = dot(count[2 * p], in[k], *(const lanes *)w);
-            count[2 * p + 1] = dot(count[2 * p + 1], in[k], *(const lanes *)(w + width / 2));
-        }
+        UNROLL for (int p = 0; p < panels; p++)
+            UNROLL for (int v = 0; v < 2 * PARTS; v++) {
+                const part_bits w = *(const part_bits *)(weights + panel * p + 4 * PART * v);
+                count[2 * PARTS * p + v] = dot(count[2 * PARTS * p + v], in[k], w);
+            }
     UNROLL for (int v = 0; v < 2 * panels; v++) {
         const int at = 2 * LANES * first + LANES * v;
-        const vector sum = load(bias + at) + all(scale[0]) * load(bias + at + 2 * layer->filled)
-                           + all(scale[1]) * load(bias + at + layer->filled) * sum_of(count[v]);
+        part sum[PARTS];
+        UNROLL for (int i = 0; i < PARTS; i++) {
+            const float *own = bias + at + PART * i;
+            sum[i] = part_at(own) + all_part(scale[0]) * part_at(own + 2 * layer->filled)
+                     + all_part(scale[1]) * part_at(own + layer->filled) * sum_of(count[PARTS * v + i]);
+        }
         if (at < layer->outputs)
-            store(memory->work + layer->out + at, activated(sum, &layer->activation), layer->outputs - at);
+            store(memory->work + layer->out + at, activated(joined(sum), &layer->activation), layer->outputs - at);
     }
 }
 

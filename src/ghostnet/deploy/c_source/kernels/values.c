@@ -99,18 +99,23 @@ static __attribute__((noinline)) void activate(vector *x, int count, const struc
         for (int i = 0; i < count; i++) x[i] = activated(x[i], how);
 }
 
-/* Sums in registers: what is usual happens there, the rest in memory. */
+INLINE part relu_of_part(part x)
+{
+    return (part)(~(x < all_part(0)) & (part_bits)x);
+}
+
+/* Sums in registers: what is usual happens there, the rest in memory. `columns` parts are whole vectors. */
 #define ACTIVATE(sum, rows, columns, how)                                                                           \
     if ((how)->kind == RELU) {                                                                                      \
         UNROLL for (int r = 0; r < (rows); r++)                                                                     \
-            UNROLL for (int c = 0; c < (columns); c++) sum[r][c] = relu(sum[r][c]);                                 \
+            UNROLL for (int c = 0; c < (columns); c++) sum[r][c] = relu_of_part(sum[r][c]);                         \
     } else if ((how)->kind != NONE) {                                                                               \
-        vector kept[24];                                                                                            \
+        union { part parts[24 * PARTS]; vector whole[24]; } kept;                                                   \
         UNROLL for (int r = 0; r < (rows); r++)                                                                     \
-            UNROLL for (int c = 0; c < (columns); c++) kept[r * (columns) + c] = sum[r][c];                         \
-        activate(kept, (rows) * (columns), how);                                                                    \
+            UNROLL for (int c = 0; c < (columns); c++) kept.parts[r * (columns) + c] = sum[r][c];                   \
+        activate(kept.whole, (rows) * (columns) / PARTS, how);                                                      \
         UNROLL for (int r = 0; r < (rows); r++)                                                                     \
-            UNROLL for (int c = 0; c < (columns); c++) sum[r][c] = kept[r * (columns) + c];                         \
+            UNROLL for (int c = 0; c < (columns); c++) sum[r][c] = kept.parts[r * (columns) + c];                   \
     }
 
 /* ---- two values ---- */

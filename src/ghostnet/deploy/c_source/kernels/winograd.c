@@ -31,11 +31,11 @@ INLINE ptrdiff_t tiled_plane(const struct winograd *layer) { return layer->tiles
 #define B (2.f / 3)
 
 /* Six inputs for the six points. */
-INLINE void inputs_at_points(const vector d[6], vector *out, const ptrdiff_t step)
+INLINE void inputs_at_points(const part d[6], part *out, const ptrdiff_t step)
 {
-    const vector q = all(A * A + B * B);
-    const vector even_a = d[4] - all(B * B) * d[2], odd_a = all(A) * (d[3] - all(B * B) * d[1]);
-    const vector even_b = d[4] - all(A * A) * d[2], odd_b = all(B) * (d[3] - all(A * A) * d[1]);
+    const part q = all_part(A * A + B * B);
+    const part even_a = d[4] - all_part(B * B) * d[2], odd_a = all_part(A) * (d[3] - all_part(B * B) * d[1]);
+    const part even_b = d[4] - all_part(A * A) * d[2], odd_b = all_part(B) * (d[3] - all_part(A * A) * d[1]);
     out[0] = d[0] - q * d[2] + d[4];
     out[step] = even_a + odd_a;
     out[2 * step] = even_a - odd_a;
@@ -45,26 +45,27 @@ INLINE void inputs_at_points(const vector d[6], vector *out, const ptrdiff_t ste
 }
 
 /* A filter's three taps at the six points, over the constants by which the products have to be divided. */
-INLINE void taps_at_points(vector g0, vector g1, vector g2, vector *out, const ptrdiff_t step)
+INLINE void taps_at_points(part g0, part g1, part g2, part *out, const ptrdiff_t step)
 {
     const float a = 1 / (2 * A * A * (A * A - B * B)), b = 1 / (2 * B * B * (B * B - A * A));
-    const vector even_a = all(a) * g0 + all(a * A * A) * g2, even_b = all(b) * g0 + all(b * B * B) * g2;
+    const part even_a = all_part(a) * g0 + all_part(a * A * A) * g2;
+    const part even_b = all_part(b) * g0 + all_part(b * B * B) * g2;
     out[0] = g0;
-    out[step] = even_a + all(a * A) * g1;
-    out[2 * step] = even_a - all(a * A) * g1;
-    out[3 * step] = even_b + all(b * B) * g1;
-    out[4 * step] = even_b - all(b * B) * g1;
+    out[step] = even_a + all_part(a * A) * g1;
+    out[2 * step] = even_a - all_part(a * A) * g1;
+    out[3 * step] = even_b + all_part(b * B) * g1;
+    out[4 * step] = even_b - all_part(b * B) * g1;
     out[5 * step] = g2;
 }
 
 /* Four results from their six products. */
-INLINE void results_of_products(const vector m[6], vector *out, const ptrdiff_t step)
+INLINE void results_of_products(const part m[6], part *out, const ptrdiff_t step)
 {
-    const vector sum_a = m[1] + m[2], odd_a = m[1] - m[2], sum_b = m[3] + m[4], odd_b = m[3] - m[4];
+    const part sum_a = m[1] + m[2], odd_a = m[1] - m[2], sum_b = m[3] + m[4], odd_b = m[3] - m[4];
     out[0] = m[0] + sum_a + sum_b;
-    out[step] = all(A) * odd_a + all(B) * odd_b;
-    out[2 * step] = all(A * A) * sum_a + all(B * B) * sum_b;
-    out[3 * step] = all(A * A * A) * odd_a + all(B * B * B) * odd_b + m[5];
+    out[step] = all_part(A) * odd_a + all_part(B) * odd_b;
+    out[2 * step] = all_part(A * A) * sum_a + all_part(B * B) * sum_b;
+    out[3 * step] = all_part(A * A * A) * odd_a + all_part(B * B * B) * odd_b + m[5];
 }
 
 #undef A
@@ -85,19 +86,19 @@ INLINE void transform_inputs(const int inside, const struct winograd *layer, con
                 from[i][j] = there ? map + i * row + j * step : nothing;
                 moves[i][j] = there ? -1 : 0;
             }
-    for (ptrdiff_t c = 0; c < layer->inputs; c += LANES) {
-        vector down[6][6], across[6];
+    for (ptrdiff_t c = 0; c < layer->inputs; c += PART) {
+        part down[6][6], across[6];
         const float *column = map + c;
         float *to = out + c;
         ROLLED for (int j = 0; j < 6; j++, column += step) {
-            vector d[6];
+            part d[6];
             UNROLL for (int i = 0; i < 6; i++)
-                d[i] = load(inside ? column + i * row : from[i][j] + (c & moves[i][j]));
+                d[i] = part_at(inside ? column + i * row : from[i][j] + (c & moves[i][j]));
             inputs_at_points(d, &down[0][j], 6);
         }
         ROLLED for (int i = 0; i < 6; i++, to += 6 * plane) {
             inputs_at_points(down[i], across, 1);
-            UNROLL for (int j = 0; j < 6; j++) *(vector *)(to + j * plane) = across[j];
+            UNROLL for (int j = 0; j < 6; j++) *(part *)(to + j * plane) = across[j];
         }
     }
 }
@@ -122,31 +123,31 @@ INLINE void transform_filters(const int vectors, const struct winograd *layer, c
 {
     const ptrdiff_t width = LANES * vectors, plane = width * layer->inputs + APART;
     for (int c = 0; c < layer->inputs; c++, next += 9 * width, out += width)
-        for (int v = 0; v < vectors; v++) {
-            vector down[6][3], across[6];
+        for (int v = 0; v < PARTS * vectors; v++) {
+            part down[6][3], across[6];
             UNROLL for (int j = 0; j < 3; j++)
-                taps_at_points(load_weights(HALF_WEIGHTS, weights, next + j * width + LANES * v),
-                               load_weights(HALF_WEIGHTS, weights, next + (3 + j) * width + LANES * v),
-                               load_weights(HALF_WEIGHTS, weights, next + (6 + j) * width + LANES * v), &down[0][j], 3);
+                taps_at_points(load_part(HALF_WEIGHTS, weights, next + j * width + PART * v),
+                               load_part(HALF_WEIGHTS, weights, next + (3 + j) * width + PART * v),
+                               load_part(HALF_WEIGHTS, weights, next + (6 + j) * width + PART * v), &down[0][j], 3);
             UNROLL for (int i = 0; i < 6; i++) {
                 taps_at_points(down[i][0], down[i][1], down[i][2], across, 1);
-                UNROLL for (int j = 0; j < 6; j++) *(vector *)(out + (6 * i + j) * plane + LANES * v) = across[j];
+                UNROLL for (int j = 0; j < 6; j++) *(part *)(out + (6 * i + j) * plane + PART * v) = across[j];
             }
         }
 }
 
-/* A tile's results for a vector of outputs, of which `count` exist. */
+/* A tile's results for a part of the outputs, of which `count` exist. */
 INLINE void transform_products(const struct winograd *layer, const struct memory *memory, int t, int first,
                                const float *products, ptrdiff_t plane)
 {
-    vector down[4][6], result[4][4];
+    part down[4][6], result[4][4];
     ROLLED for (int j = 0; j < 6; j++, products += plane) {
-        vector m[6];
-        UNROLL for (int i = 0; i < 6; i++) m[i] = load(products + 6 * i * plane);
+        part m[6];
+        UNROLL for (int i = 0; i < 6; i++) m[i] = part_at(products + 6 * i * plane);
         results_of_products(m, &down[0][j], 6);
     }
     UNROLL for (int i = 0; i < 4; i++) results_of_products(down[i], result[i], 1);
-    const vector bias = load(memory->weights + layer->bias + first);
+    const part bias = part_at(memory->weights + layer->bias + first);
     const int y = (layer->first + t) / layer->across * 4, x = (layer->first + t) % layer->across * 4;
     const int rows = layer->out_height - y < 4 ? layer->out_height - y : 4;
     const int columns = layer->out_width - x < 4 ? layer->out_width - x : 4, count = layer->outputs - first;
@@ -156,14 +157,14 @@ INLINE void transform_products(const struct winograd *layer, const struct memory
         UNROLL for (int j = 0; j < 4; j++) {
             result[i][j] += bias;
             if (layer->add_pixel && i < rows && j < columns)
-                result[i][j] += load(add + ((ptrdiff_t)i * layer->out_width + j) * layer->add_pixel);
+                result[i][j] += part_at(add + ((ptrdiff_t)i * layer->out_width + j) * layer->add_pixel);
         }
     ACTIVATE(result, 4, 4, &layer->activation)
     float *out = memory->work + layer->out + pixel * layer->out_pixel + first;
     UNROLL for (int i = 0; i < 4; i++)
         UNROLL for (int j = 0; j < 4; j++)
             if (i < rows && j < columns)
-                store(out + ((ptrdiff_t)i * layer->out_width + j) * layer->out_pixel, result[i][j], count);
+                store_part(out + ((ptrdiff_t)i * layer->out_width + j) * layer->out_pixel, result[i][j], count);
 }
 
 INLINE void winograd_panel(const int vectors, const struct winograd *layer, const struct memory *memory, int first,
@@ -189,8 +190,8 @@ INLINE void winograd_panel(const int vectors, const struct winograd *layer, cons
         }
     }
     for (int t = 0; t < layer->tiles; t++)
-        for (int v = 0; v < vectors; v++)
-            transform_products(layer, memory, t, first + LANES * v, products + t * width + LANES * v, plane);
+        for (int v = 0; v < PARTS * vectors && first + PART * v < layer->outputs; v++)
+            transform_products(layer, memory, t, first + PART * v, products + t * width + PART * v, plane);
 }
 
 /* unit: shares of the outputs */
