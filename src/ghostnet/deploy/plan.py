@@ -57,7 +57,7 @@ def plan(
         model: the dense network; it is untouched.
         target: key of `TARGETS`.
         input_size: shape of one input without the batch.
-        precision: "fp32", "bf16" (OpenVINO) or "int8" (onnx, openvino, litert).
+        precision: "fp32", "bf16" (OpenVINO) or "int8" (onnx, openvino, litert, c).
         budget: time of the Ghost network over that of the original, in (0, 1]; 1 takes every layer that gains.
         layers: names of the candidates; None for all but the first and depthwise ones.
         ratio: s of Eq. 2, or several of which each layer gets one: that needs a budget below 1, since without one the

@@ -102,7 +102,7 @@ def plan_share(
         input_size: shape of one input without the batch.
         budget: time of the network over that of the original, in (0, 1).
         least: the smallest share that `build` can make.
-        precision: "fp32", "bf16" (OpenVINO) or "int8" (onnx, openvino, litert).
+        precision: "fp32", "bf16" (OpenVINO) or "int8" (onnx, openvino, litert, c).
         calibration: float32 images `(N, C, H, W)` for int8; None takes random ones, which is enough for times.
         threads: inside one operator.
         seconds: a quarter of the least time for each network.
