@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostnet.errors import InputError, first_line
 from ghostnet.measure.macs import macs_of
+from ghostnet.modes import evaluating
 
 ROOT = "(model)"
 
@@ -133,18 +134,13 @@ class _CountingMode(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch to eval for the block and give every submodule its own training flag back."""
-    flags = [(module, module.training) for module in model.modules()]
+def _without_fused_attention() -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel would hide its matrix products
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, training in flags:
-            module.training = training
 
 
 def _checked_size(input_size: object) -> tuple[int, ...]:
@@ -171,7 +167,7 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
         for name, module in model.named_modules():
             handles += mode.attach(name or ROOT, module)
         # in a caller's inference mode a convolution would reach `mode` as an operation that it does not know
-        with torch.inference_mode(False), torch.no_grad(), _eval_mode(model):
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model), _without_fused_attention():
             example = _example_input(model, input_size)
             with mode:
                 model(example)

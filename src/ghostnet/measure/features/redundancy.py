@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError
-from ghostnet.measure.features.capture import evaluating, run
+from ghostnet.measure.features.capture import run
 from ghostnet.measure.features.pairs import PairFits, fit_pairs
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
 from ghostnet.measure.macs import macs_of
+from ghostnet.modes import evaluating
 
 
 @dataclasses.dataclass(frozen=True)
