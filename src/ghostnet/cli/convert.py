@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.calibration import SYNTHETIC, calibration_batches, check_calibration, synthetic_batches
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of
 from ghostnet.cli.idle import refuse_idle
@@ -175,8 +176,7 @@ def convert(
         (method != "ghost", "pruning methods", ("multiple",)),
         (init == "random" or method != "ghost", "--init random and pruning methods", ("seed",)),
     )
-    if seed < 0:
-        raise InputError(f"--seed (={seed}) must be an integer >= 0")
+    check_integer("--seed", seed, least=0)
     if calibration is not None:
         check_calibration(calibration)
     check_plan(plan, method, budget, plan_files, plan_result, force=force, macs=macs)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.exhibit_runs import RunOptions, run_exhibit
 from ghostnet.cli.idle import Use, refuse_idle
 from ghostnet.cli.integer import integer
@@ -108,10 +109,8 @@ def reproduce(
     if unknown is not None:
         raise unknown_name("exhibit", unknown, report.CATALOGUE)
     refuse_idle(context, *_uses(keys))
-    if limit < 1:
-        raise InputError(f"--limit (={limit}) must be an integer >= 1")
-    if seeds < 1:
-        raise InputError(f"`seeds` (={seeds}) must be an integer >= 1")
+    check_integer("--limit", limit)
+    check_integer("`seeds`", seeds)
     plan.check_jobs(jobs, together=together)
     trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
     if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):

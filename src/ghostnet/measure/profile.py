@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostnet.checks import is_integer
 from ghostnet.errors import InputError, first_line
 from ghostnet.measure.macs import macs_of
 from ghostnet.modes import evaluating
@@ -145,7 +146,7 @@ def _without_fused_attention() -> Iterator[None]:
 
 def _checked_size(input_size: object) -> tuple[int, ...]:
     sizes = tuple(input_size) if isinstance(input_size, (tuple, list, torch.Size)) else ()
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+    if not sizes or any(not is_integer(size) or size < 1 for size in sizes):
         raise InputError(
             f"input_size (={input_size!r}) must be a tuple of integers >= 1 without the batch, "
             "e.g. (3, 224, 224)"
