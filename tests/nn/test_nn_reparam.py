@@ -89,6 +89,7 @@ def test_fused_networks_can_be_trained():
     ("arguments", "message"),
     [
         ({"kernel_size": 2}, r"`kernel_size` \(=2\) must be an odd integer"),
+        ({"kernel_size": -1}, r"`kernel_size` \(=-1\) must be an odd integer"),
         ({"kernel_size": 3, "branches": 0}, r"`branches` \(=0\) must be an integer >= 1"),
         ({"kernel_size": 3, "stride": 2, "skip": True}, r"a `skip` branch needs stride 1"),
     ],

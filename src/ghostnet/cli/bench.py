@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.contestants import open_contestants
 from ghostnet.cli.export import TARGET_NAMES
 from ghostnet.cli.integer import integer
@@ -65,8 +66,7 @@ def bench(
         if name not in TARGET_NAMES:
             raise unknown_name("export target", name, TARGET_NAMES)
     counts = [_thread_count(text) for text in _names(threads)]
-    if processes < 1:
-        raise InputError(f"--processes (={processes}) must be an integer >= 1")
+    check_integer("--processes", processes)
     if not 0 < seconds < float("inf"):
         raise InputError(f"--seconds (={seconds}) must be a finite number above 0")
     if len(set(networks)) < len(networks):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.output import note
 from ghostnet.errors import InputError, unknown_name
 
@@ -84,8 +85,7 @@ def synthetic_batches(model: nn.Module, size: tuple[int, int, int], count: int |
     pixels = size[1] * size[2]
     if count is None:
         count = max(64, _batch_size(pixels))
-    if count < 1:
-        raise InputError(f"--images (={count}) must be an integer >= 1")
+    check_integer("--images", count)
     images = synthetic_images(model, count, input_size=size, progress=True)
     return list(images.split(_batch_size(pixels)))
 
@@ -109,8 +109,7 @@ def calibration_batches(
         from ghostnet.cli import cifar10
 
         return list(cifar10.calibration_batches(data_dir, count, (wanted.mean, wanted.std)))
-    if count < 1:
-        raise InputError(f"--images (={count}) must be an integer >= 1; 256 to 2048 are enough")
+    check_integer("--images", count, ending="; 256 to 2048 are enough")
     images, labels = folder_images(model, place, count, wanted)
     size = _batch_size(wanted.size**2)
     batches = images.split(size)

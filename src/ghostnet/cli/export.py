@@ -95,6 +95,7 @@ def export(
       ghostnet export ghost.safetensors -o ghost.xml --target openvino
       ghostnet export ghost.safetensors -o ghost-int8.onnx --precision int8 --calibration photos/
       ghostnet export resnet9_050 -o net-int8.onnx --precision int8 --calibration cifar10 --fine-tune-epochs 1
+      ghostnet export ghost.safetensors -o ghost-int8.c --target c --precision int8
     """
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
@@ -105,12 +106,8 @@ def export(
         (precision == "int8", "--precision int8", integer_arithmetic),
         (judged, "--calibration", integer_arithmetic),
     )
-    if plain and fine_tune_epochs is not None:
-        raise InputError(
-            "--fine-tune-epochs folds batch norms and --plain rewrites nothing; give one of them"
-        )
-    if passes is not None and plain:
-        raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
+    if plain:
+        _refuse_rewrites(passes, fine_tune_epochs)
     check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
     refuse_source(out, network, weights, calibration)
     refuse_overwrite(out, force=force, folders=True)
@@ -119,13 +116,12 @@ def export(
     model = open_network(network, weights)
     size = input_size_of(model, input_size)
     names = None if passes is None else [name.strip() for name in passes.split(",") if name.strip()]
-    texts = {"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})}
     wanted = _preprocessing(model, size[1], from_files=calibration is not None)
     written: dict[str, Any] = {
         "input_size": size,
         "optimized": not plain,
         "force": force,
-        "metadata": texts,
+        "metadata": _origin(network, weights),
         "preprocessing": wanted.to_dict() if size[0] == RGB else None,  # else nobody knows how it wants them
     }
     report: deploy.ExportReport | deploy.QuantizeReport
@@ -138,6 +134,21 @@ def export(
         )
         report = job.write(model, wanted, written)
     answer(report.to_dict(), as_json=as_json, text=lambda: str(report))
+
+
+def _refuse_rewrites(passes: str | None, fine_tune_epochs: float | None) -> None:
+    """Raise where a plain export is to be rewritten."""
+    if fine_tune_epochs is not None:
+        raise InputError(
+            "--fine-tune-epochs folds batch norms and --plain rewrites nothing; give one of them"
+        )
+    if passes is not None:
+        raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
+
+
+def _origin(network: str, weights: str | None) -> dict[str, str]:
+    """Return what the manifest says of where the network comes from."""
+    return {"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})}
 
 
 def _preprocessing(model: nn.Module, image_size: int, *, from_files: bool) -> Preprocessing:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files, preprocessing_for
@@ -92,9 +93,8 @@ def features(
         (out is not None, "pictures, with --out FOLDER", ("beside",)),
         (None not in (out, result), "pictures of a record, with --out and --result", ("credit",)),
     )
-    for name, number in (("--top", top), ("--limit", limit)):
-        if number < 1:
-            raise InputError(f"{name} (={number}) must be an integer >= 1")
+    check_integer("--top", top)
+    check_integer("--limit", limit)
     files = image_files(images)[:limit]
     for path in (result, *_pictures(out)):
         if path is not None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.images import class_names, count_classes, image_files, preprocessing_for
 from ghostnet.cli.integer import integer
 from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable
 from ghostnet.cli.output import answer
-from ghostnet.errors import InputError
 
 if TYPE_CHECKING:
     from ghostnet.train import Prediction
@@ -41,8 +41,7 @@ def predict(
     Example:
       ghostnet predict flowers.safetensors photos/ --top-k 3
     """
-    if top_k < 1:
-        raise InputError(f"--top-k (={top_k}) must be an integer >= 1")
+    check_integer("--top-k", top_k)
     files = image_files(images)
     from ghostnet import train
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostnet.checks import check_integer
 from ghostnet.cli.exhibit_runs import RunOptions, run_exhibit
 from ghostnet.cli.idle import Use, refuse_idle
 from ghostnet.cli.integer import integer
@@ -95,34 +96,63 @@ def reproduce(
       ghostnet reproduce table2 --network resnet50v2.npz --layer stages.0 --images photos/
       ghostnet reproduce short --only 'short_resnet20_*'
     """
-    from ghostnet import report
     from ghostnet.recipes import plan
 
-    asked = [flag for flag, given in (("--list", list_them), ("--show", show), ("--count", count)) if given]
+    keys = _keys(exhibits, {"--list": list_them, "--show": show, "--count": count})
+    refuse_idle(context, *_uses(keys))
+    check_integer("--limit", limit)
+    check_integer("`seeds`", seeds)
+    plan.check_jobs(jobs, together=together)
+    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
+    if list_them:
+        _list(keys, trained, as_json=as_json)
+        return
+    options = RunOptions(results, network, layer, tuple(images or ()), limit, credit, force)
+    _run(keys, trained, options, count=count, show=show)
+    _print(keys, results, as_json=as_json)
+
+
+def _keys(exhibits: list[str] | None, answers: dict[str, bool]) -> list[str]:
+    """Return the exhibits that are asked for, all where they are listed.
+
+    Args:
+        exhibits: as they were given.
+        answers: the options that each ask for another answer, and whether they were given.
+
+    Raises:
+        InputError: more than one answer, no exhibit, or an unknown one.
+    """
+    from ghostnet import report
+
+    asked = [flag for flag, given in answers.items() if given]
     if len(asked) > 1:
         raise InputError(f"{' and '.join(asked)} are different answers; ask for one")
-    keys = list(dict.fromkeys(exhibits or (report.CATALOGUE if list_them else ())))
+    keys = list(dict.fromkeys(exhibits or (report.CATALOGUE if answers["--list"] else ())))
     if not keys:
         raise InputError("name an exhibit (table1 to table8, figure1, 4, 5, 6, 7, short), or give --list")
     unknown = next((key for key in keys if key not in report.CATALOGUE), None)
     if unknown is not None:
         raise unknown_name("exhibit", unknown, report.CATALOGUE)
-    refuse_idle(context, *_uses(keys))
-    if limit < 1:
-        raise InputError(f"--limit (={limit}) must be an integer >= 1")
-    if seeds < 1:
-        raise InputError(f"`seeds` (={seeds}) must be an integer >= 1")
-    plan.check_jobs(jobs, together=together)
-    trained = _Trained(only, seeds, dense, jobs, out, results, data_dir, compiled, together)
-    if list_them and (len(keys) > 1 or keys[0] not in report.EXHIBITS):
-        overview = _overview(keys, trained, out / "step_seconds.json")
+    return keys
+
+
+def _list(keys: list[str], trained: _Trained, *, as_json: bool) -> None:
+    """Show what is done and what is left: of one table its runs, else a row an exhibit."""
+    from ghostnet import report
+
+    cache = trained.out / "step_seconds.json"
+    if len(keys) == 1 and keys[0] in report.EXHIBITS:
+        runs = _listed(trained.plan(keys[0]), cache)
+        answer(runs, as_json=as_json, text=lambda: _plan_text(runs))
+    else:
+        overview = _overview(keys, trained, cache)
         answer(overview, as_json=as_json, text=lambda: _overview_text(overview))
-        return
-    if list_them:
-        rows = _listed(trained.plan(keys[0]), out / "step_seconds.json")
-        answer(rows, as_json=as_json, text=lambda: _plan_text(rows))
-        return
-    options = RunOptions(results, network, layer, tuple(images or ()), limit, credit, force)
+
+
+def _run(keys: list[str], trained: _Trained, options: RunOptions, *, count: bool, show: bool) -> None:
+    """Run what the exhibits miss; those that are trained are all looked at before the first one runs."""
+    from ghostnet import report
+
     for key in keys:
         if key in report.EXHIBITS:
             trained.check(key)
@@ -131,6 +161,10 @@ def reproduce(
             trained.run(key, count=count, show=show)
         elif not show:
             run_exhibit(key, options)
+
+
+def _print(keys: list[str], results: Path, *, as_json: bool) -> None:
+    """Print the exhibits as the records give them."""
     found = _known(
         results, lambda records: [(_value(key, records), _exhibit_text(key, records)) for key in keys]
     )

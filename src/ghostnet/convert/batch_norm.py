@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostnet.errors import InputError
+from ghostnet.modes import evaluating
 
 
 @torch.no_grad()
@@ -36,17 +37,16 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
         raise InputError("no batches to re-estimate batch norm from; give at least one (N, C, H, W) tensor.")
     if len(inputs) > 1 and len(inputs[-1]) == 1 and inputs[-1].shape[1:] == inputs[-2].shape[1:]:
         inputs[-2:] = [torch.cat(inputs[-2:])]  # of one image and one pixel there is no variance
-    modes = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    model.eval()
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        for batch in inputs:
-            model(batch.clone())
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
+            for batch in inputs:
+                model(batch.clone())
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -56,6 +56,4 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
     return model

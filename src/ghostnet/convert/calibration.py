@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, first_line
+from ghostnet.modes import evaluating
 
 
 def calibration_batches(calibration: Tensor | Iterable[Any] | None) -> list[Tensor] | None:
@@ -94,15 +95,11 @@ def check_images_fit(model: nn.Module, images: Tensor, *, name: str) -> None:
     Raises:
         InputError: the forward pass fails, for a wrong number of channels for instance.
     """
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
-            model.eval()(images[:1].clone())  # it may change what it is given
+        with evaluating(model), torch.no_grad():
+            model(images[:1].clone())  # it may change what it is given
     except Exception as error:  # it is the model's own code that runs
         text = first_line(error)
         raise InputError(
             f"the model does not run on `{name}` of shape {tuple(images.shape)}: {text}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ghostnet.checks import check_integer, is_number
 from ghostnet.convert.graph import ConvUnit
 from ghostnet.errors import InputError, unknown_name
 
@@ -52,9 +53,17 @@ def check_ratio(ratio: object) -> int:
     Raises:
         InputError: it is anything else, a bool or 2.5 for instance.
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
-        raise InputError(f"`ratio` (={ratio!r}) must be an integer >= 1; use 1 to keep plain convolutions")
-    return ratio
+    return check_integer("`ratio`", ratio, ending="; use 1 to keep plain convolutions")
+
+
+def check_macs_share(macs: object) -> None:
+    """Raise unless `macs` is a share of a network's MACs that leaves some and saves some.
+
+    Raises:
+        InputError: it is no number above 0 and below 1.
+    """
+    if not is_number(macs) or not 0 < macs < 1:
+        raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
 
 
 def ratio_of_each(ratio: object, names: list[str]) -> dict[str, int]:
@@ -88,12 +97,8 @@ def check_cheap_kernel_size(cheap_kernel_size: object) -> int:
     Raises:
         InputError: it is anything else; an even kernel cannot keep the maps where they are.
     """
-    size = cheap_kernel_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-        raise InputError(
-            f"`cheap_kernel_size` (={size!r}) must be an odd integer >= 1; the paper uses 1, 3, 5 or 7"
-        )
-    return size
+    ending = "; the paper uses 1, 3, 5 or 7"
+    return check_integer("`cheap_kernel_size`", cheap_kernel_size, odd=True, ending=ending)
 
 
 def select_layers(

@@ -23,6 +23,7 @@ from ghostnet.convert.select import (
     Layers,
     LayerSelection,
     check_cheap_kernel_size,
+    check_macs_share,
     check_ratio,
     select_layers,
 )
@@ -83,7 +84,7 @@ class Sensitivity:
         Example:
             >>> ghost, report = ghostify(model, ratio=sensitivity(model, images).ratios(0.5))  # doctest: +SKIP
         """
-        _check_share(macs)
+        check_macs_share(macs)
         choices = [
             [(1, 0, 0.0), *((s, layer.macs - layer.macs_at[s], layer.costs[s]) for s in sorted(layer.costs))]
             for layer in self.layers
@@ -174,7 +175,7 @@ def sensitivity(
     """
     tried = _checked_ratios(ratios)
     if macs is not None:
-        _check_share(macs)
+        check_macs_share(macs)
     cheap_kernel_size = check_cheap_kernel_size(cheap_kernel_size)
     batches = calibration_batches(calibration)
     if batches is None:
@@ -227,11 +228,6 @@ def _candidates(
     if not any(wanted.values()):
         raise InputError("no layer can be ghosted with these ratios; `layers` may leave all of them out")
     return {unit: allowed for unit, allowed in wanted.items() if allowed}
-
-
-def _check_share(macs: object) -> None:
-    if isinstance(macs, bool) or not isinstance(macs, int | float) or not 0 < macs < 1:
-        raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
 
 
 def _check_reach(

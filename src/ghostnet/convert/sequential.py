@@ -18,6 +18,7 @@ from ghostnet.convert.layer_fit import FitOptions
 from ghostnet.convert.observe import Observer, observe
 from ghostnet.convert.plain_fit import refit_plain_
 from ghostnet.errors import InputError
+from ghostnet.modes import evaluating
 from ghostnet.nn import GhostConv2d
 from ghostnet.progress import Progress
 
@@ -63,10 +64,7 @@ def initialise_from_dense_(
             "`calibration_batches` is empty; give at least one batch, or None to convert without data."
         )
     options = FitOptions(rounds, ridge, max_gram)
-    modes = [(m, m.training) for model in (dense_model, ghost_model) for m in model.modules()]
-    dense_model.eval()
-    ghost_model.eval()
-    try:
+    with evaluating(dense_model, ghost_model):
         source = (
             None if calibration_batches is None else observe(dense_model, ghost_model, calibration_batches)
         )
@@ -79,9 +77,6 @@ def initialise_from_dense_(
                     _refit(unit, dense_model, ghost_model, source, options)
                 bar.update(1, unit.name)
         return errors
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _initialise(

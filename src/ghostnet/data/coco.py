@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ghostnet.checks import is_integer, is_number
 from ghostnet.data.detection import BoxCheck, DetectionSet, box_image, check_files
 from ghostnet.errors import InputError, unknown_name
 
@@ -135,7 +136,7 @@ def _by_id(
         for key in ("id", *needed):
             if entry.get(key) is None:
                 raise InputError(f"{source}: {kind} {number} lacks {key!r}")
-        if isinstance(number, bool) or not isinstance(number, int):
+        if not is_integer(number):
             raise InputError(f"{source}: {kind} id {number!r:.80} must be an integer")
         if number in found:
             raise InputError(f"{source}: {kind} id {number} occurs twice; ids must be unique")
@@ -203,7 +204,7 @@ def _area(entry: Mapping[str, Any], box: list[float], where: str) -> float:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return None
     try:
         return float(value)

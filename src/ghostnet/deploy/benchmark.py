@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghostnet.checks import check_integer
 from ghostnet.deploy.fresh import run_fresh
 from ghostnet.deploy.lineup import Settings, line_up
 from ghostnet.deploy.repeated import time_repeatedly, time_sessions
@@ -196,8 +197,7 @@ def benchmark(
         ("processes", processes, 1),
         *(("threads", n, 1) for n in counts),
     ):
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            raise InputError(f"{name} (={count!r}) must be an integer >= {least}")
+        check_integer(name, count, least=least)
     settings = Settings(tuple(runtimes), tuple(precisions), tuple(counts), tuple(input_size))
     tell = announce or (lambda _line: None)
     with tempfile.TemporaryDirectory() as folder:

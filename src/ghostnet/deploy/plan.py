@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from ghostnet.checks import check_integer
 from ghostnet.deploy.layer_times import LayerTimes, Setting, Site, find_sites, time_sites
 from ghostnet.deploy.plan_search import WORTH, Choice, GhostOption, search
 from ghostnet.deploy.planned import Plan, PlannedLayer
@@ -147,10 +148,9 @@ def plan(
 def _check_forms(ratio: int | Sequence[int], cheap_kernel_size: int, budget: float) -> list[int]:
     """Return the ratios to try, in order."""
     several = isinstance(ratio, Sequence) and not isinstance(ratio, str)
-    ratios = list(ratio) if isinstance(ratio, Sequence) and several else [ratio]
-    for one in ratios:
-        if isinstance(one, bool) or not isinstance(one, int) or one < 2:
-            raise InputError(f"ratio (={one!r}) must be an integer >= 2; 1 is the plain convolution itself")
+    given = list(ratio) if isinstance(ratio, Sequence) and several else [ratio]
+    ending = "; 1 is the plain convolution itself"
+    ratios = [check_integer("ratio", one, least=2, ending=ending) for one in given]
     if not ratios:
         raise InputError("ratio is an empty list; give an integer >= 2, or several")
     if len(set(ratios)) > 1 and budget == 1:
@@ -158,7 +158,7 @@ def _check_forms(ratio: int | Sequence[int], cheap_kernel_size: int, budget: flo
             f"several ratios ({', '.join(map(str, ratios))}) need a budget below 1: without one the largest is taken"
         )
     check_cheap_kernel_size(cheap_kernel_size)
-    return sorted(set(ratios))  # type: ignore[arg-type]
+    return sorted(set(ratios))
 
 
 def _among(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ghostnet.checks import check_integer
 from ghostnet.deploy.manifest import (
     FILE_PRECISIONS,
     Manifest,
@@ -125,8 +126,7 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     Example:
         >>> load("net.onnx").predict(images)  # doctest: +SKIP
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads (={threads!r}) must be an integer >= 1")
+    check_integer("threads", threads)
     main, manifest, target = identify(path)
     if precision in FILE_PRECISIONS and manifest is not None and manifest.precision == precision:
         precision = "fp32"  # what the file has needs not be asked for

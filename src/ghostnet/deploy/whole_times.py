@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ghostnet.checks import check_integer, is_number
 from ghostnet.deploy.layer_times import Setting
 from ghostnet.deploy.quantization.quantiser import require_quantiser
 from ghostnet.deploy.targets import require_to_write, target_named
@@ -74,12 +75,11 @@ def check_setting(target: str, precision: str, budget: float, seconds: float, th
                 f"{found.runtime} runs in {' or '.join(found.precisions)} here, not in {precision}"
             )
         raise unknown_name("precision", precision, [*found.precisions, "int8"])
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
+    if not is_number(budget) or not 0 < budget <= 1:
         raise InputError(
             f"budget (={budget!r}) must be above 0 and at most 1: the time of the new network over the "
             "original's; for a plan of layers 1 takes every one that gains"
         )
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"seconds (={seconds}) must be above 0; 0.3 is usual")
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads (={threads!r}) must be an integer >= 1")
+    check_integer("threads", threads)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ghostnet.data import DetectionBatches, DetectionSet
 from ghostnet.detect.coco_eval import CocoScores, score_results
 from ghostnet.errors import InputError
+from ghostnet.modes import evaluating
 from ghostnet.progress import Progress
 from ghostnet.train import share_of_processes
 
@@ -39,22 +40,16 @@ def detect(
     """
     _check_classes(model, batches.source)
     started = time.perf_counter()
-    modes = [(module, module.training) for module in model.modules()]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sizes = {image.id: (image.width, image.height) for image in batches.source.images}
     results: list[dict[str, Any]] = []
-    model.eval()
-    try:
-        bar = Progress("detect", total=len(batches), unit="batches", enabled=progress)
-        with bar, torch.inference_mode():
-            for images, targets in batches.epoch(0, share=share_of_processes(), device=device):
-                for image, target, found in zip(images, targets, _answers(model, images), strict=True):
-                    number = int(target["image_id"])
-                    results += _results(found, number, image, sizes[number], batches.source.category_ids)
-                bar.update()
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    bar = Progress("detect", total=len(batches), unit="batches", enabled=progress)
+    with evaluating(model), bar, torch.inference_mode():
+        for images, targets in batches.epoch(0, share=share_of_processes(), device=device):
+            for image, target, found in zip(images, targets, _answers(model, images), strict=True):
+                number = int(target["image_id"])
+                results += _results(found, number, image, sizes[number], batches.source.category_ids)
+            bar.update()
     return _gathered(results), time.perf_counter() - started
 
 

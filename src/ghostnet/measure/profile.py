@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostnet.checks import is_integer
 from ghostnet.errors import InputError, first_line
 from ghostnet.measure.macs import macs_of
+from ghostnet.modes import evaluating
 
 ROOT = "(model)"
 
@@ -133,23 +135,18 @@ class _CountingMode(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch to eval for the block and give every submodule its own training flag back."""
-    flags = [(module, module.training) for module in model.modules()]
+def _without_fused_attention() -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel would hide its matrix products
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, training in flags:
-            module.training = training
 
 
 def _checked_size(input_size: object) -> tuple[int, ...]:
     sizes = tuple(input_size) if isinstance(input_size, (tuple, list, torch.Size)) else ()
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+    if not sizes or any(not is_integer(size) or size < 1 for size in sizes):
         raise InputError(
             f"input_size (={input_size!r}) must be a tuple of integers >= 1 without the batch, "
             "e.g. (3, 224, 224)"
@@ -171,7 +168,7 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
         for name, module in model.named_modules():
             handles += mode.attach(name or ROOT, module)
         # in a caller's inference mode a convolution would reach `mode` as an operation that it does not know
-        with torch.inference_mode(False), torch.no_grad(), _eval_mode(model):
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model), _without_fused_attention():
             example = _example_input(model, input_size)
             with mode:
                 model(example)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ghostnet.errors import InputError
+from ghostnet.checks import check_integer
 from ghostnet.models.mobile_network import IMAGENET
 from ghostnet.models.registry import check_width, register
 
@@ -17,8 +17,7 @@ from ghostnet.models.registry import check_width, register
 def _mobilenet_v2(width_mult: float, num_classes: int, divisor: int) -> nn.Module:
     from torchvision.models import MobileNetV2
 
-    if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
-        raise InputError(f"`divisor` (={divisor!r}) must be an integer >= 1; MobileNetV2 uses 8")
+    check_integer("`divisor`", divisor, ending="; MobileNetV2 uses 8")
     return MobileNetV2(num_classes=num_classes, width_mult=check_width(width_mult), round_nearest=divisor)
 
 
@@ -58,10 +57,7 @@ def mobilenetv3_small_075(*, num_classes: int = 1000, head_channels: int = 1024)
     Raises:
         InputError: `head_channels` is not an integer >= 1.
     """
-    if isinstance(head_channels, bool) or not isinstance(head_channels, int) or head_channels < 1:
-        raise InputError(
-            f"`head_channels` (={head_channels!r}) must be an integer >= 1; the published weights have 1024"
-        )
+    check_integer("`head_channels`", head_channels, ending="; the published weights have 1024")
     model = _timm("mobilenetv3_small_075", num_classes)
     if head_channels != model.conv_head.out_channels:
         model.conv_head = nn.Conv2d(model.conv_head.in_channels, head_channels, 1)

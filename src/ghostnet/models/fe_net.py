@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ghostnet.errors import InputError
+from ghostnet.checks import check_integer
 from ghostnet.models.mobile_network import IMAGENET, PooledClassifier, conv_norm
 from ghostnet.models.registry import check_width, register
 
@@ -134,8 +134,7 @@ def fenet_100(
     width = check_width(width_mult)
     if head_channels is None:
         head_channels = int(1380 * max(1.0, width))
-    if isinstance(head_channels, bool) or not isinstance(head_channels, int) or head_channels < 1:
-        raise InputError(f"`head_channels` (={head_channels!r}) must be an integer >= 1; the paper has 1380")
+    check_integer("`head_channels`", head_channels, ending="; the paper has 1380")
     stem = max(2, int(8 * width + 0.5) * 2)
     layers: list[nn.Module] = [
         conv_norm(3, stem, 3, stride=2, activation=None),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ghostnet.checks import is_number
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.models.pyramid import PyramidPart
 from ghostnet.models.registry import check_in_chans, check_width, register
@@ -206,7 +207,7 @@ def _head(in_channels: int, *, norm: bool) -> nn.Sequential:
 
 
 def _check_dropout(dropout: float) -> None:
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+    if not is_number(dropout) or not 0 <= dropout < 1:
         raise InputError(f"`dropout` (={dropout!r}) must be in [0, 1); use 0 for none.")
 
 

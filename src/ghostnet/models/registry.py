@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from ghostnet.checks import check_integer, is_number
 from ghostnet.errors import InputError, unknown_name
 
 Builder = Callable[..., nn.Module]
@@ -149,8 +150,7 @@ def create_model(
         if key not in accepted:
             raise unknown_name(f"argument of model {name!r}", key, accepted)
     classes = info.num_classes if num_classes is None else num_classes
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
-        raise InputError(f"`num_classes` (={num_classes!r}) must be an integer >= 1")
+    check_integer("`num_classes`", classes)
     if weights is None and new_head:
         raise InputError("`new_head` needs `weights`: without them the whole network is fresh")
     opened = None
@@ -181,9 +181,7 @@ def check_in_chans(in_chans: int) -> int:
     Raises:
         InputError: it is no integer >= 1.
     """
-    if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
-        raise InputError(f"`in_chans` (={in_chans!r}) must be an integer >= 1; 3 for colour images.")
-    return in_chans
+    return check_integer("`in_chans`", in_chans, ending="; 3 for colour images.")
 
 
 def check_width(width_mult: float) -> float:
@@ -192,6 +190,6 @@ def check_width(width_mult: float) -> float:
     Raises:
         InputError: it is not a number in (0, 16].
     """
-    if isinstance(width_mult, bool) or not isinstance(width_mult, (int, float)) or not 0 < width_mult <= 16:
+    if not is_number(width_mult) or not 0 < width_mult <= 16:
         raise InputError(f"`width_mult` (={width_mult!r}) must be a number above 0 and at most 16")
     return float(width_mult)

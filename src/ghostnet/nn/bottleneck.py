@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ghostnet.checks import check_integer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.cheap_operations import check_cheap_kernel_size
 from ghostnet.nn.ghost_module import GhostModule
@@ -152,15 +153,7 @@ def _downsample(style: BottleneckStyle, channels: int, kernel_size: int, stride:
 
 
 def _check(kernel_size: int, stride: int, se_ratio: float, style: BottleneckStyle) -> None:
-    if (
-        isinstance(kernel_size, bool)
-        or not isinstance(kernel_size, int)
-        or kernel_size < 1
-        or kernel_size % 2 == 0
-    ):
-        raise InputError(
-            f"`kernel_size` (={kernel_size!r}) must be an odd integer >= 1; GhostNet uses 3 and 5."
-        )
+    check_integer("`kernel_size`", kernel_size, odd=True, ending="; GhostNet uses 3 and 5.")
     if stride not in (1, 2):
         raise InputError(f"`stride` (={stride!r}) must be 1 or 2; stack two bottlenecks for more.")
     if not 0 <= se_ratio <= 1:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostnet.checks import check_integer
 from ghostnet.errors import InputError, unknown_name
 
 
@@ -23,12 +24,8 @@ def check_cheap_kernel_size(value: object) -> int:
     Raises:
         InputError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
-        raise InputError(
-            f"`cheap_kernel_size` (={value!r}) must be an odd integer >= 1, "
-            "so that maps keep their size; use 1, 3, 5 or 7."
-        )
-    return value
+    ending = ", so that maps keep their size; use 1, 3, 5 or 7."
+    return check_integer("`cheap_kernel_size`", value, odd=True, ending=ending)
 
 
 def source_maps(in_channels: int, out_channels: int) -> list[int]:

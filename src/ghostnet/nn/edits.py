@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ghostnet.checks import is_integer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.narrow import narrow_like
@@ -34,7 +35,7 @@ def _conv2d(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
     config = edit.get("config")
     if not isinstance(config, dict) or set(config) != set(_CONV2D_KEYS):
         raise InputError(f"the conv2d edit of {edit.get('path')!r} needs a `config` of {list(_CONV2D_KEYS)}.")
-    if any(isinstance(value, bool) or not isinstance(value, int) for value in config.values()):
+    if not all(map(is_integer, config.values())):
         raise InputError(f"the conv2d edit of {edit.get('path')!r} must hold integers; it has {config}.")
     return nn.Conv2d(**config, bias=True)
 

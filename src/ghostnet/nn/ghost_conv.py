@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ghostnet.checks import check_integer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.channel_order import reorder_channels
 from ghostnet.nn.cheap_operations import CHEAP_OPERATIONS, check_cheap_kernel_size, make_cheap_operation
@@ -40,8 +41,7 @@ def intrinsic_channel_count(out_channels: int, *, ratio: int, groups: int = 1) -
         >>> intrinsic_channel_count(16, ratio=3)
         6
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
-        raise InputError(f"`ratio` (={ratio!r}) must be an integer >= 1; use 1 to keep a plain convolution.")
+    check_integer("`ratio`", ratio, ending="; use 1 to keep a plain convolution.")
     if ratio > out_channels:
         raise InputError(
             f"`ratio` (={ratio}) must not be larger than `out_channels` (={out_channels}); "
@@ -254,8 +254,7 @@ _CONFIG_KEYS = (
 
 def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
     for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"`{name}` (={value!r}) must be an integer >= 1.")
+        check_integer(f"`{name}`", value, ending=".")
     if in_channels % groups:
         raise InputError(f"`in_channels` (={in_channels}) must be divisible by `groups` (={groups}).")
 

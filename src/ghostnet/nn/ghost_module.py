@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ghostnet.errors import InputError
+from ghostnet.checks import check_integer
 from ghostnet.nn.ghost_conv import GhostConv2d
 
 
@@ -43,10 +43,7 @@ class GhostModule(GhostConv2d):
         stride: int = 1,
         activation: str | None = "relu",
     ) -> None:
-        if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1:
-            raise InputError(
-                f"`kernel_size` (={kernel_size!r}) must be an integer >= 1; use GhostConv2d for pairs."
-            )
+        check_integer("`kernel_size`", kernel_size, ending="; use GhostConv2d for pairs.")
         super().__init__(
             in_channels,
             out_channels,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ghostnet.checks import is_integer
 from ghostnet.errors import InputError
 
 _KINDS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
@@ -51,7 +52,7 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
         Conv2d(8, 5, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
     for given, old in zip((in_channels, out_channels), sizes(module), strict=True):
-        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= old:
+        if not is_integer(given) or not 1 <= given <= old:
             raise InputError(f"cannot narrow {old} channels to {given!r}; give an integer from 1 to {old}")
     if in_channels != out_channels and (is_depthwise(module) or isinstance(module, nn.BatchNorm2d)):
         raise InputError(

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostnet.checks import check_integer
 from ghostnet.errors import InputError
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import record_edits_, recorded_edits
@@ -119,12 +120,8 @@ class ReparamConv2d(nn.Module):
 
 
 def _check(kernel_size: int, branches: int, impossible_skip: bool) -> None:
-    if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size % 2 != 1:
-        raise InputError(
-            f"`kernel_size` (={kernel_size!r}) must be an odd integer >= 1, or branches do not align."
-        )
-    if isinstance(branches, bool) or not isinstance(branches, int) or branches < 1:
-        raise InputError(f"`branches` (={branches!r}) must be an integer >= 1; 1 is a plain convolution.")
+    check_integer("`kernel_size`", kernel_size, odd=True, ending=", or branches do not align.")
+    check_integer("`branches`", branches, ending="; 1 is a plain convolution.")
     if impossible_skip:
         raise InputError(
             "a `skip` branch needs stride 1 and as many outputs as inputs; build it with skip=False."

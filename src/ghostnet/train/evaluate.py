@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError
+from ghostnet.modes import evaluating
 from ghostnet.progress import Progress
 from ghostnet.train.processes import share_of_processes, sum_over_processes
 
@@ -60,31 +61,25 @@ def evaluate(
         InputError: no batches, labels outside the classifier's classes, or logits that are not finite.
     """
     started = time.perf_counter()
-    modes = [(module, module.training) for module in model.modules()]
     device, kind = device_and_type(model)
     top1 = top5 = count = 0
     loss = 0.0
     total = len(batches) if isinstance(batches, Sized) else None
-    model.eval()
-    try:
-        with Progress("evaluate", total=total, unit="batches", enabled=progress) as bar:
-            for images, labels in _on_device(batches, device):
-                labels = labels.to(device)
-                wanted = kind if images.is_floating_point() else images.dtype
-                images = images.to(device, wanted, memory_format=torch.channels_last)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits = model(images)
-                logits = logits.float()
-                _check(logits, labels)
-                ranks = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
-                top1 += int(ranks[:, 0].sum())
-                top5 += int(ranks.any(1).sum())
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-                count += len(labels)
-                bar.update(1, f"top-1 {100 * top1 / count:.2f}")
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model), Progress("evaluate", total=total, unit="batches", enabled=progress) as bar:
+        for images, labels in _on_device(batches, device):
+            labels = labels.to(device)
+            wanted = kind if images.is_floating_point() else images.dtype
+            images = images.to(device, wanted, memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = model(images)
+            logits = logits.float()
+            _check(logits, labels)
+            ranks = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
+            top1 += int(ranks[:, 0].sum())
+            top5 += int(ranks.any(1).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            count += len(labels)
+            bar.update(1, f"top-1 {100 * top1 / count:.2f}")
     if hasattr(batches, "epoch"):
         totals = sum_over_processes([top1, top5, count, loss], device)
         top1, top5, count, loss = int(totals[0]), int(totals[1]), int(totals[2]), totals[3]

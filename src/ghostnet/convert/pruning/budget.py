@@ -12,7 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ghostnet.checks import check_integer
 from ghostnet.convert.pruning.sites import PruneSite
+from ghostnet.convert.select import check_macs_share
 from ghostnet.errors import InputError
 from ghostnet.measure import profile
 from ghostnet.nn.narrow import is_depthwise
@@ -44,8 +46,7 @@ class Budget:
         *,
         multiple: int = 1,
     ) -> None:
-        if isinstance(macs, bool) or not isinstance(macs, (int, float)) or not 0 < macs < 1:
-            raise InputError(f"`macs` (={macs!r}) must be a share of the network's MACs above 0 and below 1")
+        check_macs_share(macs)
         self.multiple = check_multiple(multiple)
         counted = profile(model, input_size)
         self.sites, self.full = sites, counted.macs
@@ -169,6 +170,4 @@ def check_multiple(multiple: object) -> int:
     Raises:
         InputError: no integer of at least 1.
     """
-    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise InputError(f"`multiple` (={multiple!r}) must be an integer >= 1; 8 suits CPUs")
-    return multiple
+    return check_integer("`multiple`", multiple, ending="; 8 suits CPUs")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ghostnet.convert.pruning.gates import ChannelGate, fold_gates_, insert_gates_
 from ghostnet.convert.pruning.job import PruneJob
 from ghostnet.errors import InputError
+from ghostnet.modes import restored_modes
 
 STRENGTH = 0.05  # of the penalty, in units of the loss for a factor of 1
 
@@ -71,20 +72,18 @@ def prune_sss(job: PruneJob) -> dict[str, Tensor]:
             "method 'sss' chooses channels by training: give `sparsify`, or use `ghostnet convert --method sss` or a "
             'recipe with method = "sss", which supply it'
         )
-    modes = [(module, module.training) for module in job.pruned.modules()]
-    gates = insert_gates_(job.pruned, job.sites)
-    step = ProximalStep(job, gates, STRENGTH)
-    job.sparsify(job.pruned, step)
-    if not step.called:
-        raise InputError("`sparsify` never called its second argument; call it after each training step")
-    if not step.held:
-        kept = job.budget.select({name: gate.scale.detach().abs() for name, gate in gates.items()})
-    else:
-        kept = {name: gate.open.nonzero().flatten().cpu() for name, gate in gates.items()}
-    _unplaced(job.pruned, job.model)
-    fold_gates_(job.pruned, job.sites)
-    for module, training in modes:
-        module.training = training
+    with restored_modes(job.pruned):
+        gates = insert_gates_(job.pruned, job.sites)
+        step = ProximalStep(job, gates, STRENGTH)
+        job.sparsify(job.pruned, step)
+        if not step.called:
+            raise InputError("`sparsify` never called its second argument; call it after each training step")
+        if not step.held:
+            kept = job.budget.select({name: gate.scale.detach().abs() for name, gate in gates.items()})
+        else:
+            kept = {name: gate.open.nonzero().flatten().cpu() for name, gate in gates.items()}
+        _unplaced(job.pruned, job.model)
+        fold_gates_(job.pruned, job.sites)
     return kept
 
 

@@ -6,8 +6,6 @@ nothing is computed in vain.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from ghostnet.errors import InputError, first_line, unknown_name
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
+from ghostnet.modes import evaluating
 
 # files whose modules treat each map by itself: norms, activations, nn.Identity, and what timm makes of a norm
 _PER_CHANNEL = ("modules.batchnorm", "modules.activation", "modules.linear", "layers.norm_act")
@@ -166,15 +165,3 @@ def _checked_maps(layer: str, output: Any) -> Tensor:
             f"layer {layer!r} puts out {shape}, not maps (N, C, H, W); choose a convolution, say"
         )
     return output.detach()
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation for the block and give every submodule its own training flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ghostnet.checks import check_integer
 from ghostnet.errors import InputError
 
 _BLOCK_BYTES = 128 * 2**20  # of one working array; a few of them live at a time
@@ -187,17 +188,13 @@ def fit_filter(source: Tensor, target: Tensor, cheap_kernel_size: int = 3) -> tu
 
 def _checked(maps: Tensor, cheap_kernel_size: int) -> int:
     """Return the padding d // 2."""
-    size = cheap_kernel_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-        raise InputError(
-            f"`cheap_kernel_size` (={size!r}) must be an odd integer >= 1; the paper uses 1 to 7"
-        )
+    check_integer("`cheap_kernel_size`", cheap_kernel_size, odd=True, ending="; the paper uses 1 to 7")
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] < 2 or not maps.numel():
         shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise InputError(f"maps (={shape}) must be a tensor (N, C, H, W) with at least two maps")
     if not torch.isfinite(maps).all():
         raise InputError("the maps hold NaN or infinity; look at the network's weights and its input")
-    return size // 2
+    return cheap_kernel_size // 2
 
 
 def _shifts(padded: Tensor, size: int, height: int, width: int) -> Tensor:

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostnet.checks import check_integer
 from ghostnet.errors import InputError
-from ghostnet.measure.features.capture import evaluating, run
+from ghostnet.measure.features.capture import run
 from ghostnet.measure.features.pairs import PairFits, fit_pairs
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
 from ghostnet.measure.macs import macs_of
+from ghostnet.modes import evaluating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +123,7 @@ def redundancy(
         >>> round(found.layers[0].ghost_error, 6)  # every map is a multiple of the one input
         0.0
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 2:
-        raise InputError(
-            f"`ratio` (={ratio!r}) must be an integer >= 2; at 1 nothing is made from other maps"
-        )
+    check_integer("`ratio`", ratio, least=2, ending="; at 1 nothing is made from other maps")
     inside_ghosts = tuple(
         f"{name}." if name else "" for name, module in model.named_modules() if is_ghost_convolution(module)
     )
