@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ def test_fine_tuning_brings_coarse_weights_back_to_the_float_answers(
     assert manifest["classes"] == sorted(COLOURS)
     evaluated = _json(capsys, "eval", str(tmp_path / f"net8{suffix}"), "--data", str(photos))
     assert evaluated["count"] == 24
+
+
+def test_c_takes_no_images_and_is_judged_on_them(
+    network: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler")
+    start = ["export", str(network), "-o", str(tmp_path / "net.c"), "--target", "c", "--precision", "int8"]
+    assert "--max-drop is for --calibration" in _line(capsys, *start, "--max-drop", "2")
+    assert "weight_bits (=7) must be 8 for c" in _line(capsys, *start, "--weight-bits", "7")
+    assert "is for onnx and openvino, not for c" in _line(capsys, *start, "--fine-tune-epochs", "1")
+    assert list(tmp_path.iterdir()) == []
+    plain = _json(capsys, *start)
+    assert 1e-4 < plain["relative_error"] < 0.1
+    calibration = ["--calibration", str(photos), "--calibration-images", "20", "--max-drop", "100"]
+    judged = _json(capsys, *start, *calibration, "--force")
+    assert judged["bytes"] == pytest.approx(plain["bytes"], rel=0.01)
+    assert judged["bytes"] < 0.35 * judged["float_bytes"]
+    assert _json(capsys, "eval", str(tmp_path / "net.c"), "--data", str(photos))["count"] == 24
 
 
 def test_unusable_int8_requests_are_one_line(

@@ -152,7 +152,7 @@ def test_int8_is_timed_beside_float_where_there_is_int8(tmp_path: Path) -> None:
     sizes = {(row.name, row.runtime, row.precision): row.bytes for row in result.rows}
     assert sizes["net", "onnx", "int8"] == pytest.approx(sizes["int8", "onnx", "int8"], rel=0.01)
     assert result.skipped == [
-        "net in ncnn in int8: ncnn has no int8 here; the targets with int8 are onnx, openvino, litert",
+        "net in ncnn in int8: ncnn has no int8 here; the targets with int8 are onnx, openvino, litert, c",
         "float: a file keeps its precision; `ghostnet export --precision int8` writes int8",
     ]
     assert "exporting net to ONNX Runtime in int8" in lines

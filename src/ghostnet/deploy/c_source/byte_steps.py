@@ -30,9 +30,10 @@ def is_worth_bytes(layer: Convolution, sizes: dict[str, Size]) -> bool:
         return False
     if sizes[layer.result][1:] == (1, 1):
         return length * outputs >= _LEAST_LINEAR
+    values = -(-inputs // LANES) * LANES  # of a pixel, in whole vectors
     if math.prod(kernel) == 1:
-        return _SAVED * length * outputs > _PIXEL + _VALUE * inputs
-    return _SAVED_IN_WINDOW * length * outputs > _VALUE * inputs * math.prod(layer.stride)
+        return _SAVED * length * outputs > _PIXEL + _VALUE * values
+    return _SAVED_IN_WINDOW * length * outputs > _VALUE * values * math.prod(layer.stride)
 
 
 def byte_linear(lowering: Lowering, layer: Convolution, weight: np.ndarray) -> None:
