@@ -10,7 +10,7 @@
 enum { MOST = 127, LEAST = 0, SUMS_OF_FLOATS = 0 };
 #elif defined __AVX2__
 enum { MOST = 255, LEAST = 0, SUMS_OF_FLOATS = 0 };
-#elif defined __ARM_FEATURE_DOTPROD
+#elif defined __aarch64__ && defined __ARM_FEATURE_DOTPROD
 enum { MOST = 255, LEAST = -128, SUMS_OF_FLOATS = 0 }; /* bytes with a sign */
 #else
 enum { MOST = 255, LEAST = 0, SUMS_OF_FLOATS = 1 };
@@ -29,7 +29,7 @@ INLINE part_bits dot(part_bits sums, quad u, part_bits w)
 #elif defined __AVX2__
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32((int)u), (__m256i)w);
     return sums + (part_bits)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#elif defined __ARM_FEATURE_DOTPROD
+#elif defined __aarch64__ && defined __ARM_FEATURE_DOTPROD
     return (part_bits)vdotq_s32((int32x4_t)sums, (int8x16_t)w, vreinterpretq_s8_u32(vdupq_n_u32(u)));
 #else /* in floats; the bytes of weights become floats once for all pixels of a tile */
     const part first = __builtin_convertvector(w << 24 >> 24, part);
