@@ -68,7 +68,7 @@ struct scale {
 INLINE struct scale scale_of(float low, float high, int are_numbers)
 {
     const float span = high - low;
-    return (struct scale){low, are_numbers ? span / MOST : NAN, span > 0 ? MOST / span : 0};
+    return (struct scale){low, are_numbers ? span * (1.f / MOST) : NAN, span > 0 ? MOST / span : 0};
 }
 
 INLINE struct scale scale_of_range(struct range range)
@@ -123,9 +123,10 @@ KERNEL bytes(const void *self, const struct memory *memory, int from, int to)
 {
     const struct bytes *layer = self;
     const int channels = layer->channels, whole = channels / LANES * LANES, rest = channels - whole;
-    for (int pixel = from; pixel < to; pixel++) {
-        const float *in = memory->work + layer->in + (ptrdiff_t)(pixel / layer->width) * layer->in_row
-                          + (ptrdiff_t)(pixel % layer->width) * layer->in_pixel;
+    const float *row = memory->work + layer->in + (ptrdiff_t)(from / layer->width) * layer->in_row;
+    for (int pixel = from, x = from % layer->width; pixel < to; pixel++) {
+        const float *in = row + (ptrdiff_t)x * layer->in_pixel;
+        if (++x == layer->width) x = 0, row += layer->in_row;
         uint8_t *out = (uint8_t *)(memory->work + layer->out + (ptrdiff_t)pixel * layer->quads);
         struct range range = {all(in[0]), all(in[0]), all(0)};
         for (int c = 0; c < whole; c += LANES) range = widened(range, load(in + c));
@@ -256,13 +257,15 @@ KERNEL byte_product(const void *self, const struct memory *memory, int from, int
         count = panel_vectors(vectors - first);
         const float *bias = memory->weights + layer->bias + first * LANES;
         const int tiles = (to - from + tile_pixels[count - 1] - 1) / tile_pixels[count - 1];
+        const quad *row = (const quad *)(memory->work + layer->in) + (ptrdiff_t)(from / layer->width) * layer->in_row;
+        int x = from % layer->width;
         for (int t = tiles, pixel = from, pixels; t > 0; t--, pixel += pixels) {
             const quad *at[8];
             pixels = (to - pixel) / t;
-            for (int p = 0; p < pixels; p++)
-                at[p] = (const quad *)(memory->work + layer->in)
-                        + (ptrdiff_t)((pixel + p) / layer->width) * layer->in_row
-                        + (ptrdiff_t)((pixel + p) % layer->width) * layer->in_pixel;
+            for (int p = 0; p < pixels; p++) {
+                at[p] = row + (ptrdiff_t)x * layer->in_pixel;
+                if (++x == layer->width) x = 0, row += layer->in_row;
+            }
             byte_tiles[count - 1][pixels](
                 layer, at, weights, bias, memory->work + layer->scales + (ptrdiff_t)pixel * layer->scale_pixel,
                 memory->work + layer->out + (ptrdiff_t)pixel * layer->out_pixel + first * LANES,
