@@ -183,7 +183,14 @@ def test_networks_of_an_earlier_run_are_not_replaced(ending, photos, tmp_path):
 
 @pytest.mark.parametrize("stops", [(1,), (2, 5), (6,)])  # the target is met in step 2 of 6, or near it
 def test_an_interrupted_choice_of_channels_goes_on_and_ends_the_same(stops, photos, tmp_path, monkeypatch):
-    changes = ["method=sss", "macs=0.95", "sparsity_epochs=3", "sparsity_learning_rate=8.0", "epochs=0.5"]
+    changes = [
+        "method=sss",
+        "macs=0.95",
+        "sparsity_epochs=3",
+        "sparsity_learning_rate=8.0",
+        "epochs=0.5",
+        "bf16=false",
+    ]
     recipe = recipe_for(photos, *changes)
     held, shrink = [], sparsity.ProximalStep.__call__
 
