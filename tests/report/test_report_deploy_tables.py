@@ -95,7 +95,10 @@ def test_another_processor_has_a_table_of_its_own_and_is_in_no_picture() -> None
     here = record("deploy", {"name": "x"}, {"rows": rows})
     there = record("processors", {"name": "x"}, {"rows": rows})
     there[1]["environment"]["vectors"] = "AVX2"
-    text = deploy_part([here, there])
+    wider = record("processors", {"name": "y"}, {"rows": rows[:1]})
+    wider[1]["environment"] = {**wider[1]["environment"], "vectors": "AVX512"}
+    text = deploy_part([here, wider, there])
+    assert "\n\nThe same on A processor with AVX512, no wider ones:\n\n" in text
     assert "\n\nThe same on A processor with AVX2, no wider ones:\n\n" in text
     assert text.count("| ONNX Runtime | b | – | 1.50 | 0.750 |") == 2
     assert "(results/processors/x.json)" in text

@@ -43,8 +43,7 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
     """
     latency = latency_part(results, link_root)
     peers = peers_part(results, link_root)
-    elsewhere = latency_part(results, link_root, exhibit="processors")
-    parts = [part for part in (latency, elsewhere, peers) if part]
+    parts = [part for part in (latency, *_processors_parts(results, link_root), peers) if part]
     rows = int8_rows(results, link_root)
     if rows:
         title = (
@@ -112,6 +111,16 @@ def latency_part(results: Results, link_root: str = "results", *, exhibit: str =
     title += f", {SPREAD_NOTE}:" if spread else ":"
     header = ("runtime", "network", "input", "median ms", "time / first", "record")
     return f"{title}\n\n{markdown_table(header, rows)}"
+
+
+def _processors_parts(results: Results, link_root: str) -> list[str]:
+    """Return the table of each further processor."""
+    kinds: dict[str, list[tuple[Path, Mapping[str, Any]]]] = {}
+    for path, result in results:
+        if result["exhibit"] == "processors":
+            place = result["environment"]
+            kinds.setdefault(f"{place.get('cpu')} {place.get('vectors')}", []).append((path, result))
+    return [latency_part(found, link_root, exhibit="processors") for found in kinds.values()]
 
 
 def _side(result: Mapping[str, Any]) -> str:
