@@ -33,6 +33,7 @@ from ghostnet.convert import ghostify
 from ghostnet.deploy import TARGETS, export, load, randomise_statistics_
 from ghostnet.deploy.compare import relative_error
 from ghostnet.deploy.targets import target_named
+from ghostnet.deploy.targets.target import Target
 from ghostnet.errors import InputError
 from ghostnet.recipes.result import write_record
 
@@ -111,6 +112,11 @@ def unpacked_wheel(package: str, python: str, folder: Path) -> Path:
     return place
 
 
+def _has_wheels(target: Target) -> bool:
+    """Return whether a runtime comes as a wheel; C's is Python's own ctypes, which every process finds."""
+    return target.open_module not in sys.stdlib_module_names
+
+
 class Emulated:
     """An ARM machine: QEMU, Debian's Python, wheels.
 
@@ -139,7 +145,7 @@ class Emulated:
         version = self.python.name.removeprefix("python")
         packages = ("numpy", TARGETS[target].package)
         places = [self.source, *(unpacked_wheel(name, version, self.folder) for name in packages)]
-        others = ",".join(["torch", *(other.open_module for other in TARGETS.values())])
+        others = ",".join(["torch", *(other.open_module for other in TARGETS.values() if _has_wheels(other))])
         answer = path.with_suffix(".arm.npy")
         command = [self.qemu, "-L", self.root, "-E", f"PYTHONPATH={':'.join(map(str, places))}"]
         command += [self.python, "-B", "-c", PROGRAM, path, images, answer, others]
@@ -192,6 +198,10 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     try:
         runtimes = [target_named(name).name for name in given.runtimes.split(",")]
+        if not all(_has_wheels(TARGETS[name]) for name in runtimes):
+            raise InputError(
+                "a C file is compiled for a processor, not run by a wheel; use scripts/check_c_elsewhere.py"
+            )
         machine = Emulated(given.folder.resolve(), given.mirror or usual_mirror())
         rows = []
         for name, (model, size) in networks().items():
