@@ -1,4 +1,4 @@
-"""Convolutions as products of bytes (`kernels/products_of_bytes.c`): which ones, their weights, and the steps that compute them."""
+"""Convolutions as products of bytes: which ones, and their weights and steps (`kernels/products_of_bytes.c`)."""
 
 from __future__ import annotations
 
