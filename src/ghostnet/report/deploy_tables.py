@@ -65,7 +65,7 @@ def deploy_part(results: Results, link_root: str = "results") -> str:
     if emulated:
         title = (
             "Outputs on emulated processors (`scripts/check_on_arm.py`, `scripts/check_c_elsewhere.py`), largest "
-            "difference over the largest output, float32:"
+            "difference over the largest output, float32 unless said:"
         )
         parts.append(f"{title}\n\n{markdown_table(_ARM_HEADER, emulated)}")
     return "\n\n".join(parts)
