@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +146,32 @@ def test_the_probe_would_notice_torch():
 def test_rooms_load_without_optional_dependencies():
     rooms = ", ".join(f"ghostnet.{room}" for room in LAW)
     assert _loaded(f"import {rooms}", repr(OPTIONAL - {"onnxscript"})) == "[]"
+
+
+def _names_of_the_package(path: Path) -> list[tuple[str, str]]:
+    """The module and the name of each `from ghostnet... import name` in a file, wherever in it."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [
+        (node.module, alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ghostnet"
+        for alias in node.names
+    ]
+
+
+def test_tests_find_what_they_import_also_where_they_are_skipped():
+    """Files for runtimes that are seldom installed are skipped before their imports run."""
+    found = [
+        (path.name, module, name)
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        for module, name in _names_of_the_package(path)
+    ]
+    assert len(found) > 500
+    assert {"test_deploy_coreml.py", "test_deploy_executorch.py"} <= {path for path, _, _ in found}
+    missing = [
+        (path, module, name)
+        for path, module, name in found
+        if not hasattr(importlib.import_module(module), name)
+        and importlib.util.find_spec(f"{module}.{name}") is None
+    ]
+    assert missing == []

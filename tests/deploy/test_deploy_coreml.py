@@ -14,7 +14,7 @@ pytest.importorskip("coremltools")
 
 from ghostnet import cli
 from ghostnet.deploy import TARGETS, benchmark, export, load, optimize, tune
-from ghostnet.deploy.targets import HALF
+from ghostnet.deploy.targets import NARROW
 from ghostnet.deploy.targets.coreml_program import OPERATORS, Program
 from ghostnet.errors import InputError
 
@@ -160,7 +160,7 @@ def test_half_precision(tmp_path: Path) -> None:
     assert 1e-5 < half.relative_error < 2e-2
     assert half.bytes < whole.bytes - 9000  # 4800 weights
     assert json.loads((tmp_path / "b.mlpackage.json").read_text())["precision"] == "fp16"
-    assert set(HALF) == {"coreml"}
+    assert set(NARROW["fp16"]) == {"c", "coreml"}
 
 
 def test_half_precision_goes_without_the_rewrite_that_needs_float32(tmp_path: Path) -> None:
