@@ -1,8 +1,6 @@
 """Networks as C: each kernel against PyTorch, a program without Python, memory of any content, compilers that fail."""
 
 import json
-import math
-import os
 import platform
 import shutil
 import stat
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from c_programs import answers_under, apart
 from PIL import Image
 from torch import nn
 
@@ -413,16 +412,7 @@ def test_nothing_is_written_behind_a_map(
     branches: tuple[Branches, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gap, behind = 4096, []  # floats
-
-    def apart(uses, places, sizes):
-        begins, end = {}, gap
-        for name in dict.fromkeys(places[name].buffer for names in uses for name in names):
-            begins[name] = end
-            behind.append(slice(end + math.prod(sizes[name]), end + math.prod(sizes[name]) + gap))
-            end = -(-behind[-1].stop // 16) * 16
-        return begins, end
-
-    monkeypatch.setattr("ghostnet.deploy.c_source.text.arena", apart)
+    monkeypatch.setattr("ghostnet.deploy.c_source.text.arena", apart(gap, behind))
     export(branches[0], "c", tmp_path / "net.c", input_size=(3, *SIZE[1:]), optimized=False)
     session = load(tmp_path / "net.c")
     work = session._runner._work.view(np.uint32)
@@ -432,31 +422,13 @@ def test_nothing_is_written_behind_a_map(
     assert [place for place in behind if (work[place] != 0x7FC12345).any()] == []
 
 
-PROGRAM = Path(__file__).parents[2] / "scripts" / "run_network.c"
-
-
 @pytest.mark.parametrize("checked", ["address", "undefined"])  # both at once take gcc much longer
 def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     branches: tuple[Branches, Path], tmp_path: Path, checked: str
 ) -> None:
-    _, path = branches
-    images(1).tofile(tmp_path / "images.bin")
-    # for the plainest processor of this kind, with checks for what C leaves undefined
-    flags = [
-        "-O0",
-        "-Wall",
-        "-Wextra",
-        "-Wno-psabi",
-        "-Werror",
-        f"-fsanitize={checked}",
-        "-fno-sanitize-recover",
-    ]
-    subprocess.run(["cc", *flags, path, PROGRAM, "-o", tmp_path / "main", "-lm"], check=True)
-    command = [tmp_path / "main", path.with_suffix(".bin"), tmp_path / "images.bin"]
-    quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(command, check=True, capture_output=True, env=quiet)
-    expected = load(path).predict(images(1))
-    np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32)[None], expected, rtol=1e-4, atol=1e-3)
+    expected = load(branches[1]).predict(images(1))
+    found = answers_under(checked, branches[1], images(1), tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "c" / "classify.c"

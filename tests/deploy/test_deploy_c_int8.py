@@ -1,6 +1,5 @@
 """int8 in C: each layer against the same rounding in PyTorch, other processors, no calibration, bad input."""
 
-import math
 import os
 import platform
 import shutil
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from c_programs import answers_under, apart
 from torch import nn
 
 pytest.importorskip("onnx")
@@ -198,16 +198,7 @@ def test_nothing_is_written_behind_a_map(
     branches: tuple[Branches, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gap, behind = 1024, []  # floats
-
-    def apart(uses, places, sizes):
-        begins, end = {}, gap
-        for name in dict.fromkeys(places[name].buffer for names in uses for name in names):
-            begins[name] = end
-            behind.append(slice(end + math.prod(sizes[name]), end + math.prod(sizes[name]) + gap))
-            end = -(-behind[-1].stop // 16) * 16
-        return begins, end
-
-    monkeypatch.setattr("ghostnet.deploy.c_source.text.arena", apart)
+    monkeypatch.setattr("ghostnet.deploy.c_source.text.arena", apart(gap, behind))
     settings = {"input_size": (3, *SIZE[1:]), "optimized": False, "precision": "int8"}
     export(branches[0], "c", tmp_path / "net.c", **settings)
     session = load(tmp_path / "net.c")
@@ -222,22 +213,8 @@ def test_nothing_is_written_behind_a_map(
 def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     branches: tuple[Branches, Path], tmp_path: Path, checked: str
 ) -> None:
-    path, main = branches[1], Path(__file__).parents[2] / "scripts" / "run_network.c"
-    images(1).tofile(tmp_path / "images.bin")
-    flags = [
-        "-O0",
-        "-Wall",
-        "-Wextra",
-        "-Wno-psabi",
-        "-Werror",
-        f"-fsanitize={checked}",
-        "-fno-sanitize-recover",
-    ]
-    subprocess.run(["cc", *flags, path, main, "-o", tmp_path / "main", "-lm"], check=True)
-    command = [tmp_path / "main", path.with_suffix(".bin"), tmp_path / "images.bin"]
-    quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(command, check=True, capture_output=True, env=quiet)
-    expected, found = load(path).predict(images(1)), np.frombuffer(done.stdout, np.float32)[None]
+    expected = load(branches[1]).predict(images(1))
+    found = answers_under(checked, branches[1], images(1), tmp_path)
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
 
 

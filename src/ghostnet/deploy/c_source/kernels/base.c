@@ -136,12 +136,6 @@ INLINE part load_part(const int half, const void *weights, ptrdiff_t at)
 {
     return half ? load_half((const uint16_t *)weights + at) : part_at((const float *)weights + at);
 }
-INLINE vector load_weights(const int half, const void *weights, ptrdiff_t at)
-{
-    part parts[PARTS];
-    UNROLL for (int i = 0; i < PARTS; i++) parts[i] = load_part(half, weights, at + PART * i);
-    return joined(parts);
-}
 
 INLINE void store_half(float *to, half_vector x, int count)
 {

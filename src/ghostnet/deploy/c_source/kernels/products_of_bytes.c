@@ -107,10 +107,30 @@ INLINE void store_bytes(uint8_t *to, vector x, struct scale scale, int count)
     memcpy(to, &bytes, count > 4 ? 8 : 4);
 }
 
+/* The same for all channels of a pixel. */
+INLINE struct range widened_by_pixel(struct range range, const float *in, int channels, float other)
+{
+    int c = 0;
+    for (; c + LANES <= channels; c += LANES) range = widened(range, load(in + c));
+    return c < channels ? widened(range, first_lanes(in + c, channels - c, other)) : range;
+}
+INLINE void store_pixel(uint8_t *to, const float *in, int channels, struct scale scale)
+{
+    for (int c = 0; c < channels; c += LANES) store_bytes(to + c, load(in + c), scale, channels - c);
+}
+
 /* Where products find the low and the step of a byte. */
 INLINE void tell(float *scales, struct scale scale)
 {
     scales[0] = scale.low - LEAST * scale.step, scales[1] = scale.step;
+}
+
+/* Some outputs' sums of products of values, from those of bytes; `own`: their biases, `filled` floats further their
+ * scales, and as far again their sums of weights. */
+INLINE part value_of(part_bits sums, const float *own, int filled, float low, float step)
+{
+    return part_at(own) + all_part(low) * part_at(own + 2 * filled)
+           + all_part(step) * part_at(own + filled) * sum_of(sums);
 }
 
 struct bytes {
@@ -122,19 +142,15 @@ struct bytes {
 KERNEL bytes(const void *self, const struct memory *memory, int from, int to)
 {
     const struct bytes *layer = self;
-    const int channels = layer->channels, whole = channels / LANES * LANES, rest = channels - whole;
     const float *row = memory->work + layer->in + (ptrdiff_t)(from / layer->width) * layer->in_row;
     for (int pixel = from, x = from % layer->width; pixel < to; pixel++) {
         const float *in = row + (ptrdiff_t)x * layer->in_pixel;
         if (++x == layer->width) x = 0, row += layer->in_row;
         uint8_t *out = (uint8_t *)(memory->work + layer->out + (ptrdiff_t)pixel * layer->quads);
-        struct range range = {all(in[0]), all(in[0]), all(0)};
-        for (int c = 0; c < whole; c += LANES) range = widened(range, load(in + c));
-        if (rest) range = widened(range, first_lanes(in + whole, rest, in[0]));
-        const struct scale scale = scale_of_range(range);
+        const struct range first = {all(in[0]), all(in[0]), all(0)};
+        const struct scale scale = scale_of_range(widened_by_pixel(first, in, layer->channels, in[0]));
         tell(memory->work + layer->scales + 2 * pixel, scale);
-        for (int c = 0; c < whole; c += LANES) store_bytes(out + c, load(in + c), scale, LANES);
-        if (rest) store_bytes(out + whole, load(in + whole), scale, rest);
+        store_pixel(out, in, layer->channels, scale);
     }
 }
 
@@ -147,14 +163,11 @@ struct byte_map {
 KERNEL range_of_rows(const void *self, const struct memory *memory, int from, int to)
 {
     const struct byte_map *layer = self;
-    const int channels = layer->channels, whole = channels / LANES * LANES, rest = channels - whole;
     for (int y = from; y < to; y++) {
         const float *in = memory->work + layer->in + (ptrdiff_t)y * layer->width * layer->in_pixel;
         struct range range = {all(0), all(0), all(0)}; /* the border's zero is one of the values */
-        for (int x = 0; x < layer->width; x++, in += layer->in_pixel) {
-            for (int c = 0; c < whole; c += LANES) range = widened(range, load(in + c));
-            if (rest) range = widened(range, first_lanes(in + whole, rest, 0));
-        }
+        for (int x = 0; x < layer->width; x++, in += layer->in_pixel)
+            range = widened_by_pixel(range, in, layer->channels, 0);
         const struct scale scale = scale_of_range(range);
         float *found = memory->work + layer->ranges + 2 * y;
         found[0] = scale.low, found[1] = scale.low + MOST * scale.step;
@@ -165,7 +178,6 @@ KERNEL range_of_rows(const void *self, const struct memory *memory, int from, in
 KERNEL byte_map(const void *self, const struct memory *memory, int from, int to)
 {
     const struct byte_map *layer = self;
-    const int channels = layer->channels, whole = channels / LANES * LANES, rest = channels - whole;
     const float *ranges = memory->work + layer->ranges;
     float low = 0, high = 0;
     int numbers = 1;
@@ -188,8 +200,7 @@ KERNEL byte_map(const void *self, const struct memory *memory, int from, int to)
                 memset(out, nothing, 4 * layer->quads);
                 continue;
             }
-            for (int c = 0; c < whole; c += LANES) store_bytes(out + c, load(in + c), scale, LANES);
-            if (rest) store_bytes(out + whole, load(in + whole), scale, rest);
+            store_pixel(out, in, layer->channels, scale);
             in += layer->in_pixel;
         }
     }
@@ -226,12 +237,9 @@ INLINE void byte_tile(const int pixels, const int vectors, const struct byte_pro
     }
     part sum[8][3 * PARTS];
     UNROLL for (int p = 0; p < pixels; p++) {
-        const part low = all_part(scales[p * layer->scale_pixel]), step = all_part(scales[p * layer->scale_pixel + 1]);
-        UNROLL for (int v = 0; v < PARTS * vectors; v++) {
-            const float *own = bias + PART * v;
-            sum[p][v] = part_at(own) + low * part_at(own + 2 * layer->filled)
-                        + step * part_at(own + layer->filled) * sum_of(count[p][v]);
-        }
+        const float *scale = scales + p * layer->scale_pixel;
+        UNROLL for (int v = 0; v < PARTS * vectors; v++)
+            sum[p][v] = value_of(count[p][v], bias + PART * v, layer->filled, scale[0], scale[1]);
     }
     finish_tile(pixels, PARTS * vectors, sum, &layer->activation, out, layer->out_pixel, add, layer->add_pixel,
                 outputs);
@@ -299,11 +307,8 @@ INLINE void byte_panels(const int panels, const struct byte_linear *layer, const
     UNROLL for (int v = 0; v < 2 * panels; v++) {
         const int at = 2 * LANES * first + LANES * v;
         part sum[PARTS];
-        UNROLL for (int i = 0; i < PARTS; i++) {
-            const float *own = bias + at + PART * i;
-            sum[i] = part_at(own) + all_part(scale[0]) * part_at(own + 2 * layer->filled)
-                     + all_part(scale[1]) * part_at(own + layer->filled) * sum_of(count[PARTS * v + i]);
-        }
+        UNROLL for (int i = 0; i < PARTS; i++)
+            sum[i] = value_of(count[PARTS * v + i], bias + at + PART * i, layer->filled, scale[0], scale[1]);
         if (at < layer->outputs)
             store(memory->work + layer->out + at, activated(joined(sum), &layer->activation), layer->outputs - at);
     }
