@@ -26,7 +26,8 @@ def reproduce(
     exhibits: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="EXHIBIT...", help="table1 to table8, figure1, 4, 5, 6, 7, or short (ResNet-20)."
+            metavar="EXHIBIT...",
+            help="table1 to table8, figure1, 4, 5, 6, 7, short or short_sweep (ResNet-20).",
         ),
     ] = None,
     only: Annotated[str, typer.Option(help="Name or pattern of rows' recipes, e.g. 'resnet56*'.")] = "*",
@@ -36,7 +37,7 @@ def reproduce(
     dense: Annotated[
         str | None,
         typer.Option(
-            help="For short: weights of a trained ResNet-20 for its rows to start from, not akamaster."
+            help="For short and short_sweep: weights of a trained ResNet-20 for its rows to start from, not akamaster."
         ),
     ] = None,
     list_them: Annotated[
@@ -129,7 +130,9 @@ def _keys(exhibits: list[str] | None, answers: dict[str, bool]) -> list[str]:
         raise InputError(f"{' and '.join(asked)} are different answers; ask for one")
     keys = list(dict.fromkeys(exhibits or (report.CATALOGUE if answers["--list"] else ())))
     if not keys:
-        raise InputError("name an exhibit (table1 to table8, figure1, 4, 5, 6, 7, short), or give --list")
+        raise InputError(
+            "name an exhibit (table1 to table8, figure1, 4, 5, 6, 7, short, short_sweep), or give --list"
+        )
     unknown = next((key for key in keys if key not in report.CATALOGUE), None)
     if unknown is not None:
         raise unknown_name("exhibit", unknown, report.CATALOGUE)
@@ -184,7 +187,7 @@ def _uses(keys: list[str]) -> list[Use]:
     looked_at = ("table2", "figure1", "figure4", "figure5")
     training = ("only", "seeds", "jobs", "together", "compiled", "out", "data_dir", "count")
     return [
-        ("short" in keys, "short", ("dense",)),
+        (not {"short", "short_sweep"}.isdisjoint(keys), "short and short_sweep", ("dense",)),
         (not trained.isdisjoint(keys), _listing(report.EXHIBITS), training),
         (not trained.issuperset(keys), "exhibits without training", ("force",)),
         (

@@ -12,6 +12,7 @@ from typing import Any
 
 from ghostnet.errors import unknown_name
 from ghostnet.report.comparison import compare
+from ghostnet.report.exhibits import EXHIBITS
 
 Records = Sequence[tuple[Path, Mapping[str, Any]]]
 DONE, PARTLY, NOT_RUN = "done", "partly", "not run"
@@ -65,6 +66,11 @@ CATALOGUE: dict[str, Entry] = {
             "table5", "Table 5: compression of VGG-16 and ResNet-56, CIFAR-10", "CIFAR-10, better with a GPU"
         ),
         Entry("short", "Table 5 in small: ResNet-20, five epochs a method", "CIFAR-10, a trained ResNet-20"),
+        Entry(
+            "short_sweep",
+            "Tables 3 and 4 in small: ResNet-20 converted, five epochs each",
+            "CIFAR-10, a trained ResNet-20",
+        ),
         Entry("table6", "Table 6: compression of ResNet-50, ImageNet", "nothing to count; ImageNet to train"),
         Entry("table7", "Table 7: small networks, ImageNet", "nothing to count; ImageNet to train"),
         Entry(
@@ -114,7 +120,7 @@ def records_of(key: str, results: Records) -> list[tuple[Path, Mapping[str, Any]
         return [
             (path, result) for path, result in timed if result["exhibit"] not in ("detection", "processors")
         ]
-    if key in ("table3", "table4", "table5", "short"):
+    if key in EXHIBITS:
         wanted = {path for row in compare(key, results) for path in row.records.values()}
         return [(path, result) for path, result in results if path.as_posix() in wanted]
     found = [
@@ -173,7 +179,7 @@ def state_of(key: str, results: Records) -> State:
     """
     entry(key)
     records = records_of(key, results)
-    if key in ("table3", "table4", "table5", "short"):
+    if key in EXHIBITS:
         word, detail = _trained(key, results)
     else:
         judge = _JUDGES.get(key)

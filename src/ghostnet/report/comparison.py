@@ -65,7 +65,7 @@ def compare(key: str, results: Results) -> list[Compared]:
     """Put a table's rows beside their results.
 
     Args:
-        key: "table3", "table4", "table5" or "short".
+        key: of `EXHIBITS`.
         results: from `read_results`.
 
     Raises:

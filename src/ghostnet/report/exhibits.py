@@ -1,4 +1,4 @@
-"""Tables 3 to 5 and the short CPU table, row by row: what the paper prints and which recipes answer it.
+"""Tables 3 to 5 and the short CPU tables, row by row: what the paper prints and which recipes answer it.
 
 Only names of recipes stand here; their numbers come from `results/`. A row without a recipe is a baseline of the
 paper that is not built here.
@@ -131,6 +131,19 @@ def _short() -> tuple[Row, ...]:
     )
 
 
+def _short_sweep() -> tuple[Row, ...]:
+    like_paper = dict.fromkeys((row["s"], row["d"]) for number in (3, 4) for row in table(number) if row["s"])
+    return tuple(
+        Row(f"Ghost-ResNet-20 s={s} d={d}", "converted, 5 epochs, labels", _short_converted(s, d))
+        for s, d in like_paper
+    )
+
+
+def _short_converted(ratio: int, kernel: int) -> str:
+    name = "short_ghost_resnet20_converted"
+    return name if (ratio, kernel) == (2, 3) else f"{name}_s{ratio}_d{kernel}"
+
+
 _MAKERS = {
     "table3": ("cifar10", "Table 3: kernel size d of Ghost-VGG-16, CIFAR-10", lambda: _sweep(3)),
     "table4": ("cifar10", "Table 4: ratio s of Ghost-VGG-16, CIFAR-10", lambda: _sweep(4)),
@@ -139,6 +152,11 @@ _MAKERS = {
         "cifar10_short",
         "Table 5 in small: ResNet-20, five epochs for every method on a CPU, from one dense network",
         _short,
+    ),
+    "short_sweep": (
+        "cifar10_short",
+        "Tables 3 and 4 in small: kernel size d and ratio s of a converted ResNet-20, five epochs on a CPU",
+        _short_sweep,
     ),
 }
 EXHIBITS = tuple(_MAKERS)

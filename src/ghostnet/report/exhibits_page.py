@@ -92,7 +92,8 @@ def _overview(states: dict[str, State]) -> str:
 
 
 def _short(key: str) -> str:
-    return key.replace("table", "Table ").replace("figure", "Fig. ").replace("short", "Short table")
+    named = {"short": "Short table", "short_sweep": "Short sweep"}
+    return named.get(key) or key.replace("table", "Table ").replace("figure", "Fig. ")
 
 
 def _problems(lines: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from ghostnet.paper import table
 from ghostnet.report.catalogue import NOT_RUN, Records, entry, records_of
 from ghostnet.report.comparison import comparison_cells
+from ghostnet.report.exhibits import EXHIBITS
 from ghostnet.report.points import Point, figure6, figure7
 from ghostnet.report.tables import text_table
 
@@ -43,7 +44,7 @@ def sheets_of(key: str, results: Records) -> list[Sheet]:
         InputError: there is no such exhibit.
     """
     entry(key)
-    if key in ("table3", "table4", "table5", "short"):
+    if key in EXHIBITS:
         return [Sheet(*comparison_cells(key, results))]
     return _MAKERS[key](results)
 
