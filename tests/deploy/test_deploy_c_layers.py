@@ -41,7 +41,7 @@ def network(*layers: Layer, scores: str = "") -> Network:
             sizes[layer.result] = sum(sizes[name][0] for name in layer.sources), *SIZE[1:]
         if isinstance(layer, Channels):
             sizes[layer.result] = len(layer.index), *SIZE[1:]
-    return Network(list(layers), "images", scores or layers[-1].result, (4,), sizes)
+    return Network(list(layers), "images", [scores or layers[-1].result], {"logits": (4,)}, sizes)
 
 
 def kinds(found: Network) -> list[tuple]:

@@ -44,6 +44,13 @@ def export(
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
     target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "onnx",
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
+    strides: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRIDES",
+            help="Write a backbone: the maps at these strides, such as 8,16,32, in place of the scores of classes.",
+        ),
+    ] = None,
     passes: Annotated[str | None, typer.Option(metavar="NAMES", help=_PASSES_HELP)] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Export as it is, without rewrites.")] = False,
     precision: Annotated[
@@ -96,6 +103,7 @@ def export(
       ghostnet export ghost.safetensors -o ghost-int8.onnx --precision int8 --calibration photos/
       ghostnet export resnet9_050 -o net-int8.onnx --precision int8 --calibration cifar10 --fine-tune-epochs 1
       ghostnet export ghost.safetensors -o ghost-int8.c --target c --precision int8
+      ghostnet export ghostnet_100 --weights mine.pth -o backbone.onnx --strides 8,16,32
     """
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
@@ -109,6 +117,10 @@ def export(
     if plain:
         _refuse_rewrites(passes, fine_tune_epochs)
     check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
+    if strides is not None and calibration is not None:
+        raise InputError(
+            "--calibration judges the scores of classes, which a file of --strides has not; leave one out"
+        )
     refuse_source(out, network, weights, calibration)
     refuse_overwrite(out, force=force, folders=True)
     from ghostnet import deploy
@@ -126,6 +138,8 @@ def export(
     }
     report: deploy.ExportReport | deploy.QuantizeReport
     if calibration is None:
+        if strides is not None:
+            model, written["output_names"] = _backbone(model, strides)
         report = deploy.export(model, target, out, passes=names, precision=precision, **written)
     else:
         limits = deploy.Limits(max_drop, min_agreement)
@@ -144,6 +158,17 @@ def _refuse_rewrites(passes: str | None, fine_tune_epochs: float | None) -> None
         )
     if passes is not None:
         raise InputError("--passes names rewrites and --plain leaves all out; give one of them")
+
+
+def _backbone(model: nn.Module, strides: str) -> tuple[nn.Module, list[str]]:
+    """Return a network's maps at some strides as a network, and a name for each."""
+    from ghostnet.models import feature_pyramid
+
+    try:
+        wanted = [int(stride) for stride in strides.split(",")]
+    except ValueError as error:
+        raise InputError(f"--strides (={strides!r}) must be numbers with commas, such as 8,16,32") from error
+    return feature_pyramid(model, strides=wanted), [f"stride_{stride}" for stride in wanted]
 
 
 def _origin(network: str, weights: str | None) -> dict[str, str]:

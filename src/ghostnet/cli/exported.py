@@ -19,7 +19,7 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
     bytes and what quantisation did.
 
     Raises:
-        InputError: weights are given too, or the file cannot be used.
+        InputError: weights are given too, the file cannot be used, or its answer is no classifier's.
     """
     if weights is not None:
         raise InputError(f"{path} holds its weights already; leave out --weights")
@@ -29,6 +29,11 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
 
     refuse_detector(path)
     session = deploy.load(path)
+    if len(session.outputs) > 1:
+        raise InputError(
+            f"{path} has the outputs {', '.join(session.outputs)} and is no classifier; "
+            "ghostnet.deploy.load in Python runs it"
+        )
 
     class Exported(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 import ghostnet
+from ghostnet.deploy.answers import Answer, Listed, answer_of
 from ghostnet.deploy.compare import does_not_run, random_input, relative_error
 from ghostnet.deploy.manifest import (
     Manifest,
@@ -55,6 +57,7 @@ class ExportReport:
         relative_error: largest output difference over the largest output, random input, over `batches`; None where
             nothing here could compute the file's outputs.
         input_size: shape of one input without the batch.
+        outputs: shape of each output without the batch, by name.
         operators: how often each operator occurs in the graph.
         files: every file that was written, the manifest last.
         batches: batch sizes that were compared.
@@ -67,6 +70,7 @@ class ExportReport:
     bytes: int
     relative_error: float | None
     input_size: tuple[int, ...]
+    outputs: dict[str, tuple[int, ...]]
     operators: dict[str, int]
     files: list[str]
     batches: list[int]
@@ -79,10 +83,14 @@ class ExportReport:
     def __str__(self) -> str:
         """Return one line for people."""
         found = f"{self.path}: {self.target}, {self.bytes / 1e6:.2f} MB, {sum(self.operators.values())} operators, "
+        several = ""
+        if len(self.outputs) > 1:
+            sizes = (f"{name} {'x'.join(map(str, size))}" for name, size in self.outputs.items())
+            several = f"\noutputs: {', '.join(sizes)}"
         if self.relative_error is None:
-            return f"{found}parity {self.checked_by}"
+            return f"{found}parity {self.checked_by}{several}"
         how = "" if self.checked_by == TARGETS[self.target].runtime else f" (computed by {self.checked_by})"
-        return f"{found}relative error against PyTorch {self.relative_error:.1e}{how}"
+        return f"{found}relative error against PyTorch {self.relative_error:.1e}{how}{several}"
 
 
 def export(
@@ -99,12 +107,14 @@ def export(
     metadata: Mapping[str, str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> ExportReport:
     """Write `model` for a runtime, check the files against PyTorch, and write a manifest beside them.
 
     Args:
-        model: a module that takes images `(N, C, H, W)` and returns one tensor; it is untouched. Weights in half or
-            double precision are written in float32.
+        model: a module that takes images `(N, C, H, W)` and returns a floating tensor, or a list or dictionary of such,
+            with the batch as their first axis; it is untouched. Weights in half or double precision are written in
+            float32.
         target: a key of `TARGETS`: "onnx", "openvino", "litert", "ncnn", "mnn", "c", "coreml", "executorch".
         path: the file to write, with the target's ending; OpenVINO (.xml), ncnn (.param) and C (.c) keep their weights
             in a .bin beside it, and Core ML's (.mlpackage) is a folder. The manifest is `<path>.json`.
@@ -118,7 +128,9 @@ def export(
         metadata: texts to keep, such as the origin of the weights; other values are kept as text.
         preprocessing: how images are prepared (`mean`, `std`, `image_size`, …); None takes what the network's own
             `ghostnet_info` says.
-        classes: names of the outputs in order, one each; None takes the network's own.
+        classes: names of a classifier's classes in order, one each; None takes the network's own.
+        output_names: of the tensors that the model returns, in order, as the file and `Session.predict` name them; None
+            takes a dictionary's keys, and "output_0", "output_1", … for a list.
 
     Returns:
         An `ExportReport` with the error that was measured.
@@ -144,21 +156,22 @@ def export(
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
     eager = eager_copy(model)
-    output = _run(eager, sizes, batch=2)
-    facts = _image_facts(model, preprocessing, classes, tuple(output.shape))
+    answer = _run(eager, sizes, batch=2, names=output_names)
+    facts = _image_facts(model, preprocessing, classes, answer)
     texts = {str(name): str(value) for name, value in (metadata or {}).items()}
     batch = "N" if chosen.dynamic_batch else 1
     with _writable(files[0]) as folder:
         network = optimize(eager, target=target, passes=passes, input_size=sizes) if optimized else eager
         temporary = folder / files[0].name
-        operators = _write(chosen, (network, eager), temporary, sizes, texts)
+        operators = _write(chosen, (network, eager), temporary, sizes, texts, answer)
         parity = _parity(eager, chosen, temporary, sizes, tolerance)
         written = files_of(chosen, temporary)
         manifest = Manifest(
             target=target,
             files=describe_files(written),
             input={"shape": [batch, *sizes], "dtype": "float32", "layout": "NCHW"},
-            output={"shape": [batch, *output.shape[1:]], "dtype": "float32"},
+            output={"shape": [batch, *next(iter(answer.sizes.values()))], "dtype": "float32"},
+            outputs=None if answer.alone else _described(answer, batch),
             precision=precision,
             **facts,
             passes=passes_of(network),
@@ -170,7 +183,7 @@ def export(
         manifest.write(manifest_path(temporary))
         size = sum(size_in_bytes(file) for file in written)
     names = [os.fspath(file) for file in (*files, manifest_path(files[0]))]
-    found = parity["relative_error"], sizes, operators, names, parity["batches"], parity["by"]
+    found = parity["relative_error"], sizes, answer.sizes, operators, names, parity["batches"], parity["by"]
     return ExportReport(os.fspath(path), target, size, *found)
 
 
@@ -211,7 +224,12 @@ def _writable(path: Path) -> Iterator[Path]:
 
 
 def _write(
-    target: Target, networks: tuple[nn.Module, nn.Module], path: Path, input_size: tuple[int, ...], texts: Any
+    target: Target,
+    networks: tuple[nn.Module, nn.Module],
+    path: Path,
+    input_size: tuple[int, ...],
+    texts: Mapping[str, str],
+    answer: Answer,
 ) -> dict[str, int]:
     """Write the files of the first network; a failure names a layer of the second, which is the user's."""
     network, eager = networks
@@ -219,27 +237,32 @@ def _write(
     if target.traces:
         refuse_data_dependent(network, example, target.runtime)
     try:
-        return target.write(network, path, example, texts)
+        listed = network if answer.alone else Listed(network)
+        return target.write(listed, path, example, texts, answer.names)
     except (InputError, OSError):
         raise
     except Exception as error:
         raise explained(error, eager, example, target.runtime) from error
 
 
-def _run(model: nn.Module, input_size: tuple[int, ...], *, batch: int) -> torch.Tensor:
+def _run(
+    model: nn.Module, input_size: tuple[int, ...], *, batch: int, names: Sequence[str] | None = None
+) -> Answer:
     try:
-        with torch.no_grad():
-            output = model(random_input(model, (batch, *input_size)))
+        answer = answer_of(model, random_input(model, (batch, *input_size)), names)
+    except InputError:
+        raise
     except Exception as error:  # the user's code may raise anything
         raise does_not_run(input_size, error) from error
-    if not isinstance(output, torch.Tensor):
-        raise InputError(
-            f"the model returns {type(output).__name__}; export needs one tensor: "
-            "wrap it in a module that returns one, with torch.cat if need be"
-        )
-    if not torch.isfinite(output).all():
+    if not all(torch.isfinite(tensor).all() for tensor in answer):
         raise InputError("the network answers random images with NaN or infinity; its weights may be damaged")
-    return output
+    return answer
+
+
+def _described(answer: Answer, batch: int | str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "shape": [batch, *size], "dtype": "float32"} for name, size in answer.sizes.items()
+    ]
 
 
 def _parity(
@@ -261,12 +284,17 @@ def _parity(
         except NotRunHereError as missing:
             why = f"not checked here ({missing} is not known): check it where {target.runtime} runs"
             return {"relative_error": None, "tolerance": tolerance, "batches": [], "by": why}
-        if found.size != expected.numel():
+        wanted = [tuple(tensor.shape) for tensor in expected]
+        if [output.size for output in found] != [math.prod(shape) for shape in wanted]:
+            shapes = ", ".join(str(output.shape) for output in found)
             raise RuntimeError(
-                f"the {target.name} file gives {found.shape} where PyTorch gives {tuple(expected.shape)}; "
+                f"the {target.name} file gives {shapes} where PyTorch gives {', '.join(map(str, wanted))}; "
                 "nothing is kept"
             )
-        errors.append(relative_error(expected, torch.from_numpy(found.reshape(expected.shape))))
+        errors += [
+            relative_error(tensor, torch.from_numpy(output.reshape(shape)))
+            for tensor, output, shape in zip(expected, found, wanted, strict=True)
+        ]
     if not max(errors) <= tolerance:
         raise RuntimeError(
             f"the {target.name} file differs from PyTorch by {max(errors):.1e} "
@@ -280,7 +308,7 @@ def _image_facts(
     model: nn.Module,
     preprocessing: Mapping[str, Any] | None,
     classes: Sequence[str] | None,
-    output: tuple[int, ...],
+    answer: Answer,
 ) -> dict[str, Any]:
     """Return `preprocessing` and `classes` for the manifest: what was given, else what the network carries.
 
@@ -290,8 +318,11 @@ def _image_facts(
     known = getattr(model, "ghostnet_info", None) or {}
     own = {key: known[key] for key in IMAGE_FACTS if key in known}
     facts = own if preprocessing is None else dict(preprocessing)
-    outputs = output[1] if len(output) > 1 else 1
-    names = known.get("classes") if classes is None else classes
+    if classes is not None and not answer.alone:
+        raise InputError("classes are of a network that returns one tensor; leave them out")
+    (size, *_) = answer.sizes.values()
+    outputs = size[0] if size else 1
+    names = known.get("classes") if classes is None and answer.alone else classes
     if isinstance(names, str):
         raise InputError(f"classes (={names!r}) must be a list of names, one for each output, not one text")
     names = None if names is None else [str(name) for name in names]

@@ -95,7 +95,7 @@ class Setting:
 
 
 def _call(session: Session, image: np.ndarray) -> Callable[[], object]:
-    return lambda: session.predict(image)
+    return lambda: session.predict_all(image)
 
 
 def _hash(text: str) -> str:

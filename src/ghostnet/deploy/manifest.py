@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghostnet.deploy.targets.target import ALONE
 from ghostnet.errors import InputError
 from ghostnet.files import sha256_of_file, size_in_bytes
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_PRECISIONS = (
     "fp16",
     "int8",
@@ -32,7 +33,7 @@ class Manifest:
         target: key of `deploy.TARGETS`.
         files: `bytes` and `sha256` of each file by its ending.
         input: `shape` (first entry "N" where the batch is free), `dtype`, `layout`.
-        output: `shape` and `dtype`.
+        output: `shape` and `dtype`; of several outputs the first's.
         precision: of the weights in the files.
         preprocessing: `mean`, `std`, `image_size`, … as the network was trained; None where that is not known.
         classes: names in the order of the outputs; None where they are not known.
@@ -45,6 +46,8 @@ class Manifest:
         schema: of this record.
         quantisation: what int8 cost on how many calibration images, and the layers that stayed in float; None for
             float files.
+        outputs: `name`, `shape` and `dtype` of each output, in order, where the network returned a list or dictionary;
+            None where it returned a tensor.
     """
 
     target: str
@@ -61,6 +64,12 @@ class Manifest:
     metadata: dict[str, str]
     schema: int = SCHEMA
     quantisation: dict[str, Any] | None = None
+    outputs: list[dict[str, Any]] | None = None
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each output without the batch by name, in order."""
+        outputs = [{"name": ALONE[0], **self.output}] if self.outputs is None else self.outputs
+        return {output["name"]: tuple(output["shape"][1:]) for output in outputs}
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -125,7 +134,8 @@ def read_manifest(path: Path) -> Manifest:
             raise InputError(f"{path} is a manifest of a newer ghostnet (schema {found['schema']}); update")
         manifest = Manifest(**found)
         [(entry["bytes"], entry["sha256"]) for entry in manifest.files.values()]
-        [int(size) for size in (*manifest.input["shape"][1:], *manifest.output["shape"][1:])]
+        shapes = [manifest.input["shape"][1:], manifest.output["shape"][1:], *manifest.sizes().values()]
+        [int(size) for shape in shapes for size in shape]
         if not isinstance(manifest.metadata, dict):
             raise TypeError("metadata")
     except InputError:

@@ -91,7 +91,7 @@ def time_sessions(sessions: Sequence[Session], shape: Sequence[int], min_seconds
 
 
 def _call(session: Session, images: np.ndarray) -> Callable[[], object]:
-    return lambda: session.predict(images)
+    return lambda: session.predict_all(images)
 
 
 def _main(job: dict[str, Any]) -> list[dict[str, Any]]:

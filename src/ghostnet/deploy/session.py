@@ -32,6 +32,7 @@ class Session:
         threads: threads inside one operator.
         precision: of the arithmetic; "int8" for a file that `quantize` wrote, "fp16" for one that was exported so.
         input_size: shape of one input without the batch, as the file states it.
+        outputs: names of the outputs, in order.
         metadata: the texts that `export` stored.
         manifest: what `export` wrote beside the file; None for a file from elsewhere.
     """
@@ -48,7 +49,9 @@ class Session:
         self.manifest = manifest
         self.input_size: tuple[Any, ...] = tuple(runner.input_size)
         self.metadata: dict[str, str] = dict(manifest.metadata if manifest else runner.metadata)
-        self._output_size = tuple(manifest.output["shape"][1:]) if manifest else None
+        sizes = manifest.sizes() if manifest else dict.fromkeys(runner.outputs)
+        self.outputs: tuple[str, ...] = tuple(sizes)
+        self._sizes: list[tuple[int, ...] | None] = [*sizes.values()]
 
     def load_arguments(self) -> dict[str, Any]:
         """Return what `load` takes, JSON-able, to open the same file in the same setting in another process."""
@@ -57,7 +60,7 @@ class Session:
         return {"path": os.fspath(self.path), "threads": self.threads, "precision": precision}
 
     def predict(self, array: np.ndarray) -> np.ndarray:
-        """Return the outputs for a batch.
+        """Return the output for a batch.
 
         ncnn, LiteRT, C, Core ML and ExecuTorch files take one image a call; they are called for each image in turn.
         Several threads may call one session; those of LiteRT, MNN, C, OpenVINO and ExecuTorch answer one call after the
@@ -70,19 +73,39 @@ class Session:
             The network's output, e.g. logits `(N, classes)`.
 
         Raises:
+            InputError: the array's type or shape does not fit the file, or the file has several outputs.
+        """
+        if len(self.outputs) > 1:
+            raise InputError(
+                f"{self.path.name} has the outputs {', '.join(self.outputs)}; predict_all gives them by name"
+            )
+        return self.predict_all(array)[self.outputs[0]]
+
+    def predict_all(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Return all outputs for a batch by name, in the order in which the network returned them.
+
+        Args:
+            array: as for `predict`.
+
+        Raises:
             InputError: the array's type or shape does not fit the file.
         """
         self._check(array)
         array = np.ascontiguousarray(array)
         batch = self._runner.batch
         if batch is None:
-            output = self._runner.run(array)
+            found = self._runner.run(array)
         else:
             parts = [self._runner.run(array[start : start + batch]) for start in range(0, len(array), batch)]
-            output = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if self._output_size is not None and output.shape[1:] != self._output_size:
-            return output.reshape(len(array), *self._output_size)  # ncnn drops leading axes of length 1
-        return output
+            found = (
+                parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
+            )
+        # ncnn drops leading axes of length 1
+        shaped = [
+            output if size is None or output.shape[1:] == size else output.reshape(len(array), *size)
+            for output, size in zip(found, self._sizes, strict=True)
+        ]
+        return dict(zip(self.outputs, shaped, strict=True))
 
     def _check(self, array: np.ndarray) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:

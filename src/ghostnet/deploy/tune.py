@@ -108,7 +108,7 @@ def tune(
     """Export `model` with several sets of passes, time the files in turn in the runtime, and return the quickest set.
 
     Args:
-        model: a module that takes images and returns one tensor; it is untouched, and taken in float32.
+        model: a module that takes images and that `export` takes; it is untouched, and taken in float32.
         target: a key of `TARGETS`, such as "onnx".
         input_size: shape of one input without the batch.
         candidates: sets of passes to try; None tries `CANDIDATES` and the target's default. The export without any
@@ -184,4 +184,4 @@ def _code(network: nn.Module) -> str:
 
 
 def _call(session: Any, images: np.ndarray) -> Callable[[], object]:
-    return lambda: session.predict(images)
+    return lambda: session.predict_all(images)

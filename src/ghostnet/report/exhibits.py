@@ -132,16 +132,17 @@ def _short() -> tuple[Row, ...]:
 
 
 def _short_sweep() -> tuple[Row, ...]:
-    like_paper = dict.fromkeys((row["s"], row["d"]) for number in (3, 4) for row in table(number) if row["s"])
+    rows = [row for number in (3, 4) for row in table(number) if row["s"]]
+    like_paper = dict.fromkeys((str(row["s"]), str(row["d"])) for row in rows)
     return tuple(
         Row(f"Ghost-ResNet-20 s={s} d={d}", "converted, 5 epochs, labels", _short_converted(s, d))
         for s, d in like_paper
     )
 
 
-def _short_converted(ratio: int, kernel: int) -> str:
+def _short_converted(ratio: str, kernel: str) -> str:
     name = "short_ghost_resnet20_converted"
-    return name if (ratio, kernel) == (2, 3) else f"{name}_s{ratio}_d{kernel}"
+    return name if (ratio, kernel) == ("2", "3") else f"{name}_s{ratio}_d{kernel}"
 
 
 _MAKERS = {

@@ -135,20 +135,22 @@ class Network:
 
     Attributes:
         images: name of the network's input.
-        scores: name of its output.
-        output: the output's shape without the batch.
+        scores: names of the maps that it answers with, in order.
+        outputs: the shape of each output without the batch, by the output's name.
         sizes: of all maps by name.
     """
 
     layers: list[Layer]
     images: str
-    scores: str
-    output: tuple[int, ...]
+    scores: list[str]
+    outputs: dict[str, tuple[int, ...]]
     sizes: dict[str, Size]
 
     def readers(self) -> dict[str, list[Layer]]:
-        """Return the layers that read each map."""
+        """Return the layers that read each map, among them one for each time that the network answers with it."""
         found: dict[str, list[Layer]] = {}
+        for name in self.scores:
+            found.setdefault(name, []).append(Planes(name, ""))
         for layer in self.layers:
             for name in sources(layer):
                 found.setdefault(name, []).append(layer)

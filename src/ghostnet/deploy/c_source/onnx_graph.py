@@ -44,7 +44,7 @@ class Reader:
         self.layers: list[Layer] = []
         self.sizes: dict[str, Size] = {}
         given = [value.name for value in graph.input if value.name not in self.constants]
-        self.images, self.scores = given[0], graph.output[0].name
+        self.images, self.outputs = given[0], [value.name for value in graph.output]
         self.sizes[self.images] = self.size(self.images)
         self._nodes = list(graph.node)
 
@@ -59,8 +59,12 @@ class Reader:
                 if node.op_type not in readers:
                     raise NoSuchLayerError(node)
                 readers[node.op_type](self, node)
-        output = self.shapes[self.scores][1:]
-        return Network(self.layers, self.images, self.name(self.scores), output, self.sizes)
+        constant = next((name for name in self.outputs if name in self.constants), None)
+        if constant is not None:
+            raise ValueError(f"the output {constant} is a constant")
+        scores = [self.name(name) for name in self.outputs]
+        shapes = {name: self.shapes[name][1:] for name in self.outputs}
+        return Network(self.layers, self.images, scores, shapes, self.sizes)
 
     # -- what a node says --
 

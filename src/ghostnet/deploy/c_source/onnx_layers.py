@@ -49,7 +49,7 @@ def network_of(proto: Any) -> Network:
     """Return an ONNX graph as layers.
 
     Args:
-        proto: a model with one input `(1, C, H, W)` and one output, all sizes fixed.
+        proto: a model with one input `(1, C, H, W)`, all sizes fixed.
 
     Raises:
         NoSuchLayerError: a node that has no kernel.

@@ -92,10 +92,12 @@ class Lowering:
         self._images()
         for layer in self.network.layers:
             _LOWER[type(layer)](self, layer)
-        scores = self.network.scores
-        channels, pixels = self._shape(scores)
-        fields = {"channels": channels, "pixels": pixels, "in_pixel": self.step_of(scores), "to_outputs": 1}
-        self.add("planes", {**fields, "in": At(scores), "out": 0}, channels, scores)
+        begin = 0
+        for name in self.network.scores:
+            channels, pixels = self._shape(name)
+            fields = {"channels": channels, "pixels": pixels, "in_pixel": self.step_of(name), "to_outputs": 1}
+            self.add("planes", {**fields, "in": At(name), "out": begin}, channels, name)
+            begin += channels * pixels
 
     # -- what the kernels are told --
 

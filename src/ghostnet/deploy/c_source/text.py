@@ -52,8 +52,8 @@ def program_of(
     Raises:
         InputError: a weight is too large for float16.
     """
-    about = {"input": network.sizes[network.images], "output": network.output, "metadata": dict(metadata)}
-    size, outputs = network.sizes[network.images], network.sizes[network.scores]
+    size, outputs = network.sizes[network.images], network.outputs
+    about = {"input": size, "outputs": outputs, "metadata": dict(metadata)}
     fuse_(network)
     places = lay_out(network)
     lowering = Lowering(network, places, precision=precision, keep=keep)
@@ -118,7 +118,12 @@ def _number(value: float) -> str:
     return f"{float(np.float32(value))!r}f"
 
 
-def _head(size: Size, outputs: Size, floats: int, weights: int) -> str:
+def _head(size: Size, outputs: Mapping[str, tuple[int, ...]], floats: int, weights: int) -> str:
+    several = (
+        "".join(f"\n *               {name} {_times(shape)}" for name, shape in outputs.items())
+        if len(outputs) > 1
+        else ""
+    )
     return f"""\
 /* A network for images of {size[0]}x{size[1]}x{size[2]}, written by ghostnet; its weights are the file beside it.
  *
@@ -130,14 +135,22 @@ def _head(size: Size, outputs: Size, floats: int, weights: int) -> str:
  *     weights   the {4 * weights} bytes of the .bin file
  *     work      {floats} floats of any content, for one call at a time
  *     images    {math.prod(size)} floats, (channels, height, width)
- *     outputs   {math.prod(outputs)} floats
+ *     outputs   {_floats(outputs)} floats{several and ", one output behind the other:" + several}
  * It is quickest where weights and work begin at a multiple of 64 bytes. With -fopenmp, network_run_on(threads, ...)
  * does the same on several threads. To link several networks, rename what is global (-Dnetwork_run=other_run).
  */
 """
 
 
-def _foot(size: Size, outputs: Size, floats: int, weights: int, texts: str) -> str:
+def _floats(outputs: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in outputs.values())
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _foot(size: Size, outputs: Mapping[str, tuple[int, ...]], floats: int, weights: int, texts: str) -> str:
     quoted = "".join(
         f"\\{byte:03o}" if byte < 32 or byte > 126 or chr(byte) in '"\\?' else chr(byte)
         for byte in texts.encode()
@@ -146,7 +159,7 @@ def _foot(size: Size, outputs: Size, floats: int, weights: int, texts: str) -> s
 const char network_about[] = "{quoted}";
 /* floats of what network_run is handed */
 const size_t network_weights = {weights}, network_work = {floats};
-const size_t network_images = {math.prod(size)}, network_outputs = {math.prod(outputs)};
+const size_t network_images = {math.prod(size)}, network_outputs = {_floats(outputs)};
 
 void network_run_on(int threads, const float *weights, float *work, const float *images, float *outputs)
 {{

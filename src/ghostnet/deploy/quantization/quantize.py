@@ -177,6 +177,11 @@ def quantize(
             preprocessing=preprocessing,
             classes=classes,
         )
+        if read_manifest(manifest_path(plain)).outputs is not None:
+            raise InputError(
+                f"int8 is judged by one output, and the network has several ({', '.join(report.outputs)}); "
+                "wrap it in a module that returns one tensor"
+            )
         out = folder / files[0].name
         quantiser: FakeQuantized | Callable[[], Quantiser] = trained or partial(
             _quantiser, model, plain, images, bits, report=report, rewrites=(passes, optimized)
@@ -205,7 +210,7 @@ def _quantised(
     def run(path: Path, some: np.ndarray) -> np.ndarray:
         runner = open_files(target, path, threads=1, precision="fp32")
         step = runner.batch or _BATCH
-        parts = [runner.run(some[start : start + step]) for start in range(0, len(some), step)]
+        parts = [runner.run(some[start : start + step])[0] for start in range(0, len(some), step)]
         return np.concatenate(
             [part.reshape(min(step, len(some)), -1) if runner.batch else part for part in parts]
         )

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import mmap
 import tempfile
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.targets.target import ALONE
 from ghostnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +57,12 @@ class CSource:
         self._precision = weights
 
     def write(
-        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+        self,
+        model: nn.Module,
+        path: Path,
+        example: torch.Tensor,
+        metadata: Mapping[str, str],
+        outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
         """Write both files; `metadata` goes into the program.
 
@@ -63,7 +70,9 @@ class CSource:
             ValueError: a layer has no kernel.
             InputError: a layer was rewritten by the pass "winograd", or has a weight too large for float16.
         """
-        return write_program(program_of_graph(graph_of(model, example), metadata, self._precision), path)
+        return write_program(
+            program_of_graph(graph_of(model, example, outputs), metadata, self._precision), path
+        )
 
     def open(self, path: Path, *, threads: int, precision: str) -> CRunner:  # noqa: ARG002  (fp32 only)
         """Compile a program, unless that was done, and load it.
@@ -78,7 +87,7 @@ class CSource:
         return CRunner(built(path, threads=threads > 1), path.with_suffix(".bin"), threads)
 
 
-def graph_of(model: nn.Module, example: torch.Tensor) -> Any:
+def graph_of(model: nn.Module, example: torch.Tensor, outputs: Sequence[str] = ALONE) -> Any:
     """Return a network as an ONNX graph for one image.
 
     Raises:
@@ -90,7 +99,7 @@ def graph_of(model: nn.Module, example: torch.Tensor) -> Any:
     if any(isinstance(module, WinogradConv2d) for module in model.modules()):
         raise InputError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
     with tempfile.TemporaryDirectory() as folder:
-        return exported(model, Path(folder) / "net.onnx", example[:1], open_batch=False)
+        return exported(model, Path(folder) / "net.onnx", example[:1], outputs, open_batch=False)
 
 
 def program_of_graph(
@@ -131,7 +140,8 @@ class CRunner:
         self._run.argtypes, self._run.restype = [ctypes.c_int, *[_FLOATS] * 4], None
         about = json.loads(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(program, "network_about"))))
         self.input_size: tuple[Any, ...] = tuple(about["input"])
-        self._output = tuple(about["output"])
+        self._shapes = [(1, *shape) for shape in about["outputs"].values()]
+        self.outputs = tuple(about["outputs"])
         self.metadata: dict[str, str] = about["metadata"]
         floats, work = (
             ctypes.c_size_t.in_dll(program, f"network_{name}").value for name in ("weights", "work")
@@ -145,14 +155,16 @@ class CRunner:
         self._kept = tuple(array.ctypes.data_as(_FLOATS) for array in (self._weights, self._work))
         self._one_at_a_time = threading.Lock()  # calls share the working memory
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the output for one image."""
-        output = np.empty((1, *self._output), np.float32)
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for one image."""
+        ends = np.cumsum([math.prod(shape) for shape in self._shapes])
+        output = np.empty(ends[-1], np.float32)
         with self._one_at_a_time:
             self._run(
                 self._threads, *self._kept, *(each.ctypes.data_as(_FLOATS) for each in (images, output))
             )
-        return output
+        parts = np.split(output, ends[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 def _aligned(floats: int) -> np.ndarray:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import platform
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostnet.deploy.targets.target import Runner
+from ghostnet.deploy.targets.target import ALONE, Runner
 from ghostnet.errors import InputError
 from ghostnet.quiet import quiet_native, quiet_python
 
@@ -55,7 +55,12 @@ class CoreML:
         self._half = half
 
     def write(
-        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+        self,
+        model: nn.Module,
+        path: Path,
+        example: torch.Tensor,
+        metadata: Mapping[str, str],
+        outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
         """Write one package; `metadata` goes into its texts.
 
@@ -78,7 +83,7 @@ class CoreML:
                     compute_precision=arithmetic,
                     minimum_deployment_target=coremltools.target.iOS15,
                     inputs=[coremltools.TensorType("images", shape=(1, *example.shape[1:]))],
-                    outputs=[coremltools.TensorType("logits", dtype=np.float32)],
+                    outputs=[coremltools.TensorType(name, dtype=np.float32) for name in outputs],
                     skip_model_load=True,
                 )
             except Exception as error:
@@ -112,13 +117,15 @@ class CoreMLRunner:
     def __init__(self, model: Any, spec: Any) -> None:
         self._model = model
         images = spec.description.input[0]
-        self._input, self._output = images.name, spec.description.output[0].name
+        self._input = images.name
+        self.outputs = tuple(output.name for output in spec.description.output)
         batch, *size = (int(number) for number in images.type.multiArrayType.shape)
         self.input_size: tuple[Any, ...] = tuple(size)
         self.batch: int | None = batch
         texts = spec.description.metadata.userDefined
         self.metadata = {key: text for key, text in texts.items() if not key.startswith(_TOOLS_OWN)}
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the first output."""
-        return np.asarray(self._model.predict({self._input: images})[self._output])
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs."""
+        found = self._model.predict({self._input: images})
+        return [np.asarray(found[name]) for name in self.outputs]

@@ -38,10 +38,11 @@ class Program:
         batch, *size = (int(number) for number in images.shape)
         self.input_size: tuple[Any, ...] = tuple(size)
         self.batch: int | None = batch
+        self.outputs = tuple(output.name for output in self._function.outputs)
         self.metadata = dict(spec.description.metadata.userDefined)
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the first output.
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs.
 
         Raises:
             NotRunHereError: an operator is not known here.
@@ -57,7 +58,7 @@ class Program:
             found = list(found) if isinstance(found, tuple | list) else [found]
             for output, value in zip(step.outputs, found, strict=True):
                 values[output.name] = value.half().float() if _is_half(output) else value
-        return np.asarray(values[self._function.outputs[0].name].numpy())
+        return [np.asarray(values[name].numpy()) for name in self.outputs]
 
 
 def _value(given: Any, values: Mapping[str, Any]) -> Any:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.targets.target import ALONE
 from ghostnet.errors import InputError
 from ghostnet.quiet import quiet_native, quiet_python
 
@@ -59,6 +60,7 @@ class ExecuTorch:
         path: Path,
         example: torch.Tensor,
         metadata: Mapping[str, str],  # noqa: ARG002  (the manifest holds them)
+        outputs: Sequence[str] = ALONE,  # noqa: ARG002  (the format has no place for names)
     ) -> dict[str, int]:
         """Write one file.
 
@@ -123,16 +125,17 @@ class ExecuTorchRunner:
         batch, *size = (int(number) for number in method.metadata.input_tensor_meta(0).sizes())
         self.input_size: tuple[Any, ...] = tuple(size)
         self.batch: int | None = batch
+        self.outputs = tuple(f"output_{place}" for place in range(method.metadata.num_outputs()))
         self.metadata: dict[str, str] = {}
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return a copy of the first output."""
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return copies of the outputs."""
         import torch
 
         if not images.flags.writeable:
             images = images.copy()  # torch warns of a tensor that could write into it
         with self._one_at_a_time:
-            return np.array(self._method.execute([torch.from_numpy(images)])[0].numpy())
+            return [np.array(output.numpy()) for output in self._method.execute([torch.from_numpy(images)])]
 
 
 def _operators(graph: Any) -> dict[str, int]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.targets.target import ALONE
 from ghostnet.quiet import quiet_native, quiet_python
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LiteRT:
         path: Path,
         example: torch.Tensor,
         metadata: Mapping[str, str],  # noqa: ARG002  (the manifest holds them)
+        outputs: Sequence[str] = ALONE,  # noqa: ARG002  (litert-torch numbers them)
     ) -> dict[str, int]:
         """Write one file."""
         with quiet_python(), quiet_native():
@@ -78,18 +80,20 @@ class LiteRTRunner:
         self._one_at_a_time = threading.Lock()  # its tensors are the interpreter's, one set for all threads
         images = interpreter.get_input_details()[0]
         self._input = images["index"]
-        self._output = interpreter.get_output_details()[0]["index"]
+        outputs = interpreter.get_output_details()
+        self._places = [output["index"] for output in outputs]
+        self.outputs = tuple(str(output["name"]) for output in outputs)
         batch, *size = (int(number) for number in images["shape"])
         self.input_size: tuple[Any, ...] = tuple(size)
         self.batch: int | None = batch
         self.metadata: dict[str, str] = {}
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return a copy of the first output."""
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return copies of the outputs."""
         with self._one_at_a_time:
             self._interpreter.set_tensor(self._input, images)
             self._interpreter.invoke()
-            return np.asarray(self._interpreter.get_tensor(self._output))
+            return [np.asarray(self._interpreter.get_tensor(place)) for place in self._places]
 
     def operators(self) -> dict[str, int]:
         """Return how often each operator occurs."""

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.targets.target import ALONE
 from ghostnet.quiet import quiet_native
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ class Mnn:
     threads_in_use: int | None = None
 
     def write(
-        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+        self,
+        model: nn.Module,
+        path: Path,
+        example: torch.Tensor,
+        metadata: Mapping[str, str],
+        outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
         """Write one file; the input's size and `metadata` go into its free text ("bizCode").
 
@@ -63,7 +69,7 @@ class Mnn:
         text = json.dumps({"input": list(example.shape[1:]), "metadata": dict(metadata)})
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "net.onnx"
-            proto = exported(model, source, example)
+            proto = exported(model, source, example, outputs)
             source.write_bytes(proto.SerializeToString())
             command = [sys.executable, "-c", _CONVERT, "-f", "ONNX", "--modelFile", str(source)]
             done = subprocess.run(
@@ -109,6 +115,7 @@ class MnnRunner:
     def __init__(self, module: Any, path: Path) -> None:
         self._module = module
         self._one_at_a_time = threading.Lock()  # calls from two threads answered wrongly
+        self.outputs = tuple(str(name) for name in module.get_info()["outputNames"])
         self.metadata: dict[str, str] = {}
         try:
             texts = json.loads(module.get_info()["bizCode"])
@@ -120,15 +127,17 @@ class MnnRunner:
             self.input_size = tuple(size if size > 0 else "any" for size in shape[1:])
             self.batch = max(shape[0], 1)
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return a copy of the first output, whose memory is MNN's."""
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return copies of the outputs, whose memory is MNN's."""
         import MNN
 
         with self._one_at_a_time:
-            output = self._module.forward(MNN.expr.const(images, list(images.shape), MNN.expr.NCHW))
-            if output.data_format != MNN.expr.NCHW:
-                output = MNN.expr.convert(output, MNN.expr.NCHW)
-            return np.array(output.read())
+            found = self._module.onForward([MNN.expr.const(images, list(images.shape), MNN.expr.NCHW)])
+            plain = [
+                output if output.data_format == MNN.expr.NCHW else MNN.expr.convert(output, MNN.expr.NCHW)
+                for output in found
+            ]
+            return [np.array(output.read()) for output in plain]
 
 
 def _variables(path: Path) -> dict[str, Any]:

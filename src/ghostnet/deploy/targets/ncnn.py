@@ -5,16 +5,18 @@ ncnn has no batch: one call is one image, and a session calls it for each image 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ghostnet.deploy.targets.target import ALONE
 from ghostnet.quiet import quiet_native, quiet_python
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Ncnn:
         path: Path,
         example: torch.Tensor,
         metadata: Mapping[str, str],  # noqa: ARG002  (the format has no place for texts)
+        outputs: Sequence[str] = ALONE,  # noqa: ARG002  (pnnx numbers them)
     ) -> dict[str, int]:
         """Write both files. Raises ValueError with the operator's name where ncnn has none like it."""
         from ghostnet.deploy.optimize import passes_of
@@ -110,12 +113,13 @@ class NcnnRunner:
 
     def __init__(self, net: Any, input_size: tuple[Any, ...]) -> None:
         self._net = net
-        self._input, self._output = net.input_names()[0], net.output_names()[0]
+        self._input = net.input_names()[0]
+        self.outputs = tuple(sorted(net.output_names(), key=_number))
         self.input_size = input_size
         self.metadata: dict[str, str] = {}
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the first output for one image."""
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for one image."""
         import ncnn
 
         extractor = self._net.create_extractor()
@@ -124,10 +128,19 @@ class NcnnRunner:
         )  # a name of its own: ncnn reads this memory and holds no reference
         if extractor.input(self._input, ncnn.Mat(image)) != 0:
             raise RuntimeError("ncnn does not take the input")
-        code, output = extractor.extract(self._output)
-        if code != 0:
-            raise RuntimeError(f"ncnn ended with code {code}; is there enough memory?")
-        return np.array(output)[None]
+        found = []
+        for name in self.outputs:
+            code, output = extractor.extract(name)
+            if code != 0:
+                raise RuntimeError(f"ncnn ended with code {code}; is there enough memory?")
+            found.append(np.array(output)[None])
+        return found
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Return the number behind a name of pnnx's ("out10"): the file has outputs in the order of its layers."""
+    digits = re.search(r"\d+$", name)
+    return (int(digits[0]) if digits else 0, name)
 
 
 def _layers(text: str) -> list[tuple[str, str]]:

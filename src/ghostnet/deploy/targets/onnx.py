@@ -6,14 +6,14 @@ import contextlib
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ghostnet.deploy.targets.by_batch import ByBatch
-from ghostnet.deploy.targets.target import require_one_input
+from ghostnet.deploy.targets.target import ALONE, require_one_input
 from ghostnet.quiet import quiet_python
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ class Onnx:
     threads_in_use: int | None = None
 
     def write(
-        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+        self,
+        model: nn.Module,
+        path: Path,
+        example: torch.Tensor,
+        metadata: Mapping[str, str],
+        outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
         """Write one file; `metadata` goes into its properties."""
         import onnx
@@ -56,7 +61,7 @@ class Onnx:
         from ghostnet.deploy.passes.gathers import count_from_behind_
         from ghostnet.deploy.passes.onnx_gates import spread_gates_
 
-        proto = exported(model, path, example)
+        proto = exported(model, path, example, outputs)
         count_from_behind_(proto)
         if passes_of(model):
             spread_gates_(proto)
@@ -72,13 +77,21 @@ class Onnx:
         return OnnxRunner(path.read_bytes(), threads)
 
 
-def exported(model: nn.Module, path: Path, example: torch.Tensor, *, open_batch: bool = True) -> Any:
+def exported(
+    model: nn.Module,
+    path: Path,
+    example: torch.Tensor,
+    outputs: Sequence[str] = ALONE,
+    *,
+    open_batch: bool = True,
+) -> Any:
     """Return what PyTorch's exporter makes of the network, with its notes on where each node comes from.
 
     Args:
         model: in eval mode.
         path: a file that is written on the way.
         example: an input `(N, C, H, W)`.
+        outputs: names of what it returns, a tensor or a tuple of them.
         open_batch: leave the batch free; else it is the example's.
     """
     import onnx
@@ -99,7 +112,7 @@ def exported(model: nn.Module, path: Path, example: torch.Tensor, *, open_batch:
             external_data=False,
             verbose=False,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=list(outputs),
         )
     proto = onnx.load(str(path))
     if passes_of(model):  # a plain export stays what PyTorch makes of it
@@ -149,6 +162,7 @@ class OnnxRunner:
         self.batch: int | None = count if isinstance(count, int) else None
         self._axis = count if isinstance(count, str) else BATCH_AXIS
         self._name = images.name
+        self.outputs = tuple(given.name for given in single.get_outputs())
         self.input_size: tuple[Any, ...] = tuple(images.shape[1:])
         self._sessions = ByBatch(self._session, self.batch)
         if self._axis == BATCH_AXIS:  # else it was not set to 1
@@ -166,6 +180,6 @@ class OnnxRunner:
             options.add_free_dimension_override_by_name(self._axis, batch)
         return onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the first output."""
-        return np.asarray(self._sessions[len(images)].run(None, {self._name: images})[0])
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs."""
+        return [np.asarray(output) for output in self._sessions[len(images)].run(None, {self._name: images})]

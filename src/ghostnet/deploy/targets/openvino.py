@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from ghostnet import openvino_core
 from ghostnet.deploy.targets.by_batch import ByBatch
-from ghostnet.deploy.targets.target import require_one_input
+from ghostnet.deploy.targets.target import ALONE, require_one_input
 from ghostnet.errors import InputError
 from ghostnet.quiet import quiet_native, quiet_python
 
@@ -47,7 +47,12 @@ class OpenVINO:
     threads_in_use: int | None = None
 
     def write(
-        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+        self,
+        model: nn.Module,
+        path: Path,
+        example: torch.Tensor,
+        metadata: Mapping[str, str],
+        outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
         """Write both files; `metadata` goes into the .xml."""
         from ghostnet.deploy.passes.gathers import FromBehind
@@ -58,7 +63,8 @@ class OpenVINO:
                 model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
             )
             converted.inputs[0].get_tensor().set_names({"images"})
-            converted.outputs[0].get_tensor().set_names({"logits"})
+            for output, name in zip(converted.outputs, outputs, strict=True):
+                output.get_tensor().set_names({name})
             for key, text in metadata.items():
                 converted.set_rt_info(text, [_TEXTS, key])
             openvino.save_model(converted, str(path), compress_to_fp16=False)
@@ -91,6 +97,7 @@ class OpenVINORunner:
     def __init__(self, core: Any, network: Any, settings: Mapping[str, Any]) -> None:
         self._core, self._network, self._settings = core, network, dict(settings)
         require_one_input([given.node.get_friendly_name() for given in network.inputs])
+        self.outputs = tuple(_name(output) for output in network.outputs)
         shape = network.inputs[0].partial_shape
         sizes = tuple(size.get_length() if size.is_static else -1 for size in shape)
         self.input_size: tuple[Any, ...] = tuple(size if size > 0 else "any" for size in sizes[1:])
@@ -113,9 +120,14 @@ class OpenVINORunner:
         with quiet_native():
             return self._core.compile_model(network, "CPU", self._settings).create_infer_request()
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return a copy of the first output; the request's own buffer is written again by the next call."""
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return copies of the outputs; the request's own buffers are written again by the next call."""
         with self._one_at_a_time:
             request = self._requests[len(images)]
             request.infer([images], share_inputs=True)
-            return np.array(request.get_output_tensor(0).data)
+            return [np.array(request.get_output_tensor(place).data) for place in range(len(self.outputs))]
+
+
+def _name(output: Any) -> str:
+    """Return an output's name; those of some files have none but their node's."""
+    return str(min(output.names) if output.names else output.node.get_friendly_name())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+ALONE = ("logits",)  # names of the outputs of a network that returns one tensor
 _SYSTEMS = {"Darwin": "macOS"}
 
 
@@ -30,15 +31,17 @@ class Runner(Protocol):
     Attributes:
         input_size: shape of one input without the batch; a name or -1 where the file leaves it open.
         batch: images that one call takes; None where any number is.
+        outputs: names of the outputs as the file has them, in order.
         metadata: texts that the file itself carries.
     """
 
     input_size: tuple[Any, ...]
     batch: int | None
+    outputs: tuple[str, ...]
     metadata: dict[str, str]
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the network's output for `(N, C, H, W)` float32, N being `batch` where that is given."""
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the network's outputs for `(N, C, H, W)` float32, N being `batch` where that is given."""
         ...
 
 
@@ -81,9 +84,22 @@ class Target(Protocol):
     def threads_in_use(self) -> int | None: ...
 
     def write(
-        self, model: nn.Module, path: Path, example: torch.Tensor, metadata: Mapping[str, str]
+        self,
+        model: nn.Module,
+        path: Path,
+        example: torch.Tensor,
+        metadata: Mapping[str, str],
+        outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
-        """Write the network's files and return how often each operator occurs in them."""
+        """Write the network's files and return how often each operator occurs in them.
+
+        Args:
+            model: returns a tensor, or a tuple of them.
+            path: of the main file.
+            example: two images or more.
+            metadata: texts to keep, where the file has a place for them.
+            outputs: names of the tensors, where the file has a place for them.
+        """
         ...
 
     def open(self, path: Path, *, threads: int, precision: str) -> Runner:

@@ -105,7 +105,7 @@ struct planes {
 KERNEL planes(const void *self, const struct memory *memory, int from, int to)
 {
     const struct planes *layer = self;
-    float *out = layer->to_outputs ? memory->outputs : memory->work + layer->out;
+    float *out = (layer->to_outputs ? memory->outputs : memory->work) + layer->out;
     for (int c = from; c < to; c++)
         for (ptrdiff_t p = 0; p < layer->pixels; p++)
             out[(ptrdiff_t)c * layer->pixels + p] = memory->work[layer->in + p * layer->in_pixel + c];
