@@ -60,6 +60,11 @@ def convolution(*sizes, seed: int = 0, **settings) -> nn.Conv2d:
     return nn.Conv2d(*sizes, **settings)
 
 
+def transposed(*sizes, **settings) -> nn.ConvTranspose2d:
+    torch.manual_seed(2)
+    return nn.ConvTranspose2d(*sizes, **settings)
+
+
 def ghost(*sizes, **settings) -> GhostConv2d:
     torch.manual_seed(1)
     layer = GhostConv2d(*sizes, **settings)
@@ -163,6 +168,18 @@ CASES: dict[str, nn.Module] = {
     "depthwise 1": convolution(11, 11, 1, groups=11),
     "depthwise 3x5": convolution(11, 11, (3, 5), padding=(1, 2), groups=11),
     "depthwise, dilated": convolution(11, 11, 3, padding=2, dilation=2, groups=11),
+    **{
+        f"depthwise {kernel}, dilation {dilation}": convolution(
+            11, 11, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=11
+        )
+        for kernel, dilation in ((3, 3), (3, 4), (3, 5), (5, 2), (5, 3), (7, 2), (7, 4))
+    },
+    "depthwise 3, dilated, three of each": convolution(11, 33, 3, padding=2, dilation=2, groups=11),
+    "depthwise 5, dilated, one row of padding": convolution(11, 11, 5, padding=2, dilation=2, groups=11),
+    "3x3, dilated beyond the map": convolution(11, 12, 3, padding=14, dilation=14),
+    "3x3, dilated beyond its sides": convolution(11, 12, 3, padding=11, dilation=11),
+    "3x3, strided, dilated beyond the map": convolution(11, 12, 3, padding=20, dilation=20, stride=3),
+    "many 3x3, more padding than map": convolution(11, 12, 3, padding=15),
     "depthwise 7, stride 2": convolution(11, 11, 7, padding=3, stride=2, groups=11),
     "depthwise, three of each": convolution(11, 33, 3, padding=1, groups=11),
     "depthwise, two of each, strided": convolution(11, 22, 5, stride=2, padding=2, groups=11),
@@ -256,6 +273,46 @@ CASES: dict[str, nn.Module] = {
     "chunks": Does(lambda x: torch.cat(x[:, :10].chunk(2, 1)[::-1], 1)),
     "shuffled": nn.Sequential(Does(shuffled), nn.Tanh()),
     "nearest": nn.Upsample(scale_factor=2),
+    # between pixels, and borders of a map's own
+    "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "bilinear, a size": Does(lambda x: F.interpolate(x, size=(17, 5), mode="bilinear")),
+    "bilinear, a factor that is no whole number": Does(
+        lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear")
+    ),
+    "bilinear, corners aligned": nn.Upsample(size=(21, 30), mode="bilinear", align_corners=True),
+    "bilinear, to one pixel": Does(lambda x: F.interpolate(x, size=(1, 1), mode="bilinear")),
+    "bilinear, to one pixel, corners aligned": nn.Upsample(size=(1, 3), mode="bilinear", align_corners=True),
+    "bilinear, from one pixel": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(4, 5), mode="bilinear")
+    ),
+    "bilinear of a part": Does(
+        lambda x: torch.cat((F.interpolate(x[:, 2:6], size=(13, 10), mode="bilinear"), x), 1)
+    ),
+    "reflected border": nn.ReflectionPad2d((1, 2, 3, 0)),
+    "repeated border": nn.ReplicationPad2d(2),
+    "a convolution with a reflected border": convolution(11, 5, 3, padding=1, padding_mode="reflect"),
+    # blocks of pixels
+    "transposed 2, stride 2": transposed(11, 6, 2, stride=2),
+    "transposed 4, stride 2": nn.Sequential(transposed(11, 9, 4, stride=2, padding=1), nn.ReLU()),
+    "transposed 3, stride 2": transposed(11, 8, 3, stride=2, padding=1, output_padding=1),
+    "transposed 3, stride 1": nn.Sequential(transposed(11, 5, 3, padding=1, bias=False), nn.Hardswish()),
+    "transposed 3x5, strides of their own": transposed(11, 4, (3, 5), stride=(1, 3), padding=(0, 2)),
+    "transposed 2, stride 3": transposed(11, 4, 2, stride=3, output_padding=(0, 2)),
+    "transposed, groups": nn.Sequential(
+        Does(lambda x: x[:, :10]), transposed(10, 6, 4, stride=2, padding=1, groups=2), nn.ReLU()
+    ),
+    "transposed, depthwise": transposed(11, 11, 4, stride=2, padding=1, groups=11),
+    "transposed, activated and read twice": nn.Sequential(
+        transposed(11, 6, 2, stride=2), Does(lambda x: F.relu(x) + x)
+    ),
+    "pixel shuffle": nn.Sequential(convolution(11, 27, 1), nn.PixelShuffle(3), nn.ReLU()),
+    # softmax
+    "softmax": Does(lambda x: F.softmax(3 * x, 1)),
+    "softmax of large values": Does(lambda x: F.softmax(1e4 * x[:, :8], 1)),
+    "log softmax": Does(lambda x: F.log_softmax(x, 1)),
+    "softmax of a vector": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(11, 19), nn.Softmax(-1)
+    ),
     "nothing": nn.Identity(),
 }
 DEEP = (torch.randn(9, 600, 1, 1, generator=torch.Generator().manual_seed(2)) / 25).half().float()
@@ -343,9 +400,8 @@ def test_what_is_no_number_stays_none_where_it_does_in_pytorch(branches: tuple[B
         lost += [name] if (one.isnan() & ~other.isnan()).any() else []
         differ += [name] if (one.isnan() != other.isnan()).any() else []
     assert lost == []
-    assert all(
-        name.startswith("many 3x3") for name in differ
-    )  # a tile of 4x4 results has its inputs in common
+    # a tile of 4x4 results has its inputs in common, and so has a block of pixels
+    assert all(name.startswith(("many 3x3", "transposed")) for name in differ)
 
 
 @pytest.mark.parametrize("flags", ["", "-mno-f16c"])
@@ -621,9 +677,11 @@ def test_a_compiler_that_does_not_know_this_processor_compiles_for_any(
     ("model", "named"),
     [
         (
-            nn.Sequential(convolution(3, 4, 3), nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"))),
+            nn.Sequential(convolution(3, 4, 3), nn.Sequential(nn.Upsample(scale_factor=2, mode="bicubic"))),
             "upsample",
         ),
+        (nn.Sequential(convolution(3, 4, 3), transposed(4, 4, 3, dilation=2)), "convolution"),
+        (nn.Sequential(convolution(3, 4, 3), nn.Softmax(2)), "softmax"),
         (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x.sort(1).values)), "sort"),
         (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x.cumsum(1))), "cumsum"),
         (nn.Sequential(convolution(3, 4, 3), Does(lambda x: x @ torch.ones(8, 4))), "matmul"),

@@ -107,7 +107,9 @@ def test_bad_requests_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         export(network(), "onnx", path, tolerance=float("nan"))
     with pytest.raises(InputError, match=r"does not run with input_size \(4, 16, 16\)"):
         export(network(), "onnx", path, input_size=(4, 16, 16))
-    with pytest.raises(InputError, match=r"shape \(1, 2, 4\) \(output_1\); the first axis must be the images"):
+    with pytest.raises(
+        InputError, match=r"shape \(1, 2, 4\) \(output_1\); the first axis must be the images"
+    ):
         export(nn.GRU(4, 4), "onnx", path, input_size=(2, 4))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
     with pytest.raises(InputError, match=r'pip install "ghostnet\[export\]"'):

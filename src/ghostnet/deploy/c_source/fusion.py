@@ -10,6 +10,7 @@ from ghostnet.deploy.c_source.layers import (
     Concatenation,
     Convolution,
     Elementwise,
+    Interleaving,
     Layer,
     Network,
 )
@@ -74,6 +75,11 @@ def _join_activations_(network: Network) -> None:
     kept: list[Layer] = []
     for layer in network.layers:
         before = makers.get(layer.source) if isinstance(layer, Elementwise) else None
+        blocks = before if isinstance(before, Interleaving) else None
+        if blocks is not None and len(readers[blocks.result]) == len(readers[blocks.source]) == 1:
+            before = makers.get(
+                blocks.source
+            )  # what activates the pixels may as well activate what makes the blocks
         if (
             isinstance(layer, Elementwise)
             and layer.kind == "FIRST"
@@ -81,8 +87,10 @@ def _join_activations_(network: Network) -> None:
             and before.activation == IDENTITY
             and len(readers[layer.source]) == 1
         ):
-            before.activation, before.result = layer.activation, layer.result
-            makers[layer.result] = before
+            before.activation = layer.activation
+            last = blocks or before
+            last.result = layer.result
+            makers[layer.result] = last
         else:
             kept.append(layer)
     network.layers = kept

@@ -109,6 +109,43 @@ class Sampling:
 
 
 @dataclasses.dataclass
+class Interpolation:
+    """Rows and columns that lie between those of a map.
+
+    Attributes:
+        rows: of each row, the one before it, the one behind it, and the share of the latter, `(3, H')`.
+        columns: the same of each column.
+    """
+
+    source: str
+    result: str
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclasses.dataclass
+class Interleaving:
+    """`(h * w * C, H, W) -> (C, H', W')`: each pixel becomes a block of pixels, rows of it one behind the other.
+
+    Attributes:
+        block: h and w. H' and W' may be less than the blocks give.
+    """
+
+    source: str
+    result: str
+    block: tuple[int, int]
+
+
+@dataclasses.dataclass
+class Softmax:
+    """Softmax over the channels of each pixel, or its logarithm."""
+
+    source: str
+    result: str
+    is_log: bool
+
+
+@dataclasses.dataclass
 class Border:
     """A map inside a larger one of one value. Padding: top, left, bottom, right."""
 
@@ -126,7 +163,19 @@ class Planes:
     result: str
 
 
-Layer = Convolution | Pool | Elementwise | Concatenation | Channels | Sampling | Border | Planes
+Layer = (
+    Convolution
+    | Pool
+    | Elementwise
+    | Concatenation
+    | Channels
+    | Sampling
+    | Interpolation
+    | Interleaving
+    | Softmax
+    | Border
+    | Planes
+)
 
 
 @dataclasses.dataclass

@@ -9,6 +9,18 @@ import numpy as np
 
 from ghostnet.deploy.c_source.layers import Channels, Layer, Network, Size
 
+READERS: dict[str, Callable[[Reader, Any], None]] = {}
+
+
+def reads(*names: str) -> Callable[[Callable[[Reader, Any], None]], Callable[[Reader, Any], None]]:
+    """Register a function as the one that reads nodes of these operators."""
+
+    def keep(function: Callable[[Reader, Any], None]) -> Callable[[Reader, Any], None]:
+        READERS.update(dict.fromkeys(names, function))
+        return function
+
+    return keep
+
 
 class NoSuchLayerError(ValueError):
     """A node that has no kernel; the message says which."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ghostnet.deploy.c_source.layers import (
     Activation,
-    Border,
     Channels,
     Concatenation,
     Convolution,
@@ -19,8 +17,10 @@ from ghostnet.deploy.c_source.layers import (
     Planes,
     Pool,
     Sampling,
+    Softmax,
 )
-from ghostnet.deploy.c_source.onnx_graph import NoSuchLayerError, Reader
+from ghostnet.deploy.c_source.onnx_graph import READERS, NoSuchLayerError, Reader, reads
+from ghostnet.deploy.c_source.onnx_resizing import padding, pair
 
 _UNARY = {
     "Relu": "RELU", "Sigmoid": "SIGMOID", "Tanh": "TANH", "Erf": "ERF", "Exp": "EXP",
@@ -33,18 +33,6 @@ _BINARY = {
 _SWAPPED = {"ADD", "MULTIPLY", "MAXIMUM", "MINIMUM"}  # kinds whose operands may change places
 
 
-_Read = Callable[[Reader, Any], None]
-_READERS: dict[str, _Read] = {}
-
-
-def _reads(*names: str) -> Callable[[_Read], _Read]:
-    def keep(function: _Read) -> _Read:
-        _READERS.update(dict.fromkeys(names, function))
-        return function
-
-    return keep
-
-
 def network_of(proto: Any) -> Network:
     """Return an ONNX graph as layers.
 
@@ -54,22 +42,10 @@ def network_of(proto: Any) -> Network:
     Raises:
         NoSuchLayerError: a node that has no kernel.
     """
-    return Reader(proto).read(_READERS)
+    return Reader(proto).read(READERS)
 
 
-def _pair(values: Any) -> tuple[int, int]:
-    return int(values[0]), int(values[1])
-
-
-def _padding(reader: Reader, node: Any) -> tuple[int, int, int, int]:
-    given = reader.attributes(node)
-    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise NoSuchLayerError(node, "auto_pad")
-    top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
-    return top, left, bottom, right
-
-
-@_reads("Conv")
+@reads("Conv")
 def _conv(reader: Reader, node: Any) -> None:
     weight, bias, given = reader.constant(node, 1), reader.constant(node, 2), reader.attributes(node)
     if weight is None or weight.ndim != 4:
@@ -80,15 +56,15 @@ def _conv(reader: Reader, node: Any) -> None:
             reader.result(node),
             weight,
             np.zeros(len(weight), np.float32) if bias is None else bias,
-            _pair(given.get("strides", (1, 1))),
-            _padding(reader, node),
-            _pair(given.get("dilations", (1, 1))),
+            pair(given.get("strides", (1, 1))),
+            padding(reader, node),
+            pair(given.get("dilations", (1, 1))),
             given.get("group", 1),
         )
     )
 
 
-@_reads("Gemm", "MatMul")
+@reads("Gemm", "MatMul")
 def _matrix(reader: Reader, node: Any) -> None:
     weight, given = reader.constant(node, 1), reader.attributes(node)
     assert weight is not None
@@ -113,7 +89,7 @@ def _linear(source: str, result: str, weight: np.ndarray, bias: np.ndarray) -> C
     return Convolution(source, result, weight[:, :, None, None], bias, (1, 1), (0, 0, 0, 0), (1, 1), 1)
 
 
-@_reads("BatchNormalization")
+@reads("BatchNormalization")
 def _batch_norm(reader: Reader, node: Any) -> None:
     scale, bias, mean, variance = (
         np.asarray(reader.constant(node, place), np.float64) for place in range(1, 5)
@@ -126,12 +102,12 @@ def _batch_norm(reader: Reader, node: Any) -> None:
     reader.layers.append(Elementwise("ADD", scaled, (bias - mean * factor).astype(np.float32), result))
 
 
-@_reads(*_UNARY)
+@reads(*_UNARY)
 def _unary(reader: Reader, node: Any) -> None:
     _activate(reader, node, Activation(_UNARY[node.op_type]))
 
 
-@_reads("LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Clip", "Pow")
+@reads("LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Clip", "Pow")
 def _activation(reader: Reader, node: Any) -> None:
     given = reader.attributes(node)
     if node.op_type == "LeakyRelu":
@@ -158,7 +134,7 @@ def _activate(reader: Reader, node: Any, activation: Activation) -> None:
     reader.layers.append(Elementwise("FIRST", reader.source(node), None, reader.result(node), activation))
 
 
-@_reads("PRelu")
+@reads("PRelu")
 def _prelu(reader: Reader, node: Any) -> None:
     slope, result = reader.constant(node, 1), reader.result(node)
     assert slope is not None
@@ -173,7 +149,7 @@ def _prelu(reader: Reader, node: Any) -> None:
     reader.layers.append(Elementwise("ADD", above, scaled, result))
 
 
-@_reads(*_BINARY)
+@reads(*_BINARY)
 def _binary(reader: Reader, node: Any) -> None:
     if len(node.input) != 2:
         raise NoSuchLayerError(node, f"of {len(node.input)} inputs")
@@ -227,7 +203,7 @@ def _spread(reader: Reader, node: Any, value: np.ndarray, result: str) -> np.nda
     raise NoSuchLayerError(node, f"with a constant of shape {value.shape}")
 
 
-@_reads("Concat")
+@reads("Concat")
 def _concat(reader: Reader, node: Any) -> None:
     if reader.attributes(node)["axis"] not in (1, 1 - len(reader.shapes[node.output[0]])):
         raise NoSuchLayerError(node, "along another axis than the channels")
@@ -236,7 +212,7 @@ def _concat(reader: Reader, node: Any) -> None:
     reader.layers.append(Concatenation([reader.name(name) for name in node.input], reader.result(node)))
 
 
-@_reads("Slice")
+@reads("Slice")
 def _slice(reader: Reader, node: Any) -> None:
     source = reader.source(node)
     starts, ends, axes, steps = (reader.constant(node, place) for place in range(1, 5))
@@ -268,23 +244,7 @@ def _take(
         reader.layers.append(Channels(source, result, channels))
 
 
-@_reads("Resize")
-def _resize(reader: Reader, node: Any) -> None:
-    given = {"mode": b"nearest", "coordinate_transformation_mode": b"half_pixel", **reader.attributes(node)}
-    how = (
-        given["mode"],
-        given["coordinate_transformation_mode"],
-        given.get("nearest_mode", b"round_prefer_floor"),
-    )
-    if how != (b"nearest", b"asymmetric", b"floor"):
-        raise NoSuchLayerError(node, "other than to the nearest pixel before")
-    source, result = reader.source(node), reader.result(node)
-    before, after = reader.sizes[source], reader.sizes[result]
-    rows, columns = (np.arange(after[side]) * before[side] // after[side] for side in (1, 2))
-    reader.layers.append(Sampling(source, result, rows, columns))
-
-
-@_reads("Split")
+@reads("Split")
 def _split(reader: Reader, node: Any) -> None:
     if reader.attributes(node).get("axis", 0) not in (1, 1 - len(reader.shapes[node.input[0]])):
         raise NoSuchLayerError(node, "along another axis than the channels")
@@ -296,7 +256,7 @@ def _split(reader: Reader, node: Any) -> None:
         begin += count
 
 
-@_reads("Gather")
+@reads("Gather")
 def _gather(reader: Reader, node: Any) -> None:
     index = reader.constant(node, 1)
     if index is None or index.ndim != 1 or reader.attributes(node).get("axis", 0) != 1:
@@ -306,7 +266,14 @@ def _gather(reader: Reader, node: Any) -> None:
     reader.layers.append(Channels(source, reader.result(node), index))
 
 
-@_reads("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+@reads("Softmax", "LogSoftmax")
+def _softmax(reader: Reader, node: Any) -> None:
+    if reader.attributes(node).get("axis", -1) not in (1, 1 - len(reader.shapes[node.input[0]])):
+        raise NoSuchLayerError(node, "along another axis than the channels")
+    reader.layers.append(Softmax(reader.source(node), reader.result(node), node.op_type == "LogSoftmax"))
+
+
+@reads("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 def _global_pool(reader: Reader, node: Any) -> None:
     source = reader.source(node)
     height, width = reader.sizes[source][1:]
@@ -330,28 +297,28 @@ def _mean_of_channels(reader: Reader, node: Any, source: str) -> None:
     reader.layers.append(_linear(source, reader.result(node), weight, np.zeros(1, np.float32)))
 
 
-@_reads("AveragePool", "MaxPool")
+@reads("AveragePool", "MaxPool")
 def _window_pool(reader: Reader, node: Any) -> None:
     given = reader.attributes(node)
     if len(node.output) > 1 and node.output[1]:
         raise NoSuchLayerError(node, "with the places of its maxima")
     if set(given.get("dilations", (1, 1))) != {1}:
         raise NoSuchLayerError(node, "dilated")
-    kernel = _pair(given["kernel_shape"])
+    kernel = pair(given["kernel_shape"])
     reader.layers.append(
         Pool(
             reader.source(node),
             reader.result(node),
             node.op_type == "MaxPool",
             kernel,
-            _pair(given.get("strides", (1, 1))),
-            _padding(reader, node),
+            pair(given.get("strides", (1, 1))),
+            padding(reader, node),
             bool(given.get("count_include_pad", 0)),
         )
     )
 
 
-@_reads("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@reads("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(reader: Reader, node: Any) -> None:
     source = reader.source(node)
     before, after = reader.sizes[source], reader.size(node.output[0], node)
@@ -363,26 +330,6 @@ def _reshape(reader: Reader, node: Any) -> None:
         raise NoSuchLayerError(node, f"{before} to {after}")
 
 
-@_reads("Identity", "Dropout")
+@reads("Identity", "Dropout")
 def _nothing(reader: Reader, node: Any) -> None:
     reader.alias(node)
-
-
-@_reads("Pad")
-def _pad(reader: Reader, node: Any) -> None:
-    pads, value = reader.constant(node, 1), reader.constant(node, 2)
-    axes = reader.constant(node, 3)
-    if reader.attributes(node).get("mode", b"constant") != b"constant" or pads is None:
-        raise NoSuchLayerError(node, "of another mode than a constant")
-    sides = np.zeros((2, 4), int)  # before and behind each axis
-    sides[:, slice(None) if axes is None else axes % 4] = pads.reshape(2, -1)
-    fill = 0.0 if value is None else value.item()
-    if sides[:, 0].any() or (sides < 0).any() or (sides[:, 1].any() and (fill or sides[:, 2:].any())):
-        raise NoSuchLayerError(node, "of these sides")
-    source, result = reader.source(node), reader.result(node)
-    if sides[:, 1].any():
-        index = np.pad(np.arange(reader.sizes[source][0]), tuple(sides[:, 1]), constant_values=-1)
-        reader.layers.append(Channels(source, result, index))
-    else:
-        top, left, bottom, right = (int(sides[side, axis]) for side in (0, 1) for axis in (2, 3))
-        reader.layers.append(Border(source, result, (top, left, bottom, right), fill))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -14,15 +15,13 @@ from ghostnet.deploy.c_source.layers import (
     LANES,
     Activation,
     Border,
-    Channels,
     Convolution,
     Elementwise,
     Network,
-    Planes,
     Pool,
-    Sampling,
     Size,
 )
+from ghostnet.deploy.c_source.moving_steps import MOVING, to_outputs
 from ghostnet.deploy.c_source.places import At, Place
 from ghostnet.deploy.c_source.weights import Weights, filled, panel_widths, panels_of
 from ghostnet.deploy.c_source.winograd import (
@@ -38,6 +37,7 @@ from ghostnet.deploy.c_source.winograd import (
 # inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
 _DEPTH = 256
 _PANEL = 2  # vectors of a panel in `linear`
+_MOST_APART = 4  # dilation of depthwise convolutions that are computed so; each is dilation ** 2 steps
 _DEPTHWISE = {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)}  # kernel size and stride with a function of their own
 
 
@@ -94,10 +94,8 @@ class Lowering:
             _LOWER[type(layer)](self, layer)
         begin = 0
         for name in self.network.scores:
-            channels, pixels = self._shape(name)
-            fields = {"channels": channels, "pixels": pixels, "in_pixel": self.step_of(name), "to_outputs": 1}
-            self.add("planes", {**fields, "in": At(name), "out": begin}, channels, name)
-            begin += channels * pixels
+            to_outputs(self, name, begin)
+            begin += math.prod(self.network.sizes[name])
 
     # -- what the kernels are told --
 
@@ -107,7 +105,7 @@ class Lowering:
     def step_of(self, name: str) -> int:
         return self._places[name].step
 
-    def _shape(self, name: str) -> tuple[int, int]:
+    def shape(self, name: str) -> tuple[int, int]:
         channels, height, width = self.network.sizes[name]
         return channels, height * width
 
@@ -138,6 +136,7 @@ class Lowering:
         return 0, 0, 0, 0
 
     def convolution(self, layer: Convolution) -> None:
+        _trim_(layer, self.network.sizes)
         outputs, inputs, *_ = layer.weight.shape
         tap = self._only_tap(layer)
         if inputs == 1 and layer.groups > 1 and _is_scale(layer):
@@ -307,43 +306,69 @@ class Lowering:
 
     def _depthwise(self, layer: Convolution) -> None:
         outputs, _, kernel_height, kernel_width = layer.weight.shape
-        source, each = layer.source, outputs // layer.groups
-        _, height, width = self.network.sizes[source]
-        _, out_height, out_width = self.network.sizes[layer.result]
         taps = filled(layer.weight.reshape(outputs, -1), LANES)
-        top, left = layer.padding[:2]
         fields = {
             "kernel_height": kernel_height,
             "kernel_width": kernel_width,
             "stride_y": layer.stride[0],
             "stride_x": layer.stride[1],
-            "dilation_y": layer.dilation[0],
-            "dilation_x": layer.dilation[1],
-            "top": top,
-            "left": left,
-            "height": height,
-            "width": width,
-            "out_width": out_width,
             "channels": outputs,
-            "each": each,
-            "in_pixel": self.step_of(source),
-            "out_pixel": self.step_of(layer.result),
-            "in": At(source),
-            "out": At(layer.result),
+            "each": outputs // layer.groups,
             "weights": self.weights.put(taps.reshape(-1, LANES, taps.shape[1]).transpose(0, 2, 1)),
             "bias": self.weights.put(filled(layer.bias, LANES)),
             "activation": layer.activation,
         }
-        plain = (
-            kernel_height == kernel_width and layer.stride[0] == layer.stride[1] and layer.dilation == (1, 1)
+        square = kernel_height == kernel_width and layer.stride[0] == layer.stride[1]
+        if not (square and (kernel_height, layer.stride[0]) in _DEPTHWISE):
+            self._depthwise_on(layer, fields, "depthwise")
+            return
+        apart = layer.dilation[0] if _is_apart(layer) else 1
+        if apart == 1 and layer.dilation != (1, 1):
+            self._depthwise_on(layer, fields, "depthwise")
+            return
+        kind = "spread" if fields["each"] > 1 else "depthwise"
+        for first in itertools.product(range(apart), range(apart)):
+            self._depthwise_on(layer, fields, f"{kind}_{kernel_height}_{layer.stride[0]}", apart, first)
+
+    def _depthwise_on(
+        self,
+        layer: Convolution,
+        fields: dict[str, Any],
+        kernel: str,
+        apart: int = 1,
+        first: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Add a depthwise step on every `apart`-th row and column from the first on, among which it is not dilated."""
+        source, result = layer.source, layer.result
+        sizes = [self.network.sizes[name][1:] for name in (source, result)]
+        row, out_row = (
+            self.step_of(name) * size[1] for name, size in zip((source, result), sizes, strict=True)
         )
-        own = plain and (kernel_height, layer.stride[0]) in _DEPTHWISE
-        size = f"{kernel_height}_{layer.stride[0]}"
-        kernel = "depthwise" if not own else f"spread_{size}" if each > 1 else f"depthwise_{size}"
-        self.add("depthwise", fields, out_height, source, layer.result, kernel=kernel)
+        pixel, out_pixel = self.step_of(source), self.step_of(result)
+        (height, width), (out_height, out_width) = (
+            [-(-(side - begin) // apart) for side, begin in zip(size, first, strict=True)] for size in sizes
+        )
+        if min(height, width, out_height, out_width) < 1:
+            return
+        places = {
+            "dilation_y": layer.dilation[0] // apart,
+            "dilation_x": layer.dilation[1] // apart,
+            "top": layer.padding[0] // apart,
+            "left": layer.padding[1] // apart,
+            "height": height,
+            "width": width,
+            "out_width": out_width,
+            "in_pixel": pixel * apart,
+            "in_row": row * apart,
+            "out_pixel": out_pixel * apart,
+            "out_row": out_row * apart,
+            "in": At(source, first[0] * row + first[1] * pixel),
+            "out": At(result, first[0] * out_row + first[1] * out_pixel),
+        }
+        self.add("depthwise", fields | places, out_height, source, result, kernel=kernel)
 
     def _scale(self, layer: Convolution) -> None:
-        channels, pixels = self._shape(layer.result)
+        channels, pixels = self.shape(layer.result)
         scales, shifts = (filled(values.ravel(), LANES) for values in (layer.weight, layer.bias))
         fields = {
             "kind": "SCALE_AND_SHIFT",
@@ -386,7 +411,7 @@ class Lowering:
         self.add("pool", fields, out_height, layer.source, layer.result)
 
     def elementwise(self, layer: Elementwise) -> None:
-        channels, pixels = self._shape(layer.result)
+        channels, pixels = self.shape(layer.result)
         fields: dict[str, Any] = {
             "kind": layer.kind,
             "channels": channels,
@@ -402,7 +427,7 @@ class Lowering:
         }
         maps = [layer.source, layer.result]
         if isinstance(layer.second, str):
-            other_channels, other_pixels = self._shape(layer.second)
+            other_channels, other_pixels = self.shape(layer.second)
             fields["b"] = At(layer.second)
             fields["b_pixel"] = self.step_of(layer.second) if other_pixels == pixels else 0
             fields["b_spread"] = int(other_channels == 1 and channels > 1)
@@ -415,53 +440,43 @@ class Lowering:
             fields["index"] = np.pad(layer.index, (0, -channels % LANES))
         self.add("elementwise", fields, pixels, *maps)
 
-    def channels(self, layer: Channels) -> None:
-        channels, pixels = self._shape(layer.result)
-        fields = {
-            "channels": channels,
-            "in_pixel": self.step_of(layer.source),
-            "out_pixel": self.step_of(layer.result),
-            "in": At(layer.source),
-            "out": At(layer.result),
-            "index": layer.index,
-        }
-        self.add("gather", fields, pixels, layer.source, layer.result)
-
-    def sampling(self, layer: Sampling) -> None:
-        fields = {
-            "channels": self.network.sizes[layer.source][0],
-            "width": self.network.sizes[layer.source][2],
-            "out_width": len(layer.columns),
-            "in_pixel": self.step_of(layer.source),
-            "out_pixel": self.step_of(layer.result),
-            "in": At(layer.source),
-            "out": At(layer.result),
-            "rows": layer.rows,
-            "columns": layer.columns,
-        }
-        self.add("sampling", fields, len(layer.rows), layer.source, layer.result)
-
-    def planes(self, layer: Planes) -> None:
-        channels, pixels = self._shape(layer.source)
-        fields = {
-            "channels": channels,
-            "pixels": pixels,
-            "in_pixel": self.step_of(layer.source),
-            "to_outputs": 0,
-        }
-        places = {"in": At(layer.source), "out": At(layer.result)}
-        self.add("planes", {**fields, **places}, channels, layer.source, layer.result)
-
 
 _LOWER: dict[type, Any] = {
     Convolution: Lowering.convolution,
     Pool: Lowering.pool,
     Elementwise: Lowering.elementwise,
-    Channels: Lowering.channels,
-    Sampling: Lowering.sampling,
     Border: Lowering.border,
-    Planes: Lowering.planes,
+    **MOVING,
 }
+
+
+def _is_apart(layer: Convolution) -> bool:
+    """Whether a dilated convolution is an undilated one on every second (third, fourth) row and column."""
+    apart, half = layer.dilation[0], layer.weight.shape[2] // 2
+    return (
+        layer.dilation == (apart, apart)
+        and layer.stride == (1, 1)
+        and set(layer.padding) == {apart * half}
+        and apart <= _MOST_APART
+    )
+
+
+def _trim_(layer: Convolution, sizes: dict[str, Size]) -> None:
+    """Leave out the outermost rows and columns of taps that meet padding alone, which dilation can bring about."""
+    padding = [[*layer.padding[axis::2]] for axis in (0, 1)]
+    for axis in (0, 1):
+        size, results = sizes[layer.source][1 + axis], sizes[layer.result][1 + axis]
+        places = np.arange(results) * layer.stride[axis] - padding[axis][0]
+        taps = places[:, None] + np.arange(layer.weight.shape[2 + axis]) * layer.dilation[axis]
+        met = np.flatnonzero(((taps >= 0) & (taps < size)).any(axis=0))
+        if not len(met):
+            continue
+        dropped = met[0] * layer.dilation[axis], (taps.shape[1] - 1 - met[-1]) * layer.dilation[axis]
+        left = [pad - int(taken) for pad, taken in zip(padding[axis], dropped, strict=True)]
+        if min(left) >= 0:
+            kept = range(met[0], met[-1] + 1)
+            layer.weight, padding[axis] = layer.weight.take(kept, axis=2 + axis), left
+    layer.padding = padding[0][0], padding[1][0], padding[0][1], padding[1][1]
 
 
 def _is_scale(layer: Convolution) -> bool:

@@ -2,7 +2,7 @@
 
 struct depthwise {
     int kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, top, left;
-    int height, width, out_width, channels, in_pixel, out_pixel;
+    int height, width, out_width, channels, in_pixel, in_row, out_pixel, out_row;
     int each; /* results of an input: output c is made of input c / each */
     size_t in, out, weights, bias;
     struct activation activation;
@@ -146,16 +146,15 @@ INLINE void depthwise_rows(const int kernel, const int stride, const int spread,
                            const struct memory *memory, int from, int to)
 {
     const struct edges edges = edges_of(kernel, stride, layer);
-    const ptrdiff_t row = (ptrdiff_t)layer->in_pixel * layer->width;
     for (int y = from; y < to; y++) {
         const int top = y * stride - layer->top, skip = top < 0 ? -top : 0;
         const int inside = layer->height - top < kernel ? layer->height - top : kernel;
         struct taps at = {
-            memory->work + layer->in + (top + skip) * row,
+            memory->work + layer->in + (ptrdiff_t)(top + skip) * layer->in_row,
             memory->weights + layer->weights + (ptrdiff_t)skip * kernel * LANES,
             memory->weights + layer->bias,
-            memory->work + layer->out + (ptrdiff_t)y * layer->out_width * layer->out_pixel,
-            layer->in_pixel, row, layer->out_pixel,
+            memory->work + layer->out + (ptrdiff_t)y * layer->out_row,
+            layer->in_pixel, layer->in_row, layer->out_pixel,
             inside - skip, layer->channels,
         };
         lanes which = {0};
@@ -204,11 +203,11 @@ KERNEL depthwise(const void *self, const struct memory *memory, int from, int to
                     for (int kx = 0; kx < width; kx++) {
                         const ptrdiff_t at_x = x * layer->stride_x - layer->left + kx * layer->dilation_x;
                         if (at_x < 0 || at_x >= layer->width) continue;
-                        const vector found = load(in + (at_y * layer->width + at_x) * layer->in_pixel);
+                        const vector found = load(in + at_y * layer->in_row + at_x * layer->in_pixel);
                         sum += load(weights + (ky * width + kx) * LANES) * (spread ? lanes_of(found, which) : found);
                     }
                 }
-                store(memory->work + layer->out + ((ptrdiff_t)y * layer->out_width + x) * layer->out_pixel + c,
+                store(memory->work + layer->out + (ptrdiff_t)y * layer->out_row + (ptrdiff_t)x * layer->out_pixel + c,
                       activated(sum, &layer->activation), layer->channels - c);
             }
 }

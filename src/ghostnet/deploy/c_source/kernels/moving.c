@@ -106,7 +106,10 @@ KERNEL planes(const void *self, const struct memory *memory, int from, int to)
 {
     const struct planes *layer = self;
     float *out = (layer->to_outputs ? memory->outputs : memory->work) + layer->out;
-    for (int c = from; c < to; c++)
-        for (ptrdiff_t p = 0; p < layer->pixels; p++)
-            out[(ptrdiff_t)c * layer->pixels + p] = memory->work[layer->in + p * layer->in_pixel + c];
+    for (int begin = 0, end; begin < layer->pixels; begin = end) { /* some pixels at a time, which the cache holds */
+        end = layer->pixels - begin < 64 ? layer->pixels : begin + 64;
+        for (int c = from; c < to; c++)
+            for (ptrdiff_t p = begin; p < end; p++)
+                out[(ptrdiff_t)c * layer->pixels + p] = memory->work[layer->in + p * layer->in_pixel + c];
+    }
 }
