@@ -173,3 +173,43 @@ def test_gates_are_kept_unless_they_are_asked_for() -> None:
     assert "gate.1" in ghostify(model, init="random", layers="all", example_input=image)[1].converted
     assert "gate.1" in ghostify(model, init="random")[1].converted, "nobody knows the sizes of maps"
     assert ghostify(model, init="random", example_input=image[..., :3, :3])[1].converted == []
+
+
+class Scores(nn.Module):
+    """A body with norms, and two heads that score each pixel; `how` is what becomes of the scores."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.deeper = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.scores, self.boxes, self.more = nn.Conv2d(16, 12, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, images: torch.Tensor) -> object:
+        maps = self.deeper(self.body(images))
+        scores, boxes = self.scores(maps), self.boxes(maps)
+        if self.how == "resized":
+            larger = nn.functional.interpolate(scores, scale_factor=2, mode="bilinear")
+            return {"out": larger.softmax(1), "aux": boxes.permute(0, 2, 3, 1).flatten(1, 2)}
+        if self.how == "read again":
+            return boxes, self.more(torch.cat((scores, scores[:, :4]), 1))
+        return maps + scores.mean(1, keepdim=True), boxes
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("resized", {"scores", "boxes"}), ("read again", {"boxes", "more"}), ("added", {"boxes"})],
+)
+def test_what_makes_the_answer_is_known_and_can_be_kept(how, expected):
+    model = Scores(how).eval()
+    units = find_units(model)
+    assert {unit.name for unit in units if unit.last} == expected
+    kept = select_layers(model, units, Layers(last=False), ratio=2, cheap_kernel_size=1)
+    assert {name for name, reason in kept.items() if reason and "answers" in reason} == expected
+    _, report = ghostify(model, layers=["boxes"], init="random", cheap_kernel_size=1)
+    assert "Layers(last=False) keeps it" in str(report)
+
+
+def test_a_classifiers_linear_layer_makes_the_answer_and_no_convolution_does():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    assert not any(unit.last for unit in find_units(model))

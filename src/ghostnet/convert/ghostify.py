@@ -33,6 +33,8 @@ from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 
+_LAST = "it makes what the network answers: scores suffer most; Layers(last=False) keeps it"
+
 
 @dataclass(frozen=True)
 class RandomInit:
@@ -127,7 +129,7 @@ def ghostify(
     }
     if init_name == "dense":
         settings["calibrated"] = batches is not None
-    notes = _notes(kept, remarks, refitted, said)
+    notes = _notes(kept, {**{unit.name: _LAST for unit in chosen if unit.last}, **remarks}, refitted, said)
     input_size = None if example is None else tuple(example.shape[1:])
     rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
     return ghost_model, rows.report(notes, errors, settings, started)

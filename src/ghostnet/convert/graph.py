@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from ghostnet.convert.outputs import answering
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.tracing import trace
@@ -47,6 +48,7 @@ class ConvUnit:
         reason: why it must be left alone, or None.
         activation_dedicated: the activation is a module that nothing else uses, so it may be removed.
         one_pixel: a 1x1 convolution that has maps of one pixel, as far as an example shows it.
+        last: it makes what the network answers, as far as `torch.fx` shows it.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ConvUnit:
     reason: str | None
     activation_dedicated: bool = False
     one_pixel: bool = False
+    last: bool = False
 
 
 class _LeafTracer(fx.Tracer):
@@ -147,7 +150,8 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
     reasons = _reasons(model, graphs)
     dots = _of_one_pixel(model, [name for name, unit in found.items() if unit.pointwise], example_input)
     units = [replace(unit, reason=reasons(unit), one_pixel=unit.name in dots) for unit in found.values()]
-    return [replace(unit, first=index == 0) for index, unit in enumerate(units)]
+    last = set().union(*(answering(graph, model) for graph in graphs))
+    return [replace(unit, first=index == 0, last=unit.name in last) for index, unit in enumerate(units)]
 
 
 def _of_one_pixel(model: nn.Module, names: Collection[str], example_input: Tensor | None) -> set[str]:

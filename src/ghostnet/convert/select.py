@@ -28,6 +28,8 @@ class Layers:
         pointwise: convert 1x1 convolutions.
         depthwise: convert depthwise convolutions, where that saves anything.
         one_pixel: convert 1x1 convolutions of one pixel, as in squeeze-excitation, where the size of maps is known.
+        last: convert convolutions that make what the network answers, such as scores of classes for each pixel, where
+            half of the classes' scores are then made of the other half's.
 
     Example:
         >>> Layers(exclude=["*.downsample.*"], pointwise=False).pointwise
@@ -40,6 +42,7 @@ class Layers:
     pointwise: bool = True
     depthwise: bool = False
     one_pixel: bool = False
+    last: bool = True
 
 
 _EVERYTHING = Layers(first=True, depthwise=True, one_pixel=True)
@@ -198,6 +201,8 @@ def _by_kind(layers: Layers, names: list[str], unnamed: str) -> Callable[[ConvUn
             return "a depthwise convolution, kept unless it is asked for"
         if unit.one_pixel and not layers.one_pixel:
             return "a 1x1 convolution of one pixel, where cheap filters have nothing to work on"
+        if unit.last and not layers.last:
+            return "it makes what the network answers, deselected"
         return None
 
     return reason
