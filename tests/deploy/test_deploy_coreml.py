@@ -101,13 +101,13 @@ def test_what_is_checked_is_what_lies_on_disk(tmp_path: Path) -> None:
         expected = model(torch.from_numpy(images)).numpy()
     opened = TARGETS["coreml"].open(path, threads=1, precision="fp32")
     assert isinstance(opened, Program)
-    np.testing.assert_allclose(opened.run(images), expected, atol=1e-6)
+    np.testing.assert_allclose(opened.run(images)[0], expected, atol=1e-6)
     weights = path / "Data/com.apple.CoreML/weights/weight.bin"
     content = bytearray(weights.read_bytes())
     place = content.index(model[5].weight.detach().numpy().tobytes())
     content[place : place + 4 * 6] = np.full(6, 9, np.float32).tobytes()
     weights.write_bytes(content)
-    changed = TARGETS["coreml"].open(path, threads=1, precision="fp32").run(images)
+    changed = TARGETS["coreml"].open(path, threads=1, precision="fp32").run(images)[0]
     assert np.abs(changed - expected).max() > 0.01
 
 

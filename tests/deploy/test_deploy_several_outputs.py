@@ -85,10 +85,11 @@ def _check(network: nn.Module, path: Path, names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("how", NAMES)
-@pytest.mark.parametrize("target", RUN_HERE)
+@pytest.mark.parametrize("target", [*RUN_HERE, "coreml"])
 def test_every_output_is_pytorchs(target: str, how: str, tmp_path: Path) -> None:
-    network, path = _exported(target, how, tmp_path)
-    _check(network, path, NAMES[how])
+    network, path = _exported(target, how, tmp_path)  # compared there, too
+    if target in RUN_HERE:
+        _check(network, path, NAMES[how])
 
 
 @pytest.mark.parametrize("target", ["c", "onnx"])
