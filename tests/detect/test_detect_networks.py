@@ -220,7 +220,9 @@ def test_bad_detectors(small_detector):
         feature_pyramid(backbone, strides=8)
     with pytest.raises(InputError, match="class 'a' is named twice"):
         create_detector(backbone, ["a", "b", "a"])
-    with pytest.raises(InputError, match=r"offers no feature pyramid; take .* or mnasnet_a1 of the zoo"):
+    with pytest.raises(
+        InputError, match=r"offers no feature pyramid; take .* mnasnet_a1 of the zoo, or a ResNet"
+    ):
         create_detector(create_model("vgg16"), ["a"])
     with pytest.raises(InputError, match="in training mode needs targets"):
         small_detector("retinanet")([torch.rand(3, 64, 64)])

@@ -70,8 +70,9 @@ def feature_pyramid(model: nn.Module, *, strides: Sequence[int] = STRIDES) -> Fe
     """Return the feature maps of a network of the zoo as a module that shares its weights.
 
     Args:
-        model: from `create_model` or `load`, with or without weights; also MobileNetV2 of torchvision, and of timm
-            what is made of `conv_stem` and `blocks` (MobileNetV3, EfficientNet, EfficientNet-Lite, MnasNet).
+        model: from `create_model` or `load`, with or without weights; also MobileNetV2 of torchvision, what is made of
+            `layer1` to `layer4` (ResNet, ResNeXt of torchvision and timm), and of timm what is made of `conv_stem` and
+            `blocks` (MobileNetV3, EfficientNet, EfficientNet-Lite, MnasNet); all of these converted, too.
         strides: which maps, ascending; the coarser pieces of the trunk are left out.
 
     Raises:
@@ -94,14 +95,35 @@ def _parts_of(model: nn.Module) -> list[PyramidPart]:
         channels = [blocks[0][0].out_channels, *(block.out_channels for block in blocks[1:])]
         halves = [True, *(block.stride == 2 for block in blocks[1:])]
         return _cut(blocks, halves, channels)
-    if type(model).__module__.startswith("timm.") and {"conv_stem", "blocks"} <= {
-        n for n, _ in model.named_children()
-    }:
+    children = {name for name, _ in model.named_children()}
+    if type(model).__module__.startswith("timm.") and {"conv_stem", "blocks"} <= children:
         return _timm_parts(network)
+    if type(model).__module__.startswith(("timm.", "torchvision.")) and children >= _RESNET:
+        channels = [_channels_of(network.get_submodule(f"layer{number}")) for number in range(1, 5)]
+        if None not in channels:
+            return _resnet_parts(network, channels)
     raise InputError(
         f"{type(model).__name__} offers no feature pyramid; take a ghostnet_*, ghostnetv2_*, ghostnetv3_*, "
-        "repghostnet_*, resnet50, ghost_resnet50, mobilenetv2_*, mobilenetv3_* or mnasnet_a1 of the zoo"
+        "repghostnet_*, resnet50, ghost_resnet50, mobilenetv2_*, mobilenetv3_*, mnasnet_a1 of the zoo, or a ResNet of "
+        "torchvision or timm"
     )
+
+
+_RESNET = {"conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4"}
+
+
+def _resnet_parts(network: Any, channels: Sequence[int]) -> list[PyramidPart]:
+    """Cut a ResNet of torchvision or timm behind each of its stages."""
+    activation = network.relu if hasattr(network, "relu") else network.act1
+    first = nn.Sequential(network.conv1, network.bn1, activation, network.maxpool, network.layer1)
+    bodies = (first, network.layer2, network.layer3, network.layer4)
+    return [PyramidPart(*part) for part in zip(bodies, STRIDES, channels, strict=True)]
+
+
+def _channels_of(stage: Any) -> int | None:
+    """Return the channels of a stage of a ResNet, which are those of its last convolution; None for other blocks."""
+    last = getattr(stage[-1], "conv3", getattr(stage[-1], "conv2", None))
+    return getattr(last, "out_channels", None)
 
 
 def _timm_parts(network: Any) -> list[PyramidPart]:
