@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import ghostnet
-from ghostnet import InputError, cli
+from ghostnet import InputError, cli, train
 from ghostnet.cli.images import class_names, count_classes, labelled_for, preprocessing_for
+from ghostnet.train.objective import Classification
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
 
@@ -204,3 +207,41 @@ def test_images_too_small_for_the_network_are_one_line(
         count_classes(transformer, 100)  # an AssertionError of timm's
     assert cli.run(["features", "resnet9_050", picture, "--credit", "me"]) == 2
     assert "--credit is for pictures of a record" in capsys.readouterr().err
+
+
+class _NoClassifier(nn.Module):
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.answer = nn.Conv2d(3, 4, 1), answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(self.layer(images))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda maps: {"out": maps}, "a dict"),
+        (lambda maps: maps, r"a tensor of shape \(1, 4, 8, 8\)"),
+        (lambda maps: [maps.mean((2, 3))], "a list"),
+    ],
+)
+def test_what_is_no_classifier_is_one_line_everywhere(
+    answer: Callable[[Tensor], Any],
+    said: str,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = _NoClassifier(answer).eval()
+    images, labels = torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long)
+    for attempt in (
+        lambda: train.evaluate(network, [(images, labels)]),
+        lambda: Classification(train.TrainSettings(bf16=False))(network, images, labels),
+        lambda: count_classes(network, 8),
+    ):
+        with pytest.raises(InputError, match=f"this needs a classifier, .* answers with {said}"):
+            attempt()
+    monkeypatch.setattr("ghostnet.cli.predict.open_runnable", lambda *_: network)
+    assert cli.run(["predict", "x", str(photos), "--image-size", "8"]) == 2
+    assert "this needs a classifier" in capsys.readouterr().err

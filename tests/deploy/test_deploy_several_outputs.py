@@ -198,7 +198,10 @@ def test_names_that_do_not_fit(names: Any, message: str, tmp_path: Path) -> None
 
 def test_int8_that_is_judged_by_scores_is_for_one_output(tmp_path: Path) -> None:
     images = np.zeros((16, *SIZE), np.float32)
-    with pytest.raises(InputError, match="int8 is judged by one output, and the network has several"):
+    with pytest.raises(
+        InputError,
+        match=r"int8 is judged by the scores of a classifier, .* by name .output_0, output_1, output_2",
+    ):
         quantize(Answers("list"), "c", tmp_path / "net.c", images, input_size=SIZE)
     with pytest.raises(InputError, match="classes are of a network that returns one tensor"):
         export(Answers("one"), "onnx", tmp_path / "net.onnx", input_size=SIZE, classes=["a"])

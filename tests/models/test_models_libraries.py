@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from ghostnet import models
+from ghostnet import ghostify, models
 from ghostnet.errors import InputError
 
 
@@ -47,6 +47,28 @@ def test_the_classifier_is_the_file_s(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(found(images), trained.eval()(images))
     models.save(found, tmp_path / "again.safetensors")
     torch.testing.assert_close(models.load(tmp_path / "again.safetensors")(images), found(images))
+
+
+@pytest.mark.parametrize("own", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+@pytest.mark.parametrize("classes", [21, 5])
+def test_a_network_for_segmentation_is_built_filled_converted_and_saved(
+    own: str, classes: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    extra = {"aux_loss": True} if own.startswith("deeplab") else {}
+    trained = torchvision.models.get_model(own, weights_backbone=None, num_classes=classes, **extra).eval()
+    found = models.create_from_library(f"torchvision:{own}", checkpoint(trained, tmp_path / "w.pth"))
+    images = torch.randn(1, 3, 64, 64)
+    wanted, given = trained(images), found(images)
+    assert list(given) == list(wanted) == ["out", "aux"][: 1 + len(extra)]
+    for name in wanted:
+        torch.testing.assert_close(given[name], wanted[name])
+    ghost, report = ghostify(found, layers=["classifier.*"], init="random")
+    assert report.converted
+    models.save(ghost, tmp_path / "ghost.safetensors")
+    torch.testing.assert_close(
+        models.load(tmp_path / "ghost.safetensors")(images)["out"], ghost(images)["out"]
+    )
 
 
 def test_googlenet_with_and_without_its_training_classifiers(tmp_path: Path) -> None:

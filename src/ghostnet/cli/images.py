@@ -130,9 +130,11 @@ def count_classes(model: nn.Module, side: int) -> int:
     """Return how many numbers a network puts out for an image.
 
     Raises:
-        InputError: the network does not run on images of that size.
+        InputError: the network does not run on images of that size, or is no classifier.
     """
     import torch
+
+    from ghostnet.train import scores_of
 
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else None
@@ -143,7 +145,7 @@ def count_classes(model: nn.Module, side: int) -> int:
         raise InputError(
             f"the network does not run on images of {side}x{side} pixels: {first_line(error)}"
         ) from error
-    return int(logits.shape[1])
+    return int(scores_of(logits).shape[1])
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:

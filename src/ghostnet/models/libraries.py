@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.models.origin import build_torchvision
+from ghostnet.models.origin import build_torchvision, torchvision_names
 from ghostnet.models.remote import fetch_weights, is_remote
 from ghostnet.models.saved import load_state_
 from ghostnet.models.weights import head_name, read_weights
@@ -68,6 +68,8 @@ def create_from_library(name: str, weights: str | os.PathLike[str] | None = None
     args: dict[str, Any] = {}
     if any(key.startswith(_AUXILIARY) for key in tensors):
         args["aux_logits"] = True
+    if any(key.startswith("aux_classifier.") for key in tensors):
+        args["aux_loss"] = True  # of a network for segmentation
     model = build(args)
     classes = _classes(model, tensors)
     if classes is not None:
@@ -78,11 +80,19 @@ def create_from_library(name: str, weights: str | os.PathLike[str] | None = None
 
 def _classes(model: nn.Module, tensors: dict[str, Tensor]) -> int | None:
     """Return how many classes a checkpoint tells apart, where that is not the network's own number."""
-    head = f"{head_name(model)}.weight"
+    head = f"{head_name(model) or _last_convolution(model)}.weight"
     own, given = model.state_dict().get(head), tensors.get(head)
-    if own is None or given is None or given.ndim != 2 or own.shape[0] == given.shape[0]:
+    if own is None or given is None or own.ndim != given.ndim or own.shape[0] == given.shape[0]:
         return None
     return int(given.shape[0])
+
+
+def _last_convolution(model: nn.Module) -> str | None:
+    """Return the path of the last convolution of `classifier`, which scores pixels where there is no linear layer."""
+    classifier = getattr(model, "classifier", None)
+    parts = classifier.named_modules() if isinstance(classifier, nn.Module) else ()
+    convolutions = [path for path, module in parts if isinstance(module, nn.Conv2d)]
+    return f"classifier.{convolutions[-1]}" if convolutions else None
 
 
 def _builder_of_timm(name: str) -> Callable[[dict[str, Any]], nn.Module]:
@@ -101,9 +111,7 @@ def _builder_of_timm(name: str) -> Callable[[dict[str, Any]], nn.Module]:
 
 
 def _builder_of_torchvision(name: str) -> Callable[[dict[str, Any]], nn.Module]:
-    from torchvision import models
-
-    known = models.list_models(module=models)
+    known = torchvision_names()
     if name not in known:
         raise unknown_name("network of torchvision", name, known)
     extra = {"aux_logits": False} if name in _WITH_AUXILIARY else {}

@@ -239,12 +239,21 @@ def _timm_origins(model: nn.Module, name: str) -> Iterator[Origin]:
         yield {"library": "timm", "name": name, "args": {**args, "in_chans": first.in_channels}}
 
 
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's networks for classification and segmentation."""
+    from torchvision import models
+
+    return [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
+
+
 def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
     """Build a network of torchvision with random weights; those that take half a minute to draw are not drawn."""
     from torchvision import models
 
-    if name not in models.list_models(module=models):
+    if name not in torchvision_names():
         raise InputError(f"torchvision has no model {name!r}; update torchvision")
+    if name in models.list_models(module=models.segmentation):
+        args = {**args, "weights_backbone": None}  # else it fetches some
     if (
         "init_weights" in inspect.signature(models.get_model_builder(name)).parameters
         or name in _INIT_WEIGHTS
@@ -259,7 +268,7 @@ _INIT_WEIGHTS = ("googlenet", "inception_v3")
 # by library: what builds its networks, and the arguments that a saved network may hand to it (none: its own check)
 _BUILD: dict[str, tuple[Callable[[str, dict[str, Any]], nn.Module], tuple[str, ...]]] = {
     "ghostnet": (lambda name, args: create_model(name, **args), ()),
-    "torchvision": (build_torchvision, ("num_classes", "aux_logits", "init_weights")),
+    "torchvision": (build_torchvision, ("num_classes", "aux_logits", "aux_loss", "init_weights")),
     "timm": (_build_timm, ("num_classes", "in_chans")),
 }
 _NEVER = ("weights", "new_head")  # a file that is loaded must not make others be read or fetched
@@ -275,11 +284,13 @@ def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
         (s[0] for key, s in reversed(list(wanted.items())) if key.endswith(("weight", "bias"))), 1000
     )
     home = type(model).__module__
-    for name in models.list_models(module=models):
+    for name in torchvision_names():
         builder = models.get_model_builder(name)
         if builder.__module__ != home:
             continue
-        for args in ({}, {"num_classes": classes}, {"aux_logits": False}):
+        number = {"num_classes": classes}
+        with_loss = {"aux_loss": True}
+        for args in ({}, number, {"aux_logits": False}, with_loss, {**number, **with_loss}):
             try:
                 candidate = _without_weights(functools.partial(build_torchvision, name, args))
             except (TypeError, ValueError, RuntimeError, NotImplementedError):

@@ -1,7 +1,7 @@
 """One training loop for every network: schedules, distillation, EMA, checkpoints, evaluation."""
 
 from ghostnet.train.checkpoint import other_run
-from ghostnet.train.evaluate import Evaluation, evaluate
+from ghostnet.train.evaluate import Evaluation, evaluate, scores_of
 from ghostnet.train.loop import fit
 from ghostnet.train.objective import Objective, classification_loss
 from ghostnet.train.predict import Prediction, predict
@@ -40,6 +40,7 @@ __all__ = [
     "make_schedule",
     "other_run",
     "predict",
+    "scores_of",
     "share_of_processes",
     "tensorboard_log",
     "union_over_processes",

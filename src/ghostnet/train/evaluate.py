@@ -58,7 +58,7 @@ def evaluate(
         Accuracies in percent.
 
     Raises:
-        InputError: no batches, labels outside the classifier's classes, or logits that are not finite.
+        InputError: no classifier, no batches, labels outside the classifier's classes, or logits that are not finite.
     """
     started = time.perf_counter()
     device, kind = device_and_type(model)
@@ -72,7 +72,7 @@ def evaluate(
             images = images.to(device, wanted, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = model(images)
-            logits = logits.float()
+            logits = scores_of(logits).float()
             _check(logits, labels)
             ranks = logits.topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
             top1 += int(ranks[:, 0].sum())
@@ -87,6 +87,25 @@ def evaluate(
         raise InputError("there is nothing to evaluate on: no batches were given")
     return Evaluation(
         100 * top1 / count, 100 * top5 / count, loss / count, count, time.perf_counter() - started
+    )
+
+
+def scores_of(answer: Any) -> torch.Tensor:
+    """Return what a network answers where that is scores of classes, `(N, classes)`.
+
+    Raises:
+        InputError: it is something else, as networks for segmentation and detection give.
+
+    Example:
+        >>> scores_of(torch.zeros(1, 10)).shape
+        torch.Size([1, 10])
+    """
+    if isinstance(answer, torch.Tensor) and answer.dim() == 2:
+        return answer
+    shape = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else None
+    raise InputError(
+        f"this needs a classifier, which answers with scores (images, classes); the network answers with "
+        f"{shape or f'a {type(answer).__name__}'}"
     )
 
 

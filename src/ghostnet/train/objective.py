@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ghostnet.bfloat16 import bfloat16_autocast
 from ghostnet.errors import InputError
+from ghostnet.train.evaluate import scores_of
 from ghostnet.train.feature_match import FeatureMatch
 from ghostnet.train.settings import TrainSettings
 
@@ -47,8 +48,8 @@ class Classification:
             teacher_logits = None
             if self.teacher is not None:
                 with torch.no_grad():
-                    teacher_logits = self.teacher(images)
-            logits = model(images)
+                    teacher_logits = scores_of(self.teacher(images))
+            logits = scores_of(model(images))
         if self.teacher is None or settings.distillation_weight < 1:
             _check_labels(logits, answers)
         loss = classification_loss(

@@ -13,7 +13,7 @@ from torch import nn
 from ghostnet.data import Preprocessing, UnreadableImageError, decode_image, evaluation_transform
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
-from ghostnet.train.evaluate import device_and_type
+from ghostnet.train.evaluate import device_and_type, scores_of
 
 _BATCH = 32
 
@@ -71,7 +71,7 @@ def predict(
             if read:
                 numbers, pixels = zip(*read, strict=True)
                 images = preprocessing.normalise(torch.stack(pixels).to(device)).to(kind)
-                logits = model(images).float()
+                logits = scores_of(model(images)).float()
                 best = logits.softmax(1).topk(min(top_k, logits.shape[1]), 1)
                 answers = zip(numbers, best.indices.tolist(), best.values.tolist(), strict=True)
                 for number, indices, values in answers:

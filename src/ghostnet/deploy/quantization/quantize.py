@@ -179,8 +179,8 @@ def quantize(
         )
         if read_manifest(manifest_path(plain)).outputs is not None:
             raise InputError(
-                f"int8 is judged by one output, and the network has several ({', '.join(report.outputs)}); "
-                "wrap it in a module that returns one tensor"
+                "int8 is judged by the scores of a classifier, and the network answers with "
+                f"tensors by name ({', '.join(report.outputs)}); wrap it in a module that returns one tensor"
             )
         out = folder / files[0].name
         quantiser: FakeQuantized | Callable[[], Quantiser] = trained or partial(
