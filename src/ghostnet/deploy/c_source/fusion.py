@@ -77,9 +77,8 @@ def _join_activations_(network: Network) -> None:
         before = makers.get(layer.source) if isinstance(layer, Elementwise) else None
         blocks = before if isinstance(before, Interleaving) else None
         if blocks is not None and len(readers[blocks.result]) == len(readers[blocks.source]) == 1:
-            before = makers.get(
-                blocks.source
-            )  # what activates the pixels may as well activate what makes the blocks
+            # what activates the pixels may as well activate what makes the blocks
+            before = makers.get(blocks.source)
         if (
             isinstance(layer, Elementwise)
             and layer.kind == "FIRST"

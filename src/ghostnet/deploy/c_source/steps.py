@@ -319,16 +319,13 @@ class Lowering:
             "activation": layer.activation,
         }
         square = kernel_height == kernel_width and layer.stride[0] == layer.stride[1]
-        if not (square and (kernel_height, layer.stride[0]) in _DEPTHWISE):
+        if not (square and (kernel_height, layer.stride[0]) in _DEPTHWISE and _is_apart(layer)):
             self._depthwise_on(layer, fields, "depthwise")
             return
-        apart = layer.dilation[0] if _is_apart(layer) else 1
-        if apart == 1 and layer.dilation != (1, 1):
-            self._depthwise_on(layer, fields, "depthwise")
-            return
-        kind = "spread" if fields["each"] > 1 else "depthwise"
+        kernel = f"{'spread' if fields['each'] > 1 else 'depthwise'}_{kernel_height}_{layer.stride[0]}"
+        apart = layer.dilation[0]
         for first in itertools.product(range(apart), range(apart)):
-            self._depthwise_on(layer, fields, f"{kind}_{kernel_height}_{layer.stride[0]}", apart, first)
+            self._depthwise_on(layer, fields, kernel, apart, first)
 
     def _depthwise_on(
         self,
@@ -451,9 +448,9 @@ _LOWER: dict[type, Any] = {
 
 
 def _is_apart(layer: Convolution) -> bool:
-    """Whether a dilated convolution is an undilated one on every second (third, fourth) row and column."""
+    """Whether a convolution is not dilated, or is so on every second (third, fourth) row and column."""
     apart, half = layer.dilation[0], layer.weight.shape[2] // 2
-    return (
+    return layer.dilation == (1, 1) or (
         layer.dilation == (apart, apart)
         and layer.stride == (1, 1)
         and set(layer.padding) == {apart * half}
