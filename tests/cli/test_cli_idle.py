@@ -35,8 +35,8 @@ _CASES = {
     "data cifar10 --rounds 2": "--rounds is for `ghostnet data speed`",
     "data shards {folder} out --per-class 9": "--per-class is for `ghostnet data cifar10`",
     "data speed {folder} --images-per-shard 9": "--images-per-shard is for `ghostnet data shards`",
-    "reproduce table1 --jobs 2 --list": "--jobs is for table3, table4, table5 and short",
-    "reproduce table5 --dense f --list": "--dense is for short",
+    "reproduce table1 --jobs 2 --list": "--jobs is for table3, table4, table5, short and short_sweep",
+    "reproduce table5 --dense f --list": "--dense is for short and short_sweep",
     "reproduce table5 --force --list": "--force is for exhibits without training",
     "reproduce table1 --layer a --list": "--layer is for table2, figure1, figure4 and figure5",
 }
