@@ -290,6 +290,7 @@ CASES: dict[str, nn.Module] = {
     ),
     "reflected border": nn.ReflectionPad2d((1, 2, 3, 0)),
     "repeated border": nn.ReplicationPad2d(2),
+    "a convolution with a circular border": convolution(11, 5, 3, padding=1, padding_mode="circular"),
     "a convolution with a reflected border": convolution(11, 5, 3, padding=1, padding_mode="reflect"),
     # blocks of pixels
     "transposed 2, stride 2": transposed(11, 6, 2, stride=2),

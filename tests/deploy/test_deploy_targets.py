@@ -353,16 +353,17 @@ def test_parametrised_weights_are_exported_as_they_are(tmp_path: Path, name: str
 def test_all_layers_with_what_a_runtime_cannot_express_are_named(tmp_path: Path) -> None:
     skip_without("c")
 
-    class Pads(nn.Module):
+    class Enlarges(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.circle = nn.Conv2d(3, 8, 3), _circular(1)[1]
+            self.a, self.larger = nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2, mode="bicubic")
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.circle(self.a(nn.functional.pad(images, (0, 1, 0, 1)))).mean((2, 3))
+            maps = self.a(nn.functional.interpolate(images, scale_factor=2, mode="bicubic"))
+            return self.larger(maps).mean((2, 3))
 
-    with pytest.raises(InputError, match=r"pad \(in the network's own forward or layer circle\)"):
-        export(Pads().eval(), "c", tmp_path / "net.c", input_size=(3, 12, 12))
+    with pytest.raises(InputError, match=r"bicubic2d\S* \(in the network's own forward or layer larger\)"):
+        export(Enlarges().eval(), "c", tmp_path / "net.c", input_size=(3, 12, 12))
 
 
 def test_answers_that_are_no_numbers_are_told_before_anything_is_written(tmp_path: Path) -> None:
