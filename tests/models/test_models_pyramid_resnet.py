@@ -57,3 +57,19 @@ def test_blocks_without_a_plain_last_convolution_have_none() -> None:
     model.layer3 = nn.Sequential(nn.Identity())
     with pytest.raises(InputError, match="ResNet offers no feature pyramid"):
         feature_pyramid(model)
+
+
+def test_a_stem_for_small_images_has_its_own_strides() -> None:
+    model = torchvision.models.resnet18()
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    before = model.bn1.running_mean.clone()
+    pyramid = feature_pyramid(model.train(), strides=(1, 2, 4, 8))
+    assert torch.equal(model.bn1.running_mean, before)
+    assert model.bn1.training
+    assert [maps.shape[-1] for maps in pyramid.eval()(IMAGES)] == [96, 48, 24, 12]
+
+
+def test_dilated_stages_have_no_stride_of_their_own() -> None:
+    model = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])
+    with pytest.raises(InputError, match=r"ResNet offers no feature pyramid: .* strides \[4, 8, 8, 8\]"):
+        feature_pyramid(model)

@@ -32,9 +32,8 @@ def explained(error: Exception, model: nn.Module, example: torch.Tensor, runtime
     if program is None:
         return InputError(f"the model cannot be exported to {runtime}: {why}")
     for operator in _OPERATOR.findall(str(error)):
-        found = _layers_with(program, operator) or _layers_with(
-            program, operator.partition(".")[0]
-        )  # its overload
+        without_overload = operator.partition(".")[0]
+        found = _layers_with(program, operator) or _layers_with(program, without_overload)
         if found:
             where = " or ".join(f"layer {name}" if name else "in the network's own forward" for name in found)
             return InputError(

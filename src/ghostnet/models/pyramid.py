@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
+from ghostnet.modes import evaluating
 
 STRIDES = (4, 8, 16, 32)
 
@@ -99,9 +101,7 @@ def _parts_of(model: nn.Module) -> list[PyramidPart]:
     if type(model).__module__.startswith("timm.") and {"conv_stem", "blocks"} <= children:
         return _timm_parts(network)
     if type(model).__module__.startswith(("timm.", "torchvision.")) and children >= _RESNET:
-        channels = [_channels_of(network.get_submodule(f"layer{number}")) for number in range(1, 5)]
-        if None not in channels:
-            return _resnet_parts(network, channels)
+        return _resnet_parts(network)
     raise InputError(
         f"{type(model).__name__} offers no feature pyramid; take a ghostnet_*, ghostnetv2_*, ghostnetv3_*, "
         "repghostnet_*, resnet50, ghost_resnet50, mobilenetv2_*, mobilenetv3_*, mnasnet_a1 of the zoo, or a ResNet of "
@@ -110,20 +110,33 @@ def _parts_of(model: nn.Module) -> list[PyramidPart]:
 
 
 _RESNET = {"conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4"}
+_SIDE = 64  # pixels of the image that shows strides
 
 
-def _resnet_parts(network: Any, channels: Sequence[int]) -> list[PyramidPart]:
-    """Cut a ResNet of torchvision or timm behind each of its stages."""
+def _resnet_parts(network: Any) -> list[PyramidPart]:
+    """Cut a ResNet of torchvision or timm behind each of its stages, whose strides and channels a run shows.
+
+    Raises:
+        InputError: its stages do not run one behind the other, or two have one stride, as where they are dilated.
+    """
     activation = network.relu if hasattr(network, "relu") else network.act1
     first = nn.Sequential(network.conv1, network.bn1, activation, network.maxpool, network.layer1)
-    bodies = (first, network.layer2, network.layer3, network.layer4)
-    return [PyramidPart(*part) for part in zip(bodies, STRIDES, channels, strict=True)]
-
-
-def _channels_of(stage: Any) -> int | None:
-    """Return the channels of a stage of a ResNet, which are those of its last convolution; None for other blocks."""
-    last = getattr(stage[-1], "conv3", getattr(stage[-1], "conv2", None))
-    return getattr(last, "out_channels", None)
+    stem = next(weight for weight in network.conv1.parameters() if weight.dim() == 4)
+    maps, parts = stem.new_zeros(1, stem.shape[1], _SIDE, _SIDE), []
+    with evaluating(network), torch.no_grad():
+        for body in (first, network.layer2, network.layer3, network.layer4):
+            try:
+                maps = body(maps)
+            except Exception as error:  # blocks changed by hand
+                name = type(network).__name__
+                raise InputError(f"{name} offers no feature pyramid: {first_line(error)}") from error
+            parts.append(PyramidPart(body, _SIDE // maps.shape[-1], maps.shape[1]))
+    strides = [part.stride for part in parts]
+    if strides != sorted(set(strides)):
+        raise InputError(
+            f"{type(network).__name__} offers no feature pyramid: its stages have strides {strides}"
+        )
+    return parts
 
 
 def _timm_parts(network: Any) -> list[PyramidPart]:

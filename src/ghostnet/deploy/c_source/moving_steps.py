@@ -8,6 +8,7 @@ import numpy as np
 
 from ghostnet.deploy.c_source.layers import (
     Channels,
+    Concatenation,
     Interleaving,
     Interpolation,
     Layer,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def _of_pixels(lowering: Lowering, layer: Layer) -> dict[str, Any]:
     """Return what every kernel is told: where the maps lie, and how far it is from pixel to pixel."""
-    assert not hasattr(layer, "sources")
+    assert not isinstance(layer, Concatenation)
     return {
         "in_pixel": lowering.step_of(layer.source),
         "out_pixel": lowering.step_of(layer.result),

@@ -9,13 +9,14 @@ import numpy as np
 
 from ghostnet.deploy.c_source.layers import Channels, Layer, Network, Size
 
-READERS: dict[str, Callable[[Reader, Any], None]] = {}
+_Read = Callable[["Reader", Any], None]
+READERS: dict[str, _Read] = {}
 
 
-def reads(*names: str) -> Callable[[Callable[[Reader, Any], None]], Callable[[Reader, Any], None]]:
+def reads(*names: str) -> Callable[[_Read], _Read]:
     """Register a function as the one that reads nodes of these operators."""
 
-    def keep(function: Callable[[Reader, Any], None]) -> Callable[[Reader, Any], None]:
+    def keep(function: _Read) -> _Read:
         READERS.update(dict.fromkeys(names, function))
         return function
 
@@ -60,7 +61,7 @@ class Reader:
         self.sizes[self.images] = self.size(self.images)
         self._nodes = list(graph.node)
 
-    def read(self, readers: Mapping[str, Callable[[Reader, Any], None]]) -> Network:
+    def read(self, readers: Mapping[str, _Read]) -> Network:
         """Return the graph as layers, each node read by the function of its operator."""
         for place, node in enumerate(self._nodes):
             if all(not name or name in self.constants for name in node.input):
