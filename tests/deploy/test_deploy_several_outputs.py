@@ -246,3 +246,11 @@ def test_a_backbone_from_the_command_line(tmp_path: Path, capsys: pytest.Capture
         assert message in capsys.readouterr().err
     assert cli.run([*command, "--strides", "8", "--precision", "int8", "--calibration", "cifar10"]) == 2
     assert "--calibration judges the scores of classes" in capsys.readouterr().err
+
+
+def test_c_does_not_activate_what_is_an_output_in_place(tmp_path: Path) -> None:
+    network = _Pair(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    report = export(network, "c", tmp_path / "net.c", input_size=SIZE)
+    found = load(tmp_path / "net.c").predict_all(-np.ones((1, *SIZE), np.float32))
+    assert found["output_0"].min() < 0 <= found["output_1"].min()
+    assert report.operators["planes"] == 2
