@@ -8,7 +8,6 @@ over the k groups, are those of the channels. Exact up to rounding, no other bat
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from ghostnet.train.native import forward_replaced, is_channels_last, on_plain_cpu
 
 _COLUMNS = 256  # of a row at most: statistics take 0.32 ms at 32, 0.21 ms at 128 and no less at 1024
 _LANES = {torch.bfloat16: 32, torch.float32: 16}  # of ATen's vectors with AVX-512; with AVX2 it has half
@@ -45,14 +45,9 @@ def fast_narrow_norms(model: nn.Module) -> Iterator[int]:
         ...     norms
         1
     """
-    norms = [module for module in model.modules() if _takes_part(module)]
-    for norm in norms:
-        vars(norm)["forward"] = functools.partial(_forward, norm)
-    try:
-        yield len(norms)
-    finally:
-        for norm in norms:
-            vars(norm).pop("forward", None)
+    norms = (module for module in model.modules() if _takes_part(module))
+    with forward_replaced(norms, _forward) as count:
+        yield count
 
 
 def narrow_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -80,7 +75,6 @@ def _takes_part(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
         and module.affine
         and module.track_running_stats
         and module.momentum is not None
-        and "forward" not in vars(module)  # another tool's, or that of an outer block
     )
 
 
@@ -90,9 +84,7 @@ def _forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 def _pays(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     """Say whether the maps are such that the native kernels are the slower ones."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
-        return False
-    if not norm.training or type(x) is not Tensor or x.device.type != "cpu" or x.dim() != 4:
+    if not norm.training or type(x) is not Tensor or x.dim() != 4:
         return False
     if x.dtype not in _LANES or x.numel() < _MIN_ELEMENTS or x.shape[1] not in _NARROW[x.dtype]:
         return False
@@ -104,12 +96,7 @@ def _plain(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     states = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     if any(state is None or state.dtype != torch.float32 for state in states) or norm.momentum is None:
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    if any(value is not None and wrapped(value) for value in (x, *states)) or forward_ad._current_level >= 0:
-        return False
-    if x.shape[1] != norm.num_features or x.is_contiguous():  # 1x1 maps are in both formats
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last)
+    return on_plain_cpu(x, *states) and x.shape[1] == norm.num_features and is_channels_last(x)
 
 
 def _pixels(x: Tensor) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ghostnet.train.fast_depthwise import fast_depthwise
 from ghostnet.train.narrow_norm import fast_narrow_norms
 from ghostnet.train.objective import Objective
 from ghostnet.train.processes import mean_over_processes
@@ -40,7 +42,7 @@ class Step:
             waits = number < pieces  # gradients are exchanged once, with the last piece
             with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
                 share = len(answers) / len(labels)
-                with self._norms():
+                with self._fast_layers():
                     loss = self.objective(self.model, _placed(part, device), _placed(answers, device)) * share
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -49,11 +51,14 @@ class Step:
         self.optimizer.step()
         return mean_over_processes(total)
 
-    def _norms(self) -> contextlib.AbstractContextManager[Any]:
-        """Return what the forward pass runs in; between steps the network is as it was given, and can be saved."""
+    @contextlib.contextmanager
+    def _fast_layers(self) -> Iterator[None]:
+        """What the forward pass runs in; between steps the network is as it was given, and can be saved."""
         if self.settings.compile or self.accelerator.device.type != "cpu":
-            return contextlib.nullcontext()
-        return fast_narrow_norms(self.model)
+            yield
+            return
+        with fast_narrow_norms(self.model), fast_depthwise(self.model):
+            yield
 
 
 def _split(batch: Any, pieces: int) -> list[Any]:

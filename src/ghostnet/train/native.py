@@ -1,0 +1,63 @@
+"""What layers that `fit` computes its own way on CPUs share: replaced forwards, and when PyTorch keeps them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+@contextmanager
+def forward_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[int]:
+    """Let `forward(module, input)` stand for each module's own while the block runs, and give it back whatever happens.
+
+    Args:
+        modules: a module whose forward another block or tool has replaced is left alone.
+        forward: takes a module and its input.
+
+    Yields:
+        How many modules take part.
+
+    Example:
+        >>> with forward_replaced([relu := nn.ReLU()], lambda module, x: -x):
+        ...     relu(torch.ones(1))
+        tensor([-1.])
+    """
+    taken = [module for module in modules if "forward" not in vars(module)]
+    for module in taken:
+        vars(module)["forward"] = functools.partial(forward, module)
+    try:
+        yield len(taken)
+    finally:
+        for module in taken:
+            vars(module).pop("forward", None)
+
+
+def on_plain_cpu(*values: Tensor | None) -> bool:
+    """Say whether all are tensors on a CPU that nothing traces or wraps: no compiler, exporter, vmap or forward mode.
+
+    Example:
+        >>> on_plain_cpu(torch.ones(1), None)
+        True
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return False
+    if forward_ad._current_level >= 0:
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return not any(value is not None and (value.device.type != "cpu" or wrapped(value)) for value in values)
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Say whether maps `(N, C, H, W)` lie in channels_last, and in no other format as well (as 1x1 maps do).
+
+    Example:
+        >>> is_channels_last(torch.ones(1, 2, 3, 3))
+        False
+    """
+    return not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
