@@ -26,7 +26,7 @@ from ghostnet.train.fast_depthwise import fast_depthwise
 from ghostnet.train.narrow_norm import fast_narrow_norms
 
 # network, settings of its conversion, images, rows and columns of an image
-CASES: dict[str, tuple[str, dict[str, int], int, int]] = {
+CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "ghostnet_100": ("ghostnet_100", {}, 32, 224),
     "mobilenetv3_large_100": ("mobilenetv3_large_100", {}, 32, 224),
     "resnet20, s = 2, d = 3": ("resnet20", {"ratio": 2, "cheap_kernel_size": 3}, 128, 32),
@@ -43,8 +43,8 @@ def training_step(case: str, *, bf16: bool, fast: bool) -> Callable[[], None]:
     torch.manual_seed(0)
     model: nn.Module = create_model(network)
     if settings:
-        model = ghostify(model, **settings)[0]  # type: ignore[arg-type]
-    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        model = ghostify(model, **settings)[0]
+    model = model.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, nesterov=True)
     images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,))

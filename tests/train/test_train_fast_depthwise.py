@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -297,3 +299,11 @@ def test_fit_trains_a_network_so(taken, settings):
         theirs = trained()
     before = torch.cat([value.detach().flatten().double() for value in start.parameters()])
     assert 0 < (ours - theirs).norm() <= 1e-3 * (theirs - before).norm()
+
+
+def test_the_script_times_steps_in_both_types():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "depthwise_step.py"))
+    script["CASES"]["tiny"] = ("resnet20", {"ratio": 3}, 2, 8)
+    found = script["measure"]("tiny", seconds=0.0)
+    assert {"bfloat16_ratio", "float32_ratio", "bfloat16, ours", "float32, PyTorch's"} <= set(found)
+    assert 0 < found["float32, ours"]["median_ms"] < 5000
