@@ -116,6 +116,16 @@ CASES: dict[str, nn.Module] = {
     "many 3x3, three rows and a column over": nn.Sequential(
         LARGER, Does(lambda x: x[:, :, 3:, 3:]), convolution(11, 20, 3, padding=1)
     ),
+    "many 3x3, dilated": nn.Sequential(LARGER, LARGER, convolution(11, 48, 3, padding=2, dilation=2)),
+    "many 3x3, dilated by three, no padding": nn.Sequential(
+        LARGER, LARGER, convolution(11, 44, 3, dilation=3)
+    ),
+    "many 3x3, dilated, more padding than it needs": nn.Sequential(
+        LARGER, LARGER, convolution(11, 52, 3, padding=(5, 3), dilation=4), nn.ReLU()
+    ),
+    "many 3x3, dilated, residual": nn.Sequential(
+        LARGER, convolution(11, 44, 1), Does(lambda x: F.silu(x + F.conv2d(x, WIDE, padding=3, dilation=3)))
+    ),
     "many 3x3, residual": nn.Sequential(
         LARGER, convolution(11, 44, 1), Does(lambda x: F.silu(x + F.conv2d(x, WIDE, padding=1)))
     ),

@@ -297,8 +297,15 @@ def square(outputs: int, inputs: int, side: int, **changed) -> tuple[Convolution
 def test_many_small_filters_are_computed_by_winograd(outputs: int, inputs: int, side: int) -> None:
     layer, sizes = square(outputs, inputs, side)
     assert is_worth(layer, sizes)
-    for changed in ({"stride": (2, 2)}, {"dilation": (2, 2)}, {"groups": 2}):
+    for changed in ({"stride": (2, 2)}, {"dilation": (1, 2)}, {"groups": 2}):
         assert not is_worth(square(outputs, inputs, side, **changed)[0], sizes)
+
+
+@pytest.mark.parametrize(
+    ("side", "apart", "worth"), [(28, 2, True), (28, 4, True), (14, 6, False), (14, 12, False)]
+)
+def test_dilated_filters_are_where_few_tiles_lie_half_outside(side: int, apart: int, worth: bool) -> None:
+    assert is_worth(*square(128, 128, side, dilation=(apart, apart))) is worth
 
 
 @pytest.mark.parametrize(

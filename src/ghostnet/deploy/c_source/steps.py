@@ -32,6 +32,7 @@ from ghostnet.deploy.c_source.winograd import (
     filters_of,
     grid,
     is_worth,
+    tile_count,
 )
 
 # inputs of a product from which it is computed in parts, whose weights stay in the nearest cache
@@ -166,8 +167,9 @@ class Lowering:
         outputs, inputs, *_ = layer.weight.shape
         _, height, width = self.network.sizes[layer.source]
         _, out_height, out_width = self.network.sizes[layer.result]
-        down, across = grid(self.network.sizes[layer.result])
-        ends = ends_of_parts(down * across, inputs)
+        apart = layer.dilation[0]
+        down, across = grid(self.network.sizes[layer.result], apart)
+        ends = ends_of_parts(tile_count(self.network.sizes[layer.result], apart), inputs)
         most = max(np.diff(ends).tolist())
         widths = panel_widths(outputs)
         shares = min(len(widths), SHARES)
@@ -187,6 +189,8 @@ class Lowering:
             "out_width": out_width,
             "out_pixel": self.step_of(layer.result),
             "add_pixel": self.step_of(layer.add) if layer.add else 0,
+            "apart": apart,
+            "down": down,
             "across": across,
             "shares": shares,
             "own": own,

@@ -26,24 +26,30 @@ _PLAIN = 4.5
 
 def is_worth(layer: Convolution, sizes: dict[str, Size]) -> bool:
     """Whether a convolution can be computed so, and is predicted to be quicker."""
-    form = (layer.weight.shape[2:], layer.stride, layer.dilation, layer.groups)
-    return form == ((3, 3), (1, 1), (1, 1), 1) and predicted_ratio(layer, sizes) < _WORTH
+    form = (layer.weight.shape[2:], layer.stride, layer.groups)
+    evenly = layer.dilation[0] == layer.dilation[1]
+    return form == ((3, 3), (1, 1), 1) and evenly and predicted_ratio(layer, sizes) < _WORTH
 
 
 def predicted_ratio(layer: Convolution, sizes: dict[str, Size]) -> float:
     """Return the time over that of the plain product."""
     inputs = layer.weight.shape[1]
     vectors_in, vectors_out = -(-inputs // LANES), -(-layer.weight.shape[0] // LANES)
-    tiles = math.prod(grid(sizes[layer.result]))
+    tiles = tile_count(sizes[layer.result], layer.dilation[0])
     pairs = inputs * vectors_out
     ends = tiles * (_INPUTS * vectors_in + _OUTPUTS * vectors_out)
     plain = _PLAIN * math.prod(sizes[layer.result][1:]) * pairs
     return (ends + (tiles * _PRODUCT + _FILTERS) * pairs) / plain
 
 
-def grid(size: Size) -> tuple[int, int]:
-    """Return the tiles of a result down and across."""
-    return -(-size[1] // TILE), -(-size[2] // TILE)
+def grid(size: Size, apart: int) -> tuple[int, int]:
+    """Return the tiles down and across of every `apart`-th row and column of a result."""
+    return -(-size[1] // (apart * TILE)), -(-size[2] // (apart * TILE))
+
+
+def tile_count(size: Size, apart: int) -> int:
+    """Return the tiles of a result whose convolution reads every `apart`-th row and column."""
+    return apart * apart * math.prod(grid(size, apart))
 
 
 def ends_of_parts(tiles: int, inputs: int) -> list[int]:

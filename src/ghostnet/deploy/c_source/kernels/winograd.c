@@ -3,13 +3,16 @@
  * A tile of 4x4 results is made of 6x6 inputs by 36 products for a pair of channels instead of 144: filters and inputs
  * are taken as polynomials, which are multiplied by their values at 0, 3/2, -3/2, 2/3, -2/3 and infinity (Lavin and
  * Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016). The points are those of the pass "winograd",
- * for their small rounding errors. The map's tiles are taken in parts, whose transformed inputs the caches hold.
+ * for their small rounding errors. The map's tiles are taken in parts, whose transformed inputs the caches hold. Where
+ * the convolution is dilated, it is none on every `apart`-th row and column from each of the first ones on, and these
+ * make tiles among themselves.
  */
 
 struct winograd {
     int inputs, outputs, height, width, in_pixel, top, left; /* of the map that is read, and its border of zeros */
     int out_height, out_width, out_pixel, add_pixel; /* add_pixel 0: nothing is added */
-    int across, first, tiles; /* tiles in a row of the map, and which of all are in this part */
+    int apart, down, across; /* rows and columns between neighbours; tiles in a column and a row of those */
+    int first, tiles; /* which of all tiles are in this part */
     int shares, own; /* into how many the outputs are divided for threads, and floats of memory for each */
     size_t in, out, add, tiled, owned, weights, bias;
     struct activation activation;
@@ -71,18 +74,28 @@ INLINE void results_of_products(const part m[6], part *out, const ptrdiff_t step
 #undef A
 #undef B
 
+/* The first result of one of this part's tiles; those from `out_height` or `out_width` on do not exist. */
+INLINE void place_of_tile(const struct winograd *layer, int t, int *y, int *x)
+{
+    const int number = layer->first + t, each = layer->down * layer->across, from = number / each, rest = number % each;
+    *y = rest / layer->across * 4 * layer->apart + from / layer->apart;
+    *x = rest % layer->across * 4 * layer->apart + from % layer->apart;
+}
+
 /* The inputs of the tile whose first tap lies at (y, x), which may be outside the map unless `inside`. */
 INLINE void transform_inputs(const int inside, const struct winograd *layer, const float *map, int y, int x, float *out)
 {
     static const float nothing[LANES];
-    const ptrdiff_t step = layer->in_pixel, row = step * layer->width, plane = tiled_plane(layer);
+    const int apart = layer->apart;
+    const ptrdiff_t step = (ptrdiff_t)layer->in_pixel * apart, row = step * layer->width, plane = tiled_plane(layer);
     const float *from[6][6];
     ptrdiff_t moves[6][6]; /* all bits of a channel's number, or none */
-    map += y * row + x * step;
+    map += ((ptrdiff_t)y * layer->width + x) * layer->in_pixel;
     if (!inside)
         for (int i = 0; i < 6; i++)
             for (int j = 0; j < 6; j++) {
-                const int there = y + i >= 0 && y + i < layer->height && x + j >= 0 && x + j < layer->width;
+                const int down = y + i * apart, across = x + j * apart;
+                const int there = down >= 0 && down < layer->height && across >= 0 && across < layer->width;
                 from[i][j] = there ? map + i * row + j * step : nothing;
                 moves[i][j] = there ? -1 : 0;
             }
@@ -108,10 +121,13 @@ KERNEL winograd_tiles(const void *self, const struct memory *memory, int from, i
 {
     const struct winograd *layer = self;
     for (int t = from; t < to; t++) {
-        const int y = (layer->first + t) / layer->across * 4 - layer->top;
-        const int x = (layer->first + t) % layer->across * 4 - layer->left;
+        const int last = 5 * layer->apart; /* tap */
+        int y, x;
+        place_of_tile(layer, t, &y, &x);
+        y -= layer->top;
+        x -= layer->left;
         float *out = memory->work + layer->tiled + t * tiled_pixel(layer);
-        if (y >= 0 && y + 6 <= layer->height && x >= 0 && x + 6 <= layer->width)
+        if (y >= 0 && y + last < layer->height && x >= 0 && x + last < layer->width)
             transform_inputs(1, layer, memory->work + layer->in, y, x, out);
         else
             transform_inputs(0, layer, memory->work + layer->in, y, x, out);
@@ -136,6 +152,9 @@ INLINE void transform_filters(const int vectors, const struct winograd *layer, c
         }
 }
 
+/* How many of a tile's four rows (columns) lie among the next `left` of the map. */
+INLINE int there_of(int left, int apart) { return left > 3 * apart ? 4 : left > 0 ? (left + apart - 1) / apart : 0; }
+
 /* A tile's results for a part of the outputs, of which `count` exist. */
 INLINE void transform_products(const struct winograd *layer, const struct memory *memory, int t, int first,
                                const float *products, ptrdiff_t plane)
@@ -148,23 +167,24 @@ INLINE void transform_products(const struct winograd *layer, const struct memory
     }
     UNROLL for (int i = 0; i < 4; i++) results_of_products(down[i], result[i], 1);
     const part bias = part_at(memory->weights + layer->bias + first);
-    const int y = (layer->first + t) / layer->across * 4, x = (layer->first + t) % layer->across * 4;
-    const int rows = layer->out_height - y < 4 ? layer->out_height - y : 4;
-    const int columns = layer->out_width - x < 4 ? layer->out_width - x : 4, count = layer->outputs - first;
-    const ptrdiff_t pixel = (ptrdiff_t)y * layer->out_width + x;
+    int y, x;
+    place_of_tile(layer, t, &y, &x);
+    const int rows = there_of(layer->out_height - y, layer->apart), columns = there_of(layer->out_width - x, layer->apart);
+    const int count = layer->outputs - first;
+    const ptrdiff_t pixel = (ptrdiff_t)y * layer->out_width + x, row = (ptrdiff_t)layer->apart * layer->out_width;
     const float *add = memory->work + layer->add + pixel * layer->add_pixel + first;
     UNROLL for (int i = 0; i < 4; i++)
         UNROLL for (int j = 0; j < 4; j++) {
             result[i][j] += bias;
             if (layer->add_pixel && i < rows && j < columns)
-                result[i][j] += part_at(add + ((ptrdiff_t)i * layer->out_width + j) * layer->add_pixel);
+                result[i][j] += part_at(add + (i * row + j * layer->apart) * layer->add_pixel);
         }
     ACTIVATE(result, 4, 4, &layer->activation)
     float *out = memory->work + layer->out + pixel * layer->out_pixel + first;
     UNROLL for (int i = 0; i < 4; i++)
         UNROLL for (int j = 0; j < 4; j++)
             if (i < rows && j < columns)
-                store_part(out + ((ptrdiff_t)i * layer->out_width + j) * layer->out_pixel, result[i][j], count);
+                store_part(out + (i * row + j * layer->apart) * layer->out_pixel, result[i][j], count);
 }
 
 INLINE void winograd_panel(const int vectors, const struct winograd *layer, const struct memory *memory, int first,
