@@ -29,6 +29,7 @@ from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
 from ghostnet.measure import Timing, time_interleaved
+from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.copies import copy_model
 
@@ -155,10 +156,8 @@ class Site:
         )
 
     def ghost_macs(self, ratio: int, cheap_kernel_size: int) -> int:
-        """Return those of the Ghost convolution (Eq. 4)."""
-        ghost = self.ghost(ratio, cheap_kernel_size)
-        weights = sum(part.weight.numel() for part in ghost.modules() if isinstance(part, nn.Conv2d))
-        return weights * self.output_pixels
+        """Return those of the Ghost convolution."""
+        return ghost_macs(self.ghost(ratio, cheap_kernel_size), self.convolution, self.macs())
 
 
 def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site], dict[str, str]]:
