@@ -43,18 +43,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(_usual_mode())  # mkstemp makes it private to its owner
-        os.replace(temporary, target)
-    except Exception as error:
-        if not _says_no_room(error):
-            raise
-        raise DiskFullError(
-            f"no room to write {target} ({error}); nothing that was there is lost: free some space or name "
-            "another place"
-        ) from error
+        with _full_disk_named(target):
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(_usual_mode())  # mkstemp makes it private to its owner
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -82,21 +76,33 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
-        yield temporary
-        written = sorted(temporary.iterdir(), key=lambda file: file.name == target.name)  # `path` comes last
-        for entry in written:
-            for file in files_in(entry):
-                with file.open("rb+") as stream:
-                    os.fsync(stream.fileno())
-                file.chmod(_usual_mode())
-        in_the_way = [entry for entry in written if (target.parent / entry.name).exists()]
-        for entry in in_the_way:
-            _refuse_other_make(target.parent / entry.name, entry)
-        old = Path(tempfile.mkdtemp(dir=temporary))
-        for entry in written:
-            if entry in in_the_way and entry.is_dir():  # else it could not be replaced
-                os.replace(target.parent / entry.name, old / entry.name)
-            os.replace(entry, target.parent / entry.name)
+        with _full_disk_named(target):
+            yield temporary
+            written = sorted(
+                temporary.iterdir(), key=lambda file: file.name == target.name
+            )  # `path` comes last
+            for entry in written:
+                for file in files_in(entry):
+                    with file.open("rb+") as stream:
+                        os.fsync(stream.fileno())
+                    file.chmod(_usual_mode())
+            in_the_way = [entry for entry in written if (target.parent / entry.name).exists()]
+            for entry in in_the_way:
+                _refuse_other_make(target.parent / entry.name, entry)
+            old = Path(tempfile.mkdtemp(dir=temporary))
+            for entry in written:
+                if entry in in_the_way and entry.is_dir():  # else it could not be replaced
+                    os.replace(target.parent / entry.name, old / entry.name)
+                os.replace(entry, target.parent / entry.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk_named(target: Path) -> Iterator[None]:
+    """Say of an error that means a full disk what could not be written, and that nothing is lost."""
+    try:
+        yield
     except Exception as error:
         if not _says_no_room(error):
             raise
@@ -104,8 +110,6 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"no room to write {target} ({error}); nothing that was there is lost: free some space or name "
             "another place"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from torch import nn
 from ghostnet.convert import group_fit
 from ghostnet.convert.layer_fit import FitOptions, LayerFit
 from ghostnet.convert.moments import white_map_windows
-from ghostnet.convert.surgery import ghost_like
+from ghostnet.nn.ghost_conv import ghost_like
 
 
 def _layer(groups: int = 8) -> tuple[nn.Conv2d, Any, list[tuple[torch.Tensor, torch.Tensor]]]:

@@ -22,9 +22,9 @@ from ghostnet.convert.graph import find_units, trace_graphs
 from ghostnet.convert.layer_fit import FitOptions, LayerFit, ghost_sources
 from ghostnet.convert.moments import white_map_windows, white_moments
 from ghostnet.convert.observe import _Traced, observe
-from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError
 from ghostnet.measure.features import redundancy
+from ghostnet.nn.ghost_conv import ghost_like
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 

@@ -68,8 +68,8 @@ def test_crowd_boxes_are_neither_missed_nor_wrong(cells):
 
 def test_detections_come_back_in_the_files_pixels(cells, small_detector):
     detector = small_detector("retinanet", score_threshold=0.0)
-    whole = DetectionBatches(cells.subset(2), 2)
-    reduced = DetectionBatches(cells.subset(2), 1, longest=160)
+    two = replace(cells, images=cells.images[:2])
+    whole, reduced = DetectionBatches(two, 2), DetectionBatches(two, 1, longest=160)
     for batches in (whole, reduced):
         results, seconds = detect(detector, batches)
         assert len(results) == 200

@@ -79,7 +79,7 @@ def test_held_out_images_are_looked_at_and_the_best_is_handed_on():
     assert [entry["step"] for entry in result.evaluations] == [6, 12, 13]  # every two epochs and at the end
     assert all(entry["count"] == 20 for entry in result.evaluations)
     assert [top1 for _, top1 in kept] == sorted({top1 for _, top1 in kept})
-    assert kept[-1][1] == result.best_top1() == max(entry["top1"] for entry in result.evaluations)
+    assert kept[-1][1] == result.best("top1") == max(entry["top1"] for entry in result.evaluations)
     assert (13, ["held_out/loss", "held_out/top1", "held_out/top5"]) in logged
     assert (1, ["train/learning_rate", "train/loss"]) in logged
 

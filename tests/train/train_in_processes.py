@@ -33,7 +33,7 @@ def main(folder):
     )
     if share_of_processes()[0] == 0:
         processes = share_of_processes()[1]
-        content = {"processes": processes, "curve": curve, "steps": result.steps, "best": result.best_top1()}
+        content = {"processes": processes, "curve": curve, "steps": result.steps, "best": result.best("top1")}
         (folder / "result.json").write_text(json.dumps(content))
 
 

@@ -11,7 +11,7 @@ import typer
 from ghostnet.checks import check_integer
 from ghostnet.cli.contestants import open_contestants
 from ghostnet.cli.export import TARGET_NAMES
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import SIZE_HELP, refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError, unknown_name
@@ -38,17 +38,12 @@ def bench(
     runtime: Annotated[str, typer.Option(metavar="NAMES", help=_RUNTIME_HELP)] = "onnx",
     precision: Annotated[str, typer.Option(metavar="NAMES", help=_PRECISION_HELP)] = "fp32",
     threads: Annotated[str, typer.Option(metavar="NUMBERS", help="Threads, with commas.")] = "1",
-    batch: Annotated[int, typer.Option(parser=integer, metavar="INTEGER", help="Images in a call.")] = 1,
+    batch: Annotated[int, integer_option(help="Images in a call.")] = 1,
     weights: Annotated[list[str] | None, typer.Option(metavar="NAME=WEIGHTS", help=_WEIGHTS_HELP)] = None,
     input_size: Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help=SIZE_HELP)] = None,
     seconds: Annotated[float, typer.Option(help="Least time for each row.")] = 2.0,
-    cold_starts: Annotated[
-        int,
-        typer.Option(
-            "--cold-starts", parser=integer, metavar="INTEGER", help="Fresh processes a row; 0: none."
-        ),
-    ] = 3,
-    processes: Annotated[int, typer.Option(parser=integer, metavar="INTEGER", help=_PROCESSES_HELP)] = 1,
+    cold_starts: Annotated[int, integer_option("--cold-starts", help="Fresh processes a row; 0: none.")] = 3,
+    processes: Annotated[int, integer_option(help=_PROCESSES_HELP)] = 1,
     result: Annotated[Path | None, typer.Option(help="Also write a result file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

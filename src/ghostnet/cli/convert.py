@@ -9,7 +9,7 @@ import typer
 
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.conversion import Conversion
-from ghostnet.cli.integer import integer, share
+from ghostnet.cli.integer import integer_option, share
 from ghostnet.cli.network import NETWORK_HELP, SIZE_HELP, WEIGHTS_HELP
 
 
@@ -32,16 +32,12 @@ def convert(
     ] = None,
     ratio: Annotated[
         int | None,
-        typer.Option(
-            parser=integer,
-            metavar="INTEGER",
+        integer_option(
             help="s of the paper, for all layers; 1 keeps plain convolutions.  [default: 2; with --budget and "
             "--calibration a ratio of 2, 3 or 4 for each layer]",
         ),
     ] = None,
-    cheap_kernel_size: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="d of the paper; odd.")
-    ] = 3,
+    cheap_kernel_size: Annotated[int, integer_option(help="d of the paper; odd.")] = 3,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,9 +64,7 @@ def convert(
     ] = False,
     images: Annotated[
         int | None,
-        typer.Option(
-            parser=integer,
-            metavar="INTEGER",
+        integer_option(
             help="How many calibration images at most.  [default: 2048; synthetic: 256, of large ones fewer]",
         ),
     ] = None,
@@ -111,16 +105,12 @@ def convert(
     ] = None,
     multiple: Annotated[
         int | None,
-        typer.Option(
-            parser=integer,
-            metavar="INTEGER",
+        integer_option(
             help="For pruning: each layer keeps a multiple of so many channels, or all; 8 is often quicker at the same "
             "MACs.  [default: 1; with --plan 8]",
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Of the random initialisation.")
-    ] = 0,
+    seed: Annotated[int, integer_option(help="Of the random initialisation.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ghostnet.cli.idle import refuse_idle
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -33,23 +33,14 @@ def data(
         typer.Option(help="cifar10: also write it as image files, FOLDER/train/CLASS and FOLDER/val/CLASS."),
     ] = None,
     per_class: Annotated[
-        int | None,
-        typer.Option(
-            parser=integer, metavar="INTEGER", help="cifar10: training images a class that --folder gets."
-        ),
+        int | None, integer_option(help="cifar10: training images a class that --folder gets.")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="cifar10: classes that --folder gets, e.g. 'cat,dog'; default: all.")
     ] = None,
-    images_per_shard: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="shards: images in one .tar.")
-    ] = 1000,
-    seed: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="shards: of the order in them.")
-    ] = 0,
-    rounds: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="speed: passes over the images.")
-    ] = 7,
+    images_per_shard: Annotated[int, integer_option(help="shards: images in one .tar.")] = 1000,
+    seed: Annotated[int, integer_option(help="shards: of the order in them.")] = 0,
+    rounds: Annotated[int, integer_option(help="speed: passes over the images.")] = 7,
     result: Annotated[Path | None, typer.Option(help="speed: also write a result record (.json).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

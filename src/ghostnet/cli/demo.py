@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.output import answer
 
 _QUICK = ("epochs=0.1", "calibration_images=256")
@@ -19,11 +19,7 @@ def demo(
     ),
     seed: Annotated[
         int,
-        typer.Option(
-            parser=integer,
-            metavar="INTEGER",
-            help="Of the random initialisation and the order of the images.",
-        ),
+        integer_option(help="Of the random initialisation and the order of the images."),
     ] = 0,
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     quick: Annotated[

@@ -11,7 +11,7 @@ import typer
 from ghostnet.cli.detect_bench import bench
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
@@ -115,10 +115,8 @@ def evaluate(
     ] = None,
     bad_boxes: Annotated[str, typer.Option(help="error, or drop boxes without width or height.")] = "error",
     out: Annotated[Path | None, typer.Option(help="Also write the detections, in COCO's format.")] = None,
-    batch_size: Annotated[int, typer.Option(parser=integer, metavar="INTEGER", help="Images a batch.")] = 8,
-    workers: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Processes that decode; 0 for none.")
-    ] = 0,
+    batch_size: Annotated[int, integer_option(help="Images a batch.")] = 8,
+    workers: Annotated[int, integer_option(help="Processes that decode; 0 for none.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file of detections.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
@@ -28,9 +28,7 @@ def bench(
         Path | None, typer.Option(help="Image to detect in; default: noise of 320x427 pixels.")
     ] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
-    threads: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Threads inside one operator.")
-    ] = 1,
+    threads: Annotated[int, integer_option(help="Threads inside one operator.")] = 1,
     seconds: Annotated[float, typer.Option(help="Least time for each, after warm-up.")] = 5.0,
     result: Annotated[Path | None, typer.Option(help="Also write a result record (.json).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result record.")] = False,

@@ -10,7 +10,7 @@ import typer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batches
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable, refuse_source
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
@@ -30,17 +30,10 @@ def evaluate(
     data_dir: Annotated[str | None, typer.Option(help="Folder or archive of CIFAR-10.")] = None,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
     image_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=integer, metavar="INTEGER", help="Side in pixels. Default: what the network was made for."
-        ),
+        int | None, integer_option(help="Side in pixels. Default: what the network was made for.")
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Images a batch, of a folder or shards.")
-    ] = 64,
-    workers: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Processes that decode; 0 for none.")
-    ] = 0,
+    batch_size: Annotated[int, integer_option(help="Images a batch, of a folder or shards.")] = 64,
+    workers: Annotated[int, integer_option(help="Processes that decode; 0 for none.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at an image that cannot be read.")] = False,
     result: Annotated[Path | None, typer.Option(help="Also write a result record (.json).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result record.")] = False,

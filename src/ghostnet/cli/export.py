@@ -9,7 +9,7 @@ import typer
 
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.int8 import Int8Job, check_int8
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import (
     NETWORK_HELP,
     RGB,
@@ -64,8 +64,7 @@ def export(
         ),
     ] = None,
     calibration_images: Annotated[
-        int,
-        typer.Option("--calibration-images", parser=integer, metavar="INTEGER", help="How many of them."),
+        int, integer_option("--calibration-images", help="How many of them.")
     ] = 512,
     max_drop: Annotated[
         float, typer.Option("--max-drop", help="For int8: points of top-1 that labelled images may lose.")
@@ -83,10 +82,8 @@ def export(
     ] = None,
     weight_bits: Annotated[
         int | None,
-        typer.Option(
+        integer_option(
             "--weight-bits",
-            parser=integer,
-            metavar="INTEGER",
             help="For int8: 7 or 8, with --fine-tune-epochs 2 to 8.  [default: 8; 7 on x86 without VNNI, which clips "
             "the sums of 8]",
         ),

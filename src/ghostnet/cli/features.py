@@ -12,7 +12,7 @@ from ghostnet.checks import check_integer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files, preprocessing_for
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import NETWORK_HELP, WEIGHTS_HELP, open_network
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
@@ -42,22 +42,12 @@ def features(
     scores: Annotated[
         bool, typer.Option("--scores", help="Score every convolution: which would ghosting hurt least?")
     ] = False,
-    ratio: Annotated[
-        int,
-        typer.Option(parser=integer, metavar="INTEGER", help="For --scores: s of the Ghost convolutions."),
-    ] = 2,
+    ratio: Annotated[int, integer_option(help="For --scores: s of the Ghost convolutions.")] = 2,
     cheap_kernel_size: Annotated[
-        int,
-        typer.Option(
-            parser=integer, metavar="INTEGER", help="Side d of the filters that pairs are ranked by."
-        ),
+        int, integer_option(help="Side d of the filters that pairs are ranked by.")
     ] = 3,
-    top: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="How many pairs to list.")
-    ] = _TOP,
-    limit: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Images to use, the first ones.")
-    ] = 8,
+    top: Annotated[int, integer_option(help="How many pairs to list.")] = _TOP,
+    limit: Annotated[int, integer_option(help="Images to use, the first ones.")] = 8,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures.")] = None,
     beside: Annotated[
         str | None, typer.Option(help="Another network, drawn beside: Fig. 5's dense one, say.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 
 def integer(text: object) -> int:
-    """Return an option's text as an integer; a parser for `typer.Option`.
+    """Return an option's text as an integer; the parser of `integer_option`.
 
     Raises:
         typer.BadParameter: it is none, "2.5" for instance.
@@ -19,6 +21,16 @@ def integer(text: object) -> int:
         return int(str(text))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not an integer.") from error
+
+
+def integer_option(*names: str, help: str) -> Any:
+    """Return an option that takes an integer, for `Annotated`.
+
+    Args:
+        names: "--top-k"; none leaves the name to typer.
+        help: what `--help` says of it.
+    """
+    return typer.Option(*names, parser=integer, metavar="INTEGER", help=help)
 
 
 def share(text: object) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.output import answer
 from ghostnet.cli.table7 import table7_rows, table7_text
 from ghostnet.errors import InputError, unknown_name
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Shell pattern; quote it. One name shows its cards.")] = "*",
-    table: Annotated[
-        int | None, typer.Option("--table", parser=integer, metavar="INTEGER", help=_TABLE_HELP)
-    ] = None,
+    table: Annotated[int | None, integer_option("--table", help=_TABLE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the networks of the zoo with their input sizes, packaged weights and published weights.

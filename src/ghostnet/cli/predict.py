@@ -10,7 +10,7 @@ import typer
 from ghostnet.checks import check_integer
 from ghostnet.cli.cifar10 import NORMALISATION_HELP
 from ghostnet.cli.images import class_names, count_classes, image_files, preprocessing_for
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable
 from ghostnet.cli.output import answer
 
@@ -22,15 +22,10 @@ def predict(
     network: Annotated[str, typer.Argument(help=RUNNABLE_HELP)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to classify.")],
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
-    top_k: Annotated[
-        int, typer.Option("--top-k", parser=integer, metavar="INTEGER", help="Answers for each image.")
-    ] = 5,
+    top_k: Annotated[int, integer_option("--top-k", help="Answers for each image.")] = 5,
     normalisation: Annotated[str | None, typer.Option(help=NORMALISATION_HELP)] = None,
     image_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=integer, metavar="INTEGER", help="Side in pixels. Default: what the network was made for."
-        ),
+        int | None, integer_option(help="Side in pixels. Default: what the network was made for.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at an image that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -13,7 +13,7 @@ import typer
 from ghostnet.checks import check_integer
 from ghostnet.cli.exhibit_runs import RunOptions, run_exhibit
 from ghostnet.cli.idle import Use, refuse_idle
-from ghostnet.cli.integer import integer
+from ghostnet.cli.integer import integer_option
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError, unknown_name
 
@@ -31,9 +31,7 @@ def reproduce(
         ),
     ] = None,
     only: Annotated[str, typer.Option(help="Name or pattern of rows' recipes, e.g. 'resnet56*'.")] = "*",
-    seeds: Annotated[
-        int, typer.Option(parser=integer, metavar="INTEGER", help="Seeds 0, 1, ... of each.")
-    ] = 1,
+    seeds: Annotated[int, integer_option(help="Seeds 0, 1, ... of each.")] = 1,
     dense: Annotated[
         str | None,
         typer.Option(
@@ -53,10 +51,7 @@ def reproduce(
         bool,
         typer.Option("--count", help="Count the networks into results/cifar10/counts.json; run nothing."),
     ] = False,
-    jobs: Annotated[
-        int,
-        typer.Option(parser=integer, metavar="INTEGER", help="Runs at a time, each with its share of cores."),
-    ] = 1,
+    jobs: Annotated[int, integer_option(help="Runs at a time, each with its share of cores.")] = 1,
     together: Annotated[
         bool,
         typer.Option("--together", help="Train a recipe's seeds as one stacked network: for GPUs."),
@@ -77,10 +72,7 @@ def reproduce(
     layer: Annotated[
         str | None, typer.Option(help="For the same: dotted name. Default: the second convolution's maps.")
     ] = None,
-    limit: Annotated[
-        int,
-        typer.Option(parser=integer, metavar="INTEGER", help="For the same: images to use, the first ones."),
-    ] = 8,
+    limit: Annotated[int, integer_option(help="For the same: images to use, the first ones.")] = 8,
     credit: Annotated[str, typer.Option(help="For the same: author and licence of the first image.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of networks and checkpoints.")] = Path("runs/reproduce"),
     results: Annotated[Path, typer.Option(help="Folder of finished results.")] = Path("results"),

@@ -17,18 +17,13 @@ from ghostnet.convert.graph import ConvUnit
 from ghostnet.convert.group_fit import fit_layer
 from ghostnet.convert.layer_fit import FitOptions
 from ghostnet.convert.observe import Pairs, observe
-from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError
+from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn.edits import replace_module_
+from ghostnet.nn.ghost_conv import ghost_like
 
 _FIT_IMAGES = 512  # the first of the calibration images
 _COST_IMAGES = 1024  # the last of them; the same ones where there are few
-
-
-def ghost_macs(ghost: nn.Module, convolution: nn.Conv2d, macs: int) -> int:
-    """Return the MACs of a Ghost convolution that stands in for a convolution of `macs`."""
-    weights = sum(m.weight.numel() for m in ghost.modules() if isinstance(m, nn.Conv2d))
-    return round(macs * weights / convolution.weight.numel())
 
 
 class Measurement:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ghostnet.columns import aligned
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -80,10 +82,7 @@ class ConversionReport:
     def __str__(self) -> str:
         header = ("layer", "action", "params", "after", "MACs", "after", "error", "remark")
         rows = [header, *(_row(layer) for layer in self.layers), self._totals()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = [
-            "  ".join(_cell(row, column, widths) for column in range(len(header))).rstrip() for row in rows
-        ]
+        lines = aligned(rows, numbers=range(2, 7))
         lines.insert(1, "-" * max(len(line) for line in lines))
         settings = ", ".join(
             f"{key} {'mixed' if isinstance(value, dict) else value}" for key, value in self.settings.items()
@@ -114,8 +113,3 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
 
 def _count(count: int | None) -> str:
     return "?" if count is None else f"{count:,}"
-
-
-def _cell(row: tuple[str, ...], column: int, widths: list[int]) -> str:
-    numeric = 2 <= column <= 6
-    return row[column].rjust(widths[column]) if numeric else row[column].ljust(widths[column])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
 from ghostnet.convert.graph import ConvUnit, find_units
-from ghostnet.convert.layer_cost import Measurement, ghost_macs
+from ghostnet.convert.layer_cost import Measurement
 from ghostnet.convert.select import (
     Layers,
     LayerSelection,
@@ -27,12 +27,13 @@ from ghostnet.convert.select import (
     check_ratio,
     select_layers,
 )
-from ghostnet.convert.surgery import ghost_like
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.knapsack import allocate
 from ghostnet.measure import profile
+from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.ghost_conv import ghost_like
 from ghostnet.progress import Progress
 
 

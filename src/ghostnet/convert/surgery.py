@@ -18,7 +18,7 @@ from ghostnet.convert.graph import ConvUnit
 from ghostnet.errors import InputError
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import record_edits_, recorded_edits, replace_module_
-from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.ghost_conv import GhostConv2d, ghost_like
 
 FORMS = ("linear", "ghostnet")
 _IDEMPOTENT = {"relu": "relu", "ReLU": "relu", "relu6": "relu6", "ReLU6": "relu6"}
@@ -84,33 +84,6 @@ def replace_convolutions(
     if hasattr(model, "ghostnet_origin"):
         copied.ghostnet_origin = model.ghostnet_origin
     return copied, remarks
-
-
-def ghost_like(convolution: nn.Conv2d, settings: dict[str, Any]) -> GhostConv2d:
-    """Build a Ghost convolution with a convolution's geometry, device, dtype, mode and `requires_grad`.
-
-    Args:
-        convolution: the one to stand in for.
-        settings: `ratio`, `cheap_kernel_size` and, in GhostNet form, `norm` and `activation`.
-    """
-    ghost = GhostConv2d(
-        convolution.in_channels,
-        convolution.out_channels,
-        convolution.kernel_size,  # type: ignore[arg-type]
-        convolution.stride,  # type: ignore[arg-type]
-        convolution.padding,  # type: ignore[arg-type]
-        convolution.dilation,  # type: ignore[arg-type]
-        convolution.groups,
-        # a norm inside takes the bias away anyway
-        convolution.bias is not None and settings.get("norm") is None,
-        convolution.padding_mode,
-        **settings,
-    )
-    ghost.to(device=convolution.weight.device, dtype=convolution.weight.dtype)
-    ghost.train(convolution.training)
-    if not convolution.weight.requires_grad:
-        ghost.requires_grad_(False)
-    return ghost
 
 
 def _inner_layers(unit: ConvUnit, model: nn.Module) -> tuple[dict[str, Any], str | None]:

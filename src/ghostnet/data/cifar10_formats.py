@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ghostnet.array_pickle import ArrayUnpickler
 from ghostnet.errors import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -156,36 +156,12 @@ def _small_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _decode_pickle(content: bytes) -> _Batch:
-    batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     data = np.asarray(batch[b"data" if b"data" in batch else "data"])
     labels = np.asarray(batch[b"labels" if b"labels" in batch else "labels"])
     if data.dtype != np.uint8:
         raise InputError(f"its pixels are {data.dtype}")
     return _images_of(data), _small_labels(labels)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds arrays, numbers, strings and containers; any other callable is refused unseen."""
-
-    def find_class(self, module: str, name: str) -> object:
-        allowed = {
-            # by value, because the module that numpy keeps this function in has moved and warns
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode_latin1,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}, which is refused")
-        return allowed[module, name]
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Undo how protocol 2 writes bytes; other encodings have no business there."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"its pickle asks for the encoding {encoding!r}, which is refused")
-    return text.encode("latin1")
 
 
 _FORMATS: dict[str, Callable[[bytes], _Batch]] = {

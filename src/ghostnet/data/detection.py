@@ -94,10 +94,6 @@ class DetectionSet:
         kept = [image for image in self.images if (~image.ignored).any()]
         return DetectionSet(kept, self.classes, self.category_ids, self.source)
 
-    def subset(self, count: int) -> DetectionSet:
-        """Return the first `count` images."""
-        return DetectionSet(self.images[:count], self.classes, self.category_ids, self.source)
-
     def with_classes(self, names: Sequence[str]) -> DetectionSet:
         """Return the set with labels as a detector numbers its classes.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostnet.checks import check_integer
+from ghostnet.columns import aligned
 from ghostnet.deploy.fresh import run_fresh
 from ghostnet.deploy.lineup import Settings, line_up
 from ghostnet.deploy.repeated import time_repeatedly, time_sessions
@@ -98,8 +99,7 @@ class BenchmarkResult:
         """Return a plain-text table and the conditions."""
         fresh = any(row.cold_start_ms is not None for row in self.rows)
         table = [_HEADER + (_FRESH_HEADER if fresh else ()), *(_cells(row, fresh) for row in self.rows)]
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        lines = [_aligned(line, widths) for line in table]
+        lines = aligned(table, numbers=range(3, len(table[0])))
         runtimes = dict.fromkeys(row.runtime for row in self.rows)
         versions = ", ".join(
             f"{TARGETS[name].runtime} {self.environment.get(TARGETS[name].package)}" for name in runtimes
@@ -141,12 +141,6 @@ def _cells(row: BenchmarkRow, fresh: bool) -> tuple[str, ...]:
 def _spread(ratios: Sequence[float]) -> str:
     """Return " (lowest-highest)" where ratios differ."""
     return f" ({min(ratios):.3f}-{max(ratios):.3f})" if len(set(ratios)) > 1 else ""
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    text = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
-    numbers = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
-    return "  ".join([*text, *numbers]).rstrip()
 
 
 def benchmark(

@@ -29,8 +29,10 @@ from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
 from ghostnet.measure import Timing, time_interleaved
+from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.copies import copy_model
+from ghostnet.nn.ghost_conv import ghost_like
 
 _ANY_COST = Limits(100.0, 0.0)  # timing needs no right answers
 
@@ -139,26 +141,11 @@ class Site:
 
     def ghost(self, ratio: int, cheap_kernel_size: int) -> GhostConv2d:
         """Return a Ghost convolution in its place, with random weights."""
-        layer = self.convolution
-        return GhostConv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
-            layer.stride,  # type: ignore[arg-type]
-            layer.padding,  # type: ignore[arg-type]
-            layer.dilation,  # type: ignore[arg-type]
-            layer.groups,
-            layer.bias is not None,
-            layer.padding_mode,
-            ratio=ratio,
-            cheap_kernel_size=cheap_kernel_size,
-        )
+        return ghost_like(self.convolution, {"ratio": ratio, "cheap_kernel_size": cheap_kernel_size})
 
     def ghost_macs(self, ratio: int, cheap_kernel_size: int) -> int:
-        """Return those of the Ghost convolution (Eq. 4)."""
-        ghost = self.ghost(ratio, cheap_kernel_size)
-        weights = sum(part.weight.numel() for part in ghost.modules() if isinstance(part, nn.Conv2d))
-        return weights * self.output_pixels
+        """Return those of the Ghost convolution."""
+        return ghost_macs(self.ghost(ratio, cheap_kernel_size), self.convolution, self.macs())
 
 
 def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site], dict[str, str]]:

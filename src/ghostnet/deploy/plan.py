@@ -9,7 +9,6 @@ for comparison. Left out: the conversion itself, which is `ghostify(model, ratio
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ghostnet.deploy.layer_times import LayerTimes, Setting, Site, find_sites, t
 from ghostnet.deploy.plan_search import WORTH, Choice, GhostOption, search
 from ghostnet.deploy.planned import Plan, PlannedLayer
 from ghostnet.deploy.quantization.calibration import calibration_array
-from ghostnet.deploy.whole_times import WholeTimes, check_setting, versions_of
+from ghostnet.deploy.whole_times import WholeTimes, check_setting, folder_for_exports, versions_of
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import environment
 from ghostnet.nn.cheap_operations import check_cheap_kernel_size
@@ -29,7 +28,6 @@ from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
 LEAST_GAIN = 0.02  # of a layer's time; less is within the noise of a measurement
-_NOT_IN_COMPANY = "gains alone, but too little in the whole network"
 
 Cost = Mapping[str, float | Mapping[int, float]] | Callable[[str], float | Mapping[int, float]] | None
 
@@ -93,36 +91,18 @@ def plan(
     sizes = tuple(input_size)
     if calibration is not None and precision == "int8":
         calibration = calibration_array(calibration, sizes)
-    sites, left_out = find_sites(model, sizes)
-    sites, left_out = _among(sites, left_out, layers)
+    sites, left_out = _among(*find_sites(model, sizes), layers)
     costs = {site.name: _costs_of(site.name, cost, ratios) for site in sites}
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(folder if folder is not None else scratch)
-        place.mkdir(parents=True, exist_ok=True)
+    with folder_for_exports(folder) as place:
         tell = announce or (lambda _line: None)
         setting = Setting(target, precision, threads, seconds, place, calibration, tell)
         timed = (
             time_sites(sites, setting, ratios=ratios, cheap_kernel_size=cheap_kernel_size) if sites else {}
         )
-        make = build or (lambda chosen: _ghosted(model, sites, chosen, cheap_kernel_size))
         whole = WholeTimes(model, setting, sizes)
-
-        def ratio_of(choice: Choice) -> float:
-            layers = "1 layer" if len(choice) == 1 else f"{len(choice)} layers"
-            tell(f"ghosting {layers}")
-            return whole.ratio(make(choice), f"{layers} ghosted", {"layers": len(choice)})
-
-        options = {name: found for name in timed if (found := _options(timed[name], costs[name]))}
-        chosen, measured = search(options, ratio_of, budget) if options else ({}, 1.0)
-        everything = {name: ratios[0] for name, found in timed.items() if found.ghosts}
-        if budget == 1 and 0 < len(options) < len(everything):
-            measured_all = ratio_of(everything)
-            if measured_all < min(
-                1 - WORTH, measured - LEAST_GAIN
-            ):  # layers that lose alone can gain where the runtime fuses them
-                chosen, measured = everything, measured_all
-    met_without = budget < 1 and bool(chosen) and measured <= budget
-    passed_over = "gains, but the budget is met without it" if met_without else _NOT_IN_COMPANY
+        make = build or (lambda chosen: _ghosted(model, sites, chosen, cheap_kernel_size))
+        chosen, measured = _choose(timed, costs, _time_with(make, whole, tell), budget)
+    passed_over = _why_passed_over(chosen, measured, budget)
     rows = [
         _row(site, timed[site.name], costs[site.name], chosen.get(site.name), cheap_kernel_size, passed_over)
         for site in sites
@@ -204,12 +184,52 @@ def _options(timed: LayerTimes, costs: Mapping[int, float]) -> list[GhostOption]
     ]
 
 
+def _choose(
+    timed: Mapping[str, LayerTimes],
+    costs: Mapping[str, Mapping[int, float]],
+    measure: Callable[[Choice], float],
+    budget: float,
+) -> tuple[Choice, float]:
+    """Return the ratio of each layer to ghost, and what was measured for the whole network with them."""
+    options = {name: found for name in timed if (found := _options(timed[name], costs[name]))}
+    chosen, measured = search(options, measure, budget) if options else ({}, 1.0)
+    if budget < 1:
+        return chosen, measured
+    # layers that lose alone can gain where the runtime fuses them; without a budget there is one ratio
+    everything = {name: next(iter(found.ghosts)) for name, found in timed.items() if found.ghosts}
+    if 0 < len(options) < len(everything):
+        measured_all = measure(everything)
+        if measured_all < min(1 - WORTH, measured - LEAST_GAIN):
+            return everything, measured_all
+    return chosen, measured
+
+
+def _time_with(
+    make: Callable[[Choice], nn.Module], whole: WholeTimes, tell: Callable[[str], None]
+) -> Callable[[Choice], float]:
+    """Return what builds the network of a choice and gives its time over that of the original."""
+
+    def ratio_of(choice: Choice) -> float:
+        layers = "1 layer" if len(choice) == 1 else f"{len(choice)} layers"
+        tell(f"ghosting {layers}")
+        return whole.ratio(make(choice), f"{layers} ghosted", {"layers": len(choice)})
+
+    return ratio_of
+
+
 def _ghosted(model: nn.Module, sites: Sequence[Site], chosen: Choice, cheap_kernel_size: int) -> nn.Module:
     network = copy_model(model).eval().cpu()
     for site in sites:
         if site.name in chosen:
             replace_module_(network, site.name, site.ghost(chosen[site.name], cheap_kernel_size))
     return network
+
+
+def _why_passed_over(chosen: Choice, measured: float, budget: float) -> str:
+    """Return why layers that gain, each alone, are not ghosted."""
+    if budget < 1 and chosen and measured <= budget:
+        return "gains, but the budget is met without it"
+    return "gains alone, but too little in the whole network"
 
 
 def _row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ghostnet.columns import aligned
 from ghostnet.deploy.processor import processor_features
 from ghostnet.deploy.targets import TARGETS
 
@@ -118,9 +119,7 @@ class Plan:
             header,
             *(_cells(row, several=isinstance(self.settings.get("ratio"), list)) for row in self.rows),
         ]
-        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-        lines = ["  ".join(_aligned(line, widths)).rstrip() for line in table]
-        return "\n".join([*lines, self.verdict()])
+        return "\n".join([*aligned(table, numbers=range(2, 7)), self.verdict()])
 
     def verdict(self) -> str:
         """Return what came of it, in one line."""
@@ -153,11 +152,3 @@ def _cells(row: PlannedLayer, *, several: bool) -> tuple[str, ...]:
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.3f}"
-
-
-def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
-    pairs = list(zip(cells, widths, strict=True))
-    return [
-        cell.rjust(width) if 2 <= column <= 6 else cell.ljust(width)
-        for column, (cell, width) in enumerate(pairs)
-    ]

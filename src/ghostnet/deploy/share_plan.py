@@ -7,7 +7,6 @@ shares closely, since runtimes compute channels in blocks, so that each step is 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ghostnet.deploy.plan_search import CLOSE, INSIDE
 from ghostnet.deploy.processor import processor_features
 from ghostnet.deploy.quantization.calibration import calibration_array
 from ghostnet.deploy.targets import TARGETS
-from ghostnet.deploy.whole_times import WholeTimes, check_setting, versions_of
+from ghostnet.deploy.whole_times import WholeTimes, check_setting, folder_for_exports, versions_of
 from ghostnet.errors import InputError
 from ghostnet.measure import environment
 
@@ -126,9 +125,7 @@ def plan_share(
     sizes = tuple(input_size)
     if calibration is not None and precision == "int8":
         calibration = calibration_array(calibration, sizes)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(folder if folder is not None else scratch)
-        place.mkdir(parents=True, exist_ok=True)
+    with folder_for_exports(folder) as place:
         tell = announce or (lambda _line: None)
         whole = WholeTimes(
             model, Setting(target, precision, threads, seconds, place, calibration, tell), sizes

@@ -5,8 +5,12 @@ Left out: which networks are worth timing (`plan_search.py`, `share_plan.py`), a
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -51,6 +55,15 @@ class WholeTimes:
         self.attempts.append({**facts, "dense_ms": before, "ms": after, "ratio": after / before})
         self._setting.announce(f"{what}: whole network at {after / before:.3f} of the time")
         return after / before
+
+
+@contextlib.contextmanager
+def folder_for_exports(folder: str | Path | None) -> Iterator[Path]:
+    """Give the folder that keeps exported files, made where it is missing, or one for the block where none is named."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(folder if folder is not None else scratch)
+        place.mkdir(parents=True, exist_ok=True)
+        yield place
 
 
 def versions_of(target: str, precision: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostnet.checks import is_integer
+from ghostnet.columns import aligned
 from ghostnet.errors import InputError, first_line
 from ghostnet.measure.macs import macs_of
 from ghostnet.modes import evaluating
@@ -77,18 +78,9 @@ class Profile:
         ]
         rows = [("layer", "kind", "params", "MACs", "output"), *rows]
         rows.append(("total", "", f"{self.params:,}", f"{self.macs:,}", ""))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = [_line(row, widths) for row in rows]
+        lines = aligned(rows, numbers=(2, 3))
         lines += [f"not counted: {entry}" for entry in self.uncounted]
         return "\n".join(lines)
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        cell.rjust(width) if index in (2, 3) else cell.ljust(width)
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()
 
 
 def _shape_text(shape: tuple[int, ...] | None) -> str:

@@ -68,10 +68,19 @@ class ConvLayer:
 PLAIN = ConvLayer()
 
 
-def initialise_(model: nn.Module) -> None:
-    """Draw convolution weights by He's rule (fan out), as the original ResNet does; batch norms keep 1 and 0."""
+def initialise_(model: nn.Module, *, classifier_std: float | None = None) -> None:
+    """Draw convolution weights by He's rule (fan out), as the original ResNet does; batch norms keep 1 and 0.
+
+    Args:
+        model: changed in place.
+        classifier_std: of the normal that weights of linear layers are drawn from, their biases being 0; None leaves
+            these layers as they are.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and classifier_std is not None:
+            nn.init.normal_(module.weight, std=classifier_std)
+            nn.init.zeros_(module.bias)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ghostnet.checks import is_number
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.models.convolution import initialise_
 from ghostnet.models.pyramid import PyramidPart
 from ghostnet.models.registry import check_in_chans, check_width, register
 from ghostnet.nn.bottleneck import BottleneckStyle, GhostBottleneck
@@ -171,7 +172,7 @@ class GhostNet(nn.Module):
         self.head = _head(last, norm=form.rounding == "paper")
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(_HEAD_CHANNELS, num_classes)
-        _initialise_(self)
+        initialise_(self, classifier_std=0.01)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the maps in front of the pooling: `(N, 960 * width_mult, ceil(H / 32), ceil(W / 32))`."""
@@ -209,18 +210,6 @@ def _head(in_channels: int, *, norm: bool) -> nn.Sequential:
 def _check_dropout(dropout: float) -> None:
     if not is_number(dropout) or not 0 <= dropout < 1:
         raise InputError(f"`dropout` (={dropout!r}) must be in [0, 1); use 0 for none.")
-
-
-def _initialise_(model: nn.Module) -> None:
-    """He's rule by fan out for convolutions, a small normal for the classifier; batch norms keep 1 and 0."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
 
 
 def _enter(name: str, default_width: float, summary: str) -> None:

@@ -1,12 +1,11 @@
 """PaddlePaddle's .pdparams files read without running code: a pickle that may hold NumPy arrays and plain values only.
 
-`paddle.save` pickles a dictionary of NumPy arrays under structured names, beside a table of other names. The unpickler
-here knows seven globals and refuses every other one before it is called. Left out: arrays cut into slices (above 1 GB).
+`paddle.save` pickles a dictionary of NumPy arrays under structured names, beside a table of other names. Left out:
+arrays cut into slices (above 1 GB).
 """
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -15,40 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ghostnet.array_pickle import ArrayUnpickler
 from ghostnet.errors import InputError
 
-
-def _empty_array(*_arguments: object) -> np.ndarray:
-    """Stand in for NumPy's own constructor, which would let a file ask for any amount of memory."""
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """Stand in for `_codecs.encode`, by which protocol 2 writes bytes; only that use is allowed."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _encoded,
+_CONTAINERS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "tuple"): tuple,
     ("__builtin__", "tuple"): tuple,
 }
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler to which nothing but the globals above exists."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-        return _ALLOWED[module_name, global_name]
 
 
 def read_pdparams(path: str | Path) -> dict[str, Tensor]:
@@ -67,7 +40,7 @@ def read_pdparams(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"there is no checkpoint {path}")
     try:
         with Path(path).open("rb") as stream:
-            content = _ArraysOnly(stream).load()
+            content = ArrayUnpickler(stream, also=_CONTAINERS).load()
     except Exception as error:  # a damaged pickle may raise nearly anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(

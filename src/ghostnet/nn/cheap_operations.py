@@ -86,27 +86,6 @@ class DepthwiseOperation(nn.Module):
         """Return a copy of all kernels `(out_channels, 1, d, d)`, in the order of the ghost maps."""
         return self.conv.weight[: self.out_channels].clone()
 
-    @torch.no_grad()
-    def set_kernels_(self, kernels: Tensor, bias: Tensor | None = None) -> None:
-        """Write kernels `(out_channels, 1, d, d)` and, where given, biases `(out_channels,)`.
-
-        Raises:
-            InputError: a shape that does not fit, or a bias for an operation built without one.
-        """
-        expected = (self.out_channels, 1, self.kernel_size, self.kernel_size)
-        if tuple(kernels.shape) != expected:
-            raise InputError(
-                f"kernels of shape {tuple(kernels.shape)} do not fit; this operation needs {expected}."
-            )
-        if bias is not None and (self.conv.bias is None or tuple(bias.shape) != (self.out_channels,)):
-            raise InputError(
-                f"a bias of shape {tuple(bias.shape)} does not fit; "
-                f"give ({self.out_channels},) and build with bias=True."
-            )
-        self.conv.weight[: self.out_channels] = kernels
-        if bias is not None and self.conv.bias is not None:
-            self.conv.bias[: self.out_channels] = bias
-
 
 class _PerGhostMap(nn.Module):
     """What affine and wavelet share: the intrinsic map of each ghost map, and the bias."""

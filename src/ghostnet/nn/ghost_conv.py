@@ -246,6 +246,33 @@ class GhostConv2d(nn.Module):
         return text + (", reordered" if self.channel_order is not None else "")
 
 
+def ghost_like(convolution: nn.Conv2d, settings: dict[str, Any]) -> GhostConv2d:
+    """Build a Ghost convolution with a convolution's geometry, device, dtype, mode and `requires_grad`.
+
+    Args:
+        convolution: the one to stand in for.
+        settings: `ratio`, `cheap_kernel_size` and, in GhostNet form, `norm` and `activation`.
+    """
+    ghost = GhostConv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        convolution.dilation,  # type: ignore[arg-type]
+        convolution.groups,
+        # a norm inside takes the bias away anyway
+        convolution.bias is not None and settings.get("norm") is None,
+        convolution.padding_mode,
+        **settings,
+    )
+    ghost.to(device=convolution.weight.device, dtype=convolution.weight.dtype)
+    ghost.train(convolution.training)
+    if not convolution.weight.requires_grad:
+        ghost.requires_grad_(False)
+    return ghost
+
+
 _CONFIG_KEYS = (
     *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
     *("padding_mode", "ratio", "cheap_kernel_size", "cheap_operation", "norm", "activation"),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghostnet.columns import aligned
 from ghostnet.errors import InputError
 
 BEGIN = "<!-- results:begin -->"
@@ -33,14 +34,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         --------
         a     10
     """
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells)
-        )
-        for cells in ([*zip(row, widths, strict=True)] for row in [header, *rows])
-    ]
-    lines = [line.rstrip() for line in lines]
+    lines = aligned([header, *rows], numbers=range(1, len(header)))
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
 

@@ -36,10 +36,6 @@ class TrainResult:
         """Return the highest held-out value of a key so far, or -1 before the first evaluation."""
         return max((entry[score] for entry in self.evaluations), default=-1.0)
 
-    def best_top1(self) -> float:
-        """Return the highest held-out accuracy so far in percent, or -1 before the first evaluation."""
-        return self.best("top1")
-
 
 @dataclass
 class Run:

@@ -6,10 +6,12 @@ nothing is computed in vain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ghostnet.errors import InputError, first_line, unknown_name
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
@@ -49,14 +51,10 @@ def feature_maps(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
         raise _Reached(output)
 
-    handle = modules[layer].register_forward_hook(stop)
     try:
-        with evaluating(model), torch.no_grad():
-            run(model, images)
+        run_hooked(model, images, [modules[layer].register_forward_hook(stop)])
     except _Reached as reached:
         return _checked_maps(layer, reached.output)
-    finally:
-        handle.remove()
     raise InputError(f"layer {layer!r} does not run when the network does; choose another")
 
 
@@ -83,13 +81,8 @@ def layers_with_maps(model: nn.Module, images: Tensor) -> list[str]:
 
         return hook
 
-    handles = [module.register_forward_hook(noted(name)) for name, module in model.named_modules() if name]
-    try:
-        with evaluating(model), torch.no_grad():
-            run(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [module.register_forward_hook(noted(name)) for name, module in model.named_modules() if name]
+    run_hooked(model, images, hooks)
     return list(found)
 
 
@@ -143,12 +136,21 @@ def intrinsic_maps(module: nn.Module) -> Tensor | None:
     return places < int(described.intrinsic_channels)
 
 
-def run(model: nn.Module, images: Tensor) -> None:
-    """Run a network for its hooks' sake.
+def run_hooked(model: nn.Module, images: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """Run a network in evaluation mode for its hooks' sake, and remove them, also when it raises.
 
     Raises:
         InputError: images that it does not take.
     """
+    try:
+        with evaluating(model), torch.no_grad():
+            _run(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _run(model: nn.Module, images: Tensor) -> None:
     try:
         model(images.clone())
     except (InputError, _Reached):  # what hooks raise

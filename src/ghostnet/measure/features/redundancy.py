@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from ghostnet.checks import check_integer
 from ghostnet.errors import InputError
-from ghostnet.measure.features.capture import run
+from ghostnet.measure.features.capture import run_hooked
 from ghostnet.measure.features.pairs import PairFits, fit_pairs
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
 from ghostnet.measure.macs import macs_of
-from ghostnet.modes import evaluating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +148,7 @@ def redundancy(
     ]
     if not handles:
         raise InputError("the network has no plain convolution to score; a Ghost network's are done already")
-    try:
-        with evaluating(model), torch.no_grad():
-            run(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, images, handles)
     return Redundancy(list(layers.values()), ratio, cheap_kernel_size, skipped)
 
 
