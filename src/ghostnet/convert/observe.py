@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ghostnet.convert.graph import ConvUnit, is_ghost, normalises_only, trace_layers
+from ghostnet.hooks import input_of
 
 Pairs = list[tuple[Tensor, Tensor]]
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -114,7 +115,7 @@ class _Traced:
             if shortcut is not None and self._known(shortcut, ghost):
                 carried = self.dense.value(shortcut, dense), self.ghost.value(shortcut, ghost)
                 target = target + self._missing(unit, *carried, target)
-            given = node.args[0] if node.args else node.kwargs["input"]
+            given = input_of(node.args, node.kwargs)
             pairs.append((fx.node.map_arg(given, ghost.__getitem__), target))
         return pairs
 
@@ -171,7 +172,7 @@ class _Hooks:
         seen: list[Tensor] = []
 
         def keep(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-            given = args[0] if args else kwargs["input"]
+            given = input_of(args, kwargs)
             seen.append((given if of_input else output).clone())
 
         handle = model.get_submodule(name).register_forward_hook(keep, with_kwargs=True)

@@ -7,6 +7,7 @@ ones calibrate nearly as well as real ones ("ZeroQ", Cai et al. 2020, which begi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ghostnet.convert.calibration import check_images_fit
 from ghostnet.convert.dead_leaves import dead_leaves
 from ghostnet.errors import InputError
+from ghostnet.hooks import input_of
 from ghostnet.nn.copies import copy_model
 from ghostnet.progress import Progress
 
@@ -86,12 +88,15 @@ def _moved(model: nn.Module, images: Tensor, steps: int, generator: torch.Genera
     """Move images until their maps have the mean and variance that the model's norms remember."""
     distances: list[Tensor] = []
 
-    def note_distance(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].dim() == 4:
-            distances.append(_distance(norm, inputs[0]))
+    def note_distance(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        maps = input_of(args, kwargs)
+        if maps.dim() == 4:
+            distances.append(_distance(norm, maps))
 
     change, scale = torch.zeros_like(images, requires_grad=True), _pink(images)
-    hooks = [m.register_forward_pre_hook(note_distance) for m in model.modules() if _remembers(m)]
+    hooks = [
+        m.register_forward_pre_hook(note_distance, with_kwargs=True) for m in model.modules() if _remembers(m)
+    ]
     adam = torch.optim.Adam([change], _RATE, _BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for step in range(steps):

@@ -6,9 +6,12 @@ right and at the bottom, in code that no graph follows (timm's `Conv2dSame`). Fo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ghostnet.hooks import input_of
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import replace_module_
 
@@ -32,10 +35,10 @@ def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
             and not _is_hooked(module)
         ):
 
-            def note(_: nn.Module, inputs: tuple, output: Tensor, name: str = name) -> None:
-                seen.setdefault(name, []).append((inputs[0].clone(), output.clone()))
+            def note(_: nn.Module, args: Any, kwargs: Any, output: Tensor, name: str = name) -> None:
+                seen.setdefault(name, []).append((input_of(args, kwargs).clone(), output.clone()))
 
-            handles.append(module.register_forward_hook(note))
+            handles.append(module.register_forward_hook(note, with_kwargs=True))
     if handles:
         fixed(example)
     for handle in handles:

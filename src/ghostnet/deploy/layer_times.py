@@ -28,6 +28,7 @@ from ghostnet.deploy.quantization.search import Limits
 from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
+from ghostnet.hooks import input_of
 from ghostnet.measure import Timing, time_interleaved
 from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn import GhostConv2d
@@ -159,10 +160,14 @@ def find_sites(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Site
     ghosts = tuple(f"{name}." for name, module in running.named_modules() if isinstance(module, GhostConv2d))
     seen: dict[str, list[tuple[Any, Any]]] = {}
 
-    def note(module: nn.Module, given: Any, output: Any) -> None:
-        seen.setdefault(names[module], []).append((given[0].shape, output.shape))
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        seen.setdefault(names[module], []).append((input_of(args, kwargs).shape, output.shape))
 
-    handles = [module.register_forward_hook(note) for module in names if isinstance(module, nn.Conv2d)]
+    handles = [
+        module.register_forward_hook(note, with_kwargs=True)
+        for module in names
+        if isinstance(module, nn.Conv2d)
+    ]
     try:
         with torch.no_grad():
             running(random_input(running, (1, *input_size)))

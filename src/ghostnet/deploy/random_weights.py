@@ -7,9 +7,12 @@ numbers, which processors handle many times slower, and a runtime may drop what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+
+from ghostnet.hooks import input_of
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _IMAGES = 4
@@ -48,7 +51,7 @@ def randomise_statistics_(model: nn.Module, input_size: Sequence[int], *, seed: 
             if module.affine:
                 module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
                 module.bias.copy_(0.5 + 0.3 * torch.randn(module.bias.shape, generator=generator))
-            handles.append(module.register_forward_pre_hook(_set_statistics(generator)))
+            handles.append(module.register_forward_pre_hook(_set_statistics(generator), with_kwargs=True))
     try:
         with torch.random.fork_rng(devices=[]):
             model(torch.randn(_IMAGES, *input_size, generator=generator))
@@ -58,9 +61,11 @@ def randomise_statistics_(model: nn.Module, input_size: Sequence[int], *, seed: 
     return model
 
 
-def _set_statistics(generator: torch.Generator) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    def set_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        maps = inputs[0].transpose(0, 1).flatten(1)
+def _set_statistics(
+    generator: torch.Generator,
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def set_statistics(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        maps = input_of(args, kwargs).transpose(0, 1).flatten(1)
         moments = maps.square().mean(1)
         moments.clamp_(min=_LEAST_MOMENT * moments.mean().item() + 1e-12)
         drawn = torch.randn(moments.shape, generator=generator)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ghostnet.checks import check_integer
 from ghostnet.errors import InputError
+from ghostnet.hooks import input_of
 from ghostnet.measure.features.capture import run_hooked
 from ghostnet.measure.features.pairs import PairFits, fit_pairs
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
@@ -130,19 +131,21 @@ def redundancy(
     skipped: dict[str, str] = {}
 
     def scoring(name: str) -> Any:
-        def hook(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if name in layers or name in skipped:
                 return  # a shared layer's first run stands for it
             reason = _why_not(module, output, ratio, most_channels)
             if reason:
                 skipped[name] = reason
             else:
-                layers[name] = _scored(name, module, inputs[0], output, (ratio, cheap_kernel_size))
+                layers[name] = _scored(
+                    name, module, input_of(args, kwargs), output, (ratio, cheap_kernel_size)
+                )
 
         return hook
 
     handles = [
-        module.register_forward_hook(scoring(name or "(model)"))
+        module.register_forward_hook(scoring(name or "(model)"), with_kwargs=True)
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and not name.startswith(inside_ghosts or ("\0",))
     ]
