@@ -175,7 +175,7 @@ def refuse_overwrite(path: str | os.PathLike[str], *, force: bool, folders: bool
             into the folder that it lies in.
     """
     place = Path(path)
-    if place.is_dir() and not folders:
+    if (place.is_dir() and not folders) or not place.name:  # "." and "/" have no name
         raise InputError(f"{os.fspath(path)} is a folder; name a file")
     if not force and place.exists():
         raise InputError(

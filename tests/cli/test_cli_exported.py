@@ -114,6 +114,8 @@ def test_a_network_is_not_overwritten_by_what_is_made_of_it(
     for line in (
         ["export", "net.safetensors", "-o", str(path)],
         ["export", "resnet20", "--weights", "net.safetensors", "-o", "link.onnx"],
+        ["convert", "net.safetensors", "-o", str(path), "--init", "random"],
+        ["convert", "resnet20", "--weights", "net.safetensors", "-o", str(path), "--init", "random"],
         ["eval", "net.safetensors", "--data", "cifar10", "--result", "net.safetensors"],
         ["bench", "net.safetensors", "--result", "net.safetensors"],
         ["detect", "export", "net.safetensors", "-o", "link.onnx"],
@@ -126,6 +128,9 @@ def test_a_network_is_not_overwritten_by_what_is_made_of_it(
         assert len(said) == 1
         assert "is read here and would be lost; name another output" in said[0]
         assert path.read_bytes() == before
+    for line in (["convert", "resnet20", "--init", "random", "-o", "."], ["export", "resnet20", "-o", ""]):
+        assert cli.run(line) == 2
+        assert capsys.readouterr().err == "ghostnet: . is a folder; name a file\n"
 
 
 def test_a_manifest_that_was_left_makes_no_exported_file_of_a_network(

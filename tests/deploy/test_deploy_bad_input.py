@@ -255,6 +255,8 @@ def test_weights_that_another_runtimes_file_needs_are_not_replaced(force: bool, 
 def test_a_folder_in_a_files_place_is_refused_before_the_work(tmp_path: Path) -> None:
     skip_without("onnx")
     (tmp_path / "net.onnx").mkdir()
+    with pytest.raises(InputError, match=r"^\. is a folder; name a file"):
+        export(nn.Identity(), "onnx", ".", input_size=SIZE)
     with pytest.raises(InputError, match=r"net\.onnx is a folder; name a file"):
         export(
             nn.Identity(), "onnx", tmp_path / "net.onnx", input_size=SIZE, force=True

@@ -79,6 +79,13 @@ def test_googlenet_with_and_without_its_training_classifiers(tmp_path: Path) -> 
     assert found(torch.randn(1, 3, 96, 96)).shape == (1, 1000)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_without_training_classifiers_and_with_classes_of_its_own(name: str, tmp_path: Path) -> None:
+    builder = torchvision.models.get_model_builder(name)
+    models.save(builder(aux_logits=False, init_weights=False, num_classes=4), tmp_path / "net.safetensors")
+    assert models.load(tmp_path / "net.safetensors").fc.out_features == 4
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

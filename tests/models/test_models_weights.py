@@ -199,6 +199,21 @@ def test_a_network_kept_in_an_attribute_of_a_lightning_module(checkpoint, small,
     assert same(small, ghostnet.create_model("ghostnet_050", num_classes=4, weights=tmp_path / "last.ckpt"))
 
 
+@pytest.mark.parametrize("key", ["model_state_dict", "net", "network", "weights"])
+def test_where_training_scripts_keep_the_weights(key, checkpoint, small, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 3, key: wrapped, "optimizer": {"state": {}}}, tmp_path / "last.pth")
+    assert same(small, ghostnet.create_model("ghostnet_050", num_classes=4, weights=tmp_path / "last.pth"))
+
+
+def test_what_a_file_holds_is_told_where_it_is_no_weights(checkpoint, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({"epoch": 3, "ours": state}, tmp_path / "last.pth")
+    with pytest.raises(ghostnet.InputError, match=r"holds no state dictionary .* it holds 'epoch', 'ours'$"):
+        ghostnet.create_model("ghostnet_050", num_classes=4, weights=tmp_path / "last.pth")
+
+
 @pytest.mark.parametrize("script", [False, True])
 def test_a_whole_network_is_told_how_to_be_saved(script, tmp_path, recwarn):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))

@@ -14,7 +14,7 @@ from ghostnet.cli.calibration import SYNTHETIC, calibration_batches, check_calib
 from ghostnet.cli.cifar10 import normalisation_of
 from ghostnet.cli.idle import Use, refuse_idle
 from ghostnet.cli.measured import check_measured, measured_ratios
-from ghostnet.cli.network import input_size_of, open_network
+from ghostnet.cli.network import input_size_of, open_network, refuse_source
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import Planned, check_plan, convert_planned
 from ghostnet.cli.pruned import Pruning, prune_planned, pruned, require_labels
@@ -95,10 +95,13 @@ class Conversion:
             self.macs, self.costs, self.calibration, self.method, others, by_budget=self.budget_measures
         )
         redundant_share(self.layers, self.calibration)
+        if not self.out.name:
+            raise InputError(f"{self.out} is a folder; name a file")
         if self.out.suffix != ".safetensors":
             raise InputError(
                 f"{self.out} must end in .safetensors; use {self.out.with_suffix('.safetensors')}"
             )
+        refuse_source(self.out, self.network, self.weights)
         refuse_overwrite(self.out, force=self.force)
         self._check_method()
 

@@ -23,6 +23,8 @@ def places_for(target: Target, path: Path, *, force: bool) -> list[Path]:
         InputError: an ending that is not the target's, something there, no right to write, or a file that an export
             for another runtime needs too (net.xml and net.param both keep their weights in net.bin).
     """
+    if not path.name:
+        raise InputError(f"{path} is a folder; name a file")
     for other in TARGETS.values():
         if path.suffix.lower() == other.suffixes[0] and other.name != target.name:
             raise InputError(

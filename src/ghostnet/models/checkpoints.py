@@ -14,6 +14,8 @@ from torch import Tensor
 from ghostnet.errors import InputError
 
 ENDINGS = (".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
+# where training scripts keep the weights among other things
+_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 _PREFIXES = ("module.", "_orig_mod.")
 _WRAPPER = "model."  # the attribute in which Lightning's modules, among others, keep the network
 
@@ -22,7 +24,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a PyTorch checkpoint with the restricted unpickler (`weights_only=True`).
 
     Args:
-        path: a file of `torch.save`: a state dictionary, or a dictionary that holds one as "state_dict" or "model".
+        path: a file of `torch.save`: a state dictionary, or a dictionary that holds one as "state_dict", "model",
+            "model_state_dict", "net", "network" or "weights".
 
     Returns:
         Tensors by name, without the prefixes that DataParallel and `torch.compile` add, and without "model." where all
@@ -43,11 +46,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"{path} cannot be read as plain weights: damaged, or it holds code (a whole network, say: save "
             "model.state_dict() instead)"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in _HOLDERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} holds no state dictionary of tensors")
+        found = (
+            ", ".join(map(repr, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+        )
+        raise InputError(
+            f"{path} holds no state dictionary of tensors, by itself or as one of {', '.join(_HOLDERS)}; "
+            f"it holds {found}"
+        )
     state = {_stripped(name): value for name, value in content.items()}
     if state and all(name.startswith(_WRAPPER) for name in state):
         return {_stripped(name.removeprefix(_WRAPPER)): value for name, value in state.items()}

@@ -263,6 +263,7 @@ def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
 
 
 _INIT_WEIGHTS = ("googlenet", "inception_v3")
+_AUXILIARY: tuple[dict[str, Any], ...] = ({}, {"aux_logits": False}, {"aux_loss": True})
 
 
 # by library: what builds its networks, and the arguments that a saved network may hand to it (none: its own check)
@@ -289,8 +290,7 @@ def _torchvision_origins(model: nn.Module) -> Iterator[Origin]:
         if builder.__module__ != home:
             continue
         number = {"num_classes": classes}
-        with_loss = {"aux_loss": True}
-        for args in ({}, number, {"aux_logits": False}, with_loss, {**number, **with_loss}):
+        for args in (auxiliary | some for auxiliary in _AUXILIARY for some in ({}, number)):
             try:
                 candidate = _without_weights(functools.partial(build_torchvision, name, args))
             except (TypeError, ValueError, RuntimeError, NotImplementedError):

@@ -123,10 +123,9 @@ class NcnnRunner:
         import ncnn
 
         extractor = self._net.create_extractor()
-        image = np.ascontiguousarray(
-            images[0]
-        )  # a name of its own: ncnn reads this memory and holds no reference
-        if extractor.input(self._input, ncnn.Mat(image)) != 0:
+        image = np.ascontiguousarray(images[0])
+        # memory of ncnn's own: a first layer that works in place would free what is NumPy's
+        if extractor.input(self._input, ncnn.Mat(image).clone()) != 0:
             raise RuntimeError("ncnn does not take the input")
         found = []
         for name in self.outputs:
