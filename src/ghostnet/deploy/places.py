@@ -20,7 +20,7 @@ def places_for(target: Target, path: Path, *, force: bool) -> list[Path]:
         force: files of an earlier export to the same place may be replaced.
 
     Raises:
-        InputError: an ending that is not the target's, something there, no right to write, or a file that an export
+        InputError: the ending of another target, something there, no right to write, or a file that an export
             for another runtime needs too (net.xml and net.param both keep their weights in net.bin).
     """
     if not path.name:

@@ -86,7 +86,10 @@ def _site(model: nn.Module, graphs: list, unit: ConvUnit, by_name: dict[str, Con
     readers = find_readers(model, graphs, unit.name, through_depthwise=True)
     mixing = [] if readers is None else sorted(readers.convolutions | readers.linears)
     if readers is None or not mixing:
-        return "its channels meet others (addition, concatenation) or leave the network"
+        return (
+            "its channels meet others (addition, concatenation), leave the network or reach a layer that is not "
+            "known to keep them apart"
+        )
     if len(mixing) > 1:
         return f"{len(mixing)} layers read it"
     reader = model.get_submodule(mixing[0])
