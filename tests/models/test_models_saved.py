@@ -262,7 +262,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, capsys):
     try:
         with pytest.raises(ghostnet.InputError, match=r"no room to write .*a\.safetensors .*free some space"):
             ghostnet.save(ghostnet.create_model("resnet20"), path)
-        arguments = ["convert", str(path), "--init", "random", "-o", str(path), "--force"]
+        arguments = ["convert", "resnet20", "--init", "random", "-o", str(path), "--force"]
         assert cli.run(arguments) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
