@@ -78,9 +78,8 @@ def atomic_group(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with _full_disk_named(target):
             yield temporary
-            written = sorted(
-                temporary.iterdir(), key=lambda file: file.name == target.name
-            )  # `path` comes last
+            # `path` comes last
+            written = sorted(temporary.iterdir(), key=lambda file: file.name == target.name)
             for entry in written:
                 for file in files_in(entry):
                     with file.open("rb+") as stream:
@@ -175,13 +174,24 @@ def refuse_overwrite(path: str | os.PathLike[str], *, force: bool, folders: bool
             into the folder that it lies in.
     """
     place = Path(path)
-    if (place.is_dir() and not folders) or not place.name:  # "." and "/" have no name
+    refuse_nameless(place)
+    if place.is_dir() and not folders:
         raise InputError(f"{os.fspath(path)} is a folder; name a file")
     if not force and place.exists():
         raise InputError(
             f"{os.fspath(path)} exists; pass --force (in Python force=True) to overwrite it or name another output"
         )
     refuse_unwritable(place.parent)
+
+
+def refuse_nameless(path: Path) -> None:
+    """Raise where a path ends in no name, as "", "." and "/" do: it can get no ending and be no file.
+
+    Raises:
+        InputError: it does.
+    """
+    if not path.name:
+        raise InputError(f"{path} is a folder; name a file")
 
 
 def refuse_unwritable(folder: str | os.PathLike[str]) -> None:

@@ -20,7 +20,7 @@ from ghostnet.cli.planned import Planned, check_plan, convert_planned
 from ghostnet.cli.pruned import Pruning, prune_planned, pruned, require_labels
 from ghostnet.cli.redundant import redundant_layers, redundant_share
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.files import refuse_overwrite
+from ghostnet.files import refuse_nameless, refuse_overwrite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,8 +95,7 @@ class Conversion:
             self.macs, self.costs, self.calibration, self.method, others, by_budget=self.budget_measures
         )
         redundant_share(self.layers, self.calibration)
-        if not self.out.name:
-            raise InputError(f"{self.out} is a folder; name a file")
+        refuse_nameless(self.out)
         if self.out.suffix != ".safetensors":
             raise InputError(
                 f"{self.out} must end in .safetensors; use {self.out.with_suffix('.safetensors')}"

@@ -8,7 +8,7 @@ from ghostnet.deploy.manifest import manifest_path
 from ghostnet.deploy.targets import TARGETS, Target
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError
-from ghostnet.files import refuse_overwrite
+from ghostnet.files import refuse_nameless, refuse_overwrite
 
 
 def places_for(target: Target, path: Path, *, force: bool) -> list[Path]:
@@ -23,8 +23,7 @@ def places_for(target: Target, path: Path, *, force: bool) -> list[Path]:
         InputError: the ending of another target, something there, no right to write, or a file that an export
             for another runtime needs too (net.xml and net.param both keep their weights in net.bin).
     """
-    if not path.name:
-        raise InputError(f"{path} is a folder; name a file")
+    refuse_nameless(path)
     for other in TARGETS.values():
         if path.suffix.lower() == other.suffixes[0] and other.name != target.name:
             raise InputError(

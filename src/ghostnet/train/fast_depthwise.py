@@ -131,7 +131,8 @@ class _Depthwise(torch.autograd.Function):
         if each == 1:
             return F.conv2d(x, weight, bias, stride, padding, groups=channels)
         sizes = _output_size(x, weight, stride, padding)
-        output = x.new_empty((len(x), channels * each, *sizes)).to(memory_format=torch.channels_last)
+        shape = (len(x), channels * each, *sizes)
+        output = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         for number in range(each):
             biases = None if bias is None else bias[number::each]
             made = F.conv2d(x, weight[number::each], biases, stride, padding, groups=channels)
@@ -242,9 +243,7 @@ def _phases(
     for start in range(min(step, size)):
         tap = (start + zeros) % step
         count, shift = len(range(start, size, step)), (start + zeros) // step
-        before = (
-            len(range(tap, taps, step)) - 1 - shift
-        )  # rows that are read above the gradient, and below it
+        before = len(range(tap, taps, step)) - 1 - shift  # rows read above the gradient; then those below it
         around = max(before, count - 1 + shift - (made - 1), 0)
         phases.append(_Phase(start, count, tap, around, around - before))
     return phases
@@ -260,9 +259,8 @@ def _gradient_of_kernels(
         assert found is not None  # for the type checker
         return found
     output = torch.empty_like(kernels)
-    last = (
-        (gradient.shape[3] - 1) * stride[1] - x.shape[3] + 1
-    )  # columns that a tap at 0 reads beyond the input
+    # columns that a tap at 0 reads beyond the input
+    last = (gradient.shape[3] - 1) * stride[1] - x.shape[3] + 1
     for start in [*range(0, width - _COLUMNS, _COLUMNS), width - _COLUMNS]:
         left = padding[1] - start
         moved = F.pad(x, (left, last + _COLUMNS - 1 - left))
