@@ -60,6 +60,27 @@ def compiled(path: Path, processor: str) -> Path:
     return program
 
 
+def dense_prediction() -> nn.Module:
+    """Return a small network of the layers that segmentation is made of, with random weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(
+            16, 24, 3, padding=2, dilation=2
+        ),  # by Winograd's algorithm, on every second row and column
+        nn.Hardswish(),
+        nn.Conv2d(24, 24, 5, padding=4, dilation=2, groups=24),
+        nn.Conv2d(24, 24, 3, padding=1, padding_mode="reflect"),
+        nn.ConvTranspose2d(24, 16, 3, stride=2, padding=1, output_padding=1),
+        nn.Conv2d(16, 20, 1),
+        nn.PixelShuffle(2),
+        nn.Upsample(scale_factor=0.75, mode="bilinear", align_corners=False),
+        nn.Softmax(dim=1),
+    )
+    return model.eval()
+
+
 def compared(
     folder: Path, name: str, model: nn.Module, size: tuple[int, ...], processor: str, precision: str
 ) -> dict[str, Any]:
@@ -115,7 +136,8 @@ def main() -> None:
     rows = []
     try:
         version = emulator_version()
-        for name, (model, size) in networks().items():
+        cases = {**networks(), "dense prediction": (dense_prediction(), (3, 34, 46))}
+        for name, (model, size) in cases.items():
             for processor, precision in itertools.product(PROCESSORS, TOLERANCES):
                 rows.append(compared(given.folder, name, model, size, processor, precision))
                 print(

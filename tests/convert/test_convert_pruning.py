@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -249,6 +252,26 @@ def test_gates_change_nothing_and_fold_exactly(dense):
     fold_gates_(model, sites)
     torch.testing.assert_close(model(example), gated, atol=1e-4, rtol=1e-4)
     assert list(model.state_dict()) == list(dense.state_dict())
+
+
+def test_timms_norms_with_an_activation_inside_are_followed_gated_and_saved(tmp_path):
+    model = _random_norms_(timm.create_model("efficientnet_lite0", num_classes=10)).eval()
+    sites, _ = find_sites(model, find_units(model, torch.zeros(1, 3, 64, 64)))
+    assert {site.channels for site in sites} >= {96, 144, 240, 480, 672, 1152}  # what the blocks expand to
+    images = _labelled(size=64)[0][0][:2]
+    expected = model(images)
+    gated = copy.deepcopy(model)
+    gates = insert_gates_(gated, sites)
+    with torch.no_grad():
+        for gate in gates.values():
+            gate.scale.uniform_(-1, 2)  # behind ReLU6 such a factor could not be folded into the norm
+        scaled = gated(images)
+        torch.testing.assert_close(fold_gates_(gated, sites)(images), scaled, atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(scaled, expected)
+    pruned, report = prune(model, "taylor", macs=0.7, calibration=_labelled(size=64), example_input=images)
+    assert report.macs_ratio == pytest.approx(0.7, abs=0.01)
+    ghostnet.save(pruned, tmp_path / "pruned.safetensors")
+    torch.testing.assert_close(ghostnet.load(tmp_path / "pruned.safetensors")(images), pruned(images))
 
 
 def test_budget_counts_what_profile_counts(dense):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from ghostnet.errors import InputError
@@ -19,6 +20,7 @@ KEPT = torch.tensor([0, 2, 3])
         (nn.Conv2d(4, 5, 3, 2, 1, padding_mode="reflect"), (2, 4, 6, 6)),
         (nn.Conv2d(5, 5, 3, groups=5, bias=False), (2, 5, 6, 6)),
         (nn.BatchNorm2d(5, eps=1e-3), (2, 5, 6, 6)),
+        (BatchNormAct2d(5, eps=1e-3, act_layer=nn.SiLU), (2, 5, 6, 6)),
         (nn.Linear(4, 5), (2, 4)),
     ],
     ids=lambda value: type(value).__name__,
@@ -57,6 +59,12 @@ def test_frozen_weights_stay_frozen_and_the_random_state_is_left_alone():
         (nn.BatchNorm2d(4), (3, 2), "with one map out for one in cannot have 3 in and 2 out"),
         (nn.Conv2d(4, 8, 3, groups=2), (4, 8), "a Conv2d cannot be narrowed; what can be: Conv2d, "),
         (nn.ReLU(), (1, 1), "a ReLU cannot be narrowed"),
+        # one of several weights that are no norm's would be left as it is
+        (
+            BatchNormAct2d(4, act_layer=nn.PReLU, act_kwargs={"num_parameters": 4}, inplace=False),
+            (2, 2),
+            "a BatchNormAct2d cannot",
+        ),
     ],
 )
 def test_what_cannot_be(layer, counts, message):

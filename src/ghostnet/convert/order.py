@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, normalises_only, trace_graphs
 from ghostnet.nn.ghost_conv import GhostConv2d
-from ghostnet.nn.narrow import is_depthwise
+from ghostnet.nn.narrow import is_batch_norm, is_depthwise
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _PER_CHANNEL = (*ACTIVATIONS, *_POOLS, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Upsample, nn.ZeroPad2d)
@@ -159,9 +159,9 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: boo
 def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> str | None:
     """Return "maps", "flat" or "end" for a module that can follow, None for one that cannot."""
     kind = type(module)
-    known_norm = kind is nn.BatchNorm2d
-    if not readers.through_depthwise:  # nothing is cut out, only put in another order
-        known_norm = normalises_only(module) or _activates_too(module)
+    known_norm = normalises_only(module) or activates_too(module)
+    if readers.through_depthwise:  # channels are cut out, not only put in another order
+        known_norm = known_norm and is_batch_norm(module)
     if not flat and known_norm:
         readers.norms.add(path)
         return "maps"
@@ -181,7 +181,7 @@ def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> 
     return None
 
 
-def _activates_too(module: nn.Module) -> bool:
+def activates_too(module: nn.Module) -> bool:
     """Tell whether a module is timm's batch norm with an activation of each channel alone inside."""
     activation = getattr(module, "act", None)
     known = isinstance(activation, (nn.Identity, *ACTIVATIONS)) or type(activation) in _PER_CHANNEL

@@ -6,6 +6,8 @@ stay. Left out: choosing the channels (`convert.prune` does) and grouped convolu
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,14 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
+def is_batch_norm(module: nn.Module) -> bool:
+    """Tell whether a module is a batch norm of maps, PyTorch's or timm's with an activation without weights inside."""
+    if type(module) is nn.BatchNorm2d:
+        return True
+    timms = isinstance(module, nn.BatchNorm2d) and type(module).__name__ == "BatchNormAct2d"
+    return timms and not any(True for child in module.children() for _ in child.parameters())
+
+
 def sizes(module: nn.Module) -> tuple[int, int]:
     """Return how many channels (features of a linear layer) go in and come out.
 
@@ -30,7 +40,8 @@ def sizes(module: nn.Module) -> tuple[int, int]:
         return module.in_channels, module.out_channels
     if type(module) is nn.Linear:
         return module.in_features, module.out_features
-    if type(module) is nn.BatchNorm2d:
+    if is_batch_norm(module):
+        assert isinstance(module, nn.BatchNorm2d)
         return module.num_features, module.num_features
     known = ", ".join(kind.__name__ for kind in _KINDS)
     raise InputError(f"a {type(module).__name__} cannot be narrowed; what can be: {known} (no groups)")
@@ -40,7 +51,7 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
     """Build a layer of the same settings, device, type and mode with fewer channels and fresh weights.
 
     Args:
-        module: `nn.Conv2d` (one group, or depthwise), `nn.BatchNorm2d` or `nn.Linear`.
+        module: `nn.Conv2d` (one group, or depthwise), `nn.BatchNorm2d` (also timm's with an activation) or `nn.Linear`.
         in_channels: of the new layer, from 1 to the old number; features for a linear layer.
         out_channels: the same for what comes out.
 
@@ -72,9 +83,10 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
 
 def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict) -> nn.Module:
     if isinstance(module, nn.BatchNorm2d):
-        return nn.BatchNorm2d(
+        new = nn.BatchNorm2d(
             out_channels, module.eps, module.momentum, module.affine, module.track_running_stats, **options
         )
+        return new if type(module) is nn.BatchNorm2d else _with_its_activation(module, new)
     if isinstance(module, nn.Linear):
         return nn.Linear(in_channels, out_channels, module.bias is not None, **options)
     assert isinstance(module, nn.Conv2d)
@@ -90,6 +102,15 @@ def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict
         module.padding_mode,
         **options,
     )
+
+
+def _with_its_activation(module: nn.BatchNorm2d, new: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Return a copy of a batch norm that does more, with a new norm's size and values."""
+    full = copy.deepcopy(module)
+    full.num_features = new.num_features
+    full._parameters.update(new._parameters)
+    full._buffers.update(new._buffers)
+    return full
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ghostnet.convert.order import activates_too
 from ghostnet.convert.pruning.sites import PruneSite
 from ghostnet.nn.edits import replace_module_
 
@@ -32,6 +33,7 @@ class ChannelGate(nn.Module):
 
 
 def _gated_path(model: nn.Module, site: PruneSite) -> str:
+    """Return the path of the layer whose weights a gate is folded into."""
     norm = None if site.norm is None else model.get_submodule(site.norm)
     return site.norm if site.norm is not None and getattr(norm, "affine", False) else site.name
 
@@ -42,8 +44,11 @@ def insert_gates_(model: nn.Module, sites: list[PruneSite]) -> dict[str, Channel
     for site in sites:
         path = _gated_path(model, site)
         layer = model.get_submodule(path)
-        gates[site.name] = ChannelGate(site.channels, layer.weight)  # type: ignore[arg-type]
-        replace_module_(model, path, nn.Sequential(layer, gates[site.name]).train(layer.training))
+        gate = gates[site.name] = ChannelGate(site.channels, layer.weight)  # type: ignore[arg-type]
+        line = [layer, gate]
+        if activates_too(layer):  # the gate belongs between the norm and its activation
+            path, line = f"{path}.act", [gate, layer.act]  # type: ignore[list-item]
+        replace_module_(model, path, nn.Sequential(*line).train(layer.training))
     return gates
 
 
@@ -51,17 +56,22 @@ def insert_gates_(model: nn.Module, sites: list[PruneSite]) -> dict[str, Channel
 def fold_gates_(model: nn.Module, sites: list[PruneSite]) -> nn.Module:
     """Multiply the gates into the layers before them, in place; the network computes the same."""
     for site in sites:
-        path = _wrapped_path(model, site)
-        layer, gate = model.get_submodule(path)  # type: ignore[misc]
-        scale: Tensor = gate.scale  # type: ignore[has-type]
-        for parameter in (layer.weight, layer.bias):  # type: ignore[has-type]
+        path, layer, gate, rest = _gated(model, site)
+        for parameter in (layer.weight, layer.bias):
             if parameter is not None:
-                parameter.mul_(scale.view(-1, *[1] * (parameter.ndim - 1)))
-        replace_module_(model, path, layer)  # type: ignore[has-type]
+                parameter.mul_(gate.scale.view(-1, *[1] * (parameter.ndim - 1)))  # type: ignore[operator]
+        replace_module_(model, path, rest)
     return model
 
 
-def _wrapped_path(model: nn.Module, site: PruneSite) -> str:
-    """Return where the gate went: the norm is gated, or else the convolution."""
-    candidates = [path for path in (site.norm, site.name) if path is not None]
-    return next(path for path in candidates if isinstance(model.get_submodule(path), nn.Sequential))
+def _gated(model: nn.Module, site: PruneSite) -> tuple[str, nn.Module, ChannelGate, nn.Module]:
+    """Return where a site's gate went, the layer before it, the gate, and what stands there without it."""
+    for path in (path for path in (site.norm, site.name) if path is not None):
+        found = model.get_submodule(path)
+        if isinstance(found, nn.Sequential):
+            layer, gate = found
+            return path, layer, gate, layer  # type: ignore[return-value]
+        if isinstance(getattr(found, "act", None), nn.Sequential):
+            gate, activation = found.act  # type: ignore[misc]
+            return f"{path}.act", found, gate, activation
+    raise AssertionError(f"{site.name} has no gate")
