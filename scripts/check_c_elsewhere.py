@@ -96,8 +96,8 @@ def compared(
         path.with_suffix(".image"),
     ]
     done = subprocess.run(command, capture_output=True, check=True)
-    there = torch.from_numpy(np.frombuffer(done.stdout, np.float32).copy())[None]
     here = torch.from_numpy(load(path, threads=1).predict(image))
+    there = torch.from_numpy(np.frombuffer(done.stdout, np.float32).copy()).reshape(here.shape)
     with torch.no_grad():
         eager = model(torch.from_numpy(image))
     return {

@@ -161,11 +161,11 @@ class Fixed:
         self.written = quantised
 
     @staticmethod
-    def run(path: Path, some: np.ndarray) -> np.ndarray:
+    def run(path: Path, some: np.ndarray) -> list[np.ndarray]:
         """Answer wrongly for that share of the images."""
         outputs = np.tile(np.array([[1.0, 0.0]]), (len(some), 1))
         outputs[: round(float(path.read_text()) * len(some))] = [0.0, 1.0]
-        return outputs
+        return [outputs]
 
 
 def chosen(harm: dict[str, float], agreement: float, folder: Path) -> tuple[Any, Fixed]:
@@ -177,8 +177,8 @@ def chosen(harm: dict[str, float], agreement: float, folder: Path) -> tuple[Any,
         made.run,
         folder / "net",
         data,
-        expected,
-        labels=None,
+        [expected],
+        judge=lambda wanted, given: scored(wanted[0], given[0], None),
         limits=limits,
         announce=lambda _line: None,
     )

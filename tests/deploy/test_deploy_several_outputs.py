@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from c_programs import answers_under
+from PIL import Image
 from torch import nn
 
 from ghostnet.cli import app as cli
-from ghostnet.deploy import TARGETS, export, load, quantize
+from ghostnet.deploy import TARGETS, Limits, export, fake_quantized, load, quantize, randomise_statistics_
 from ghostnet.deploy.answers import answer_of
+from ghostnet.deploy.quantization.quantiser import _QUANTISERS, INT8_TARGETS
 from ghostnet.errors import InputError
-from ghostnet.models import create_model, feature_pyramid
+from ghostnet.models import create_model, feature_pyramid, save
 from ghostnet.nn import GhostConv2d
 
 SIZE = (3, 12, 10)
@@ -196,13 +198,75 @@ def test_names_that_do_not_fit(names: Any, message: str, tmp_path: Path) -> None
         export(Answers("list"), "onnx", tmp_path / "net.onnx", input_size=SIZE, output_names=names)
 
 
-def test_int8_that_is_judged_by_scores_is_for_one_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["list", "dictionary", "one", "shared"])
+@pytest.mark.parametrize("target", INT8_TARGETS)
+def test_int8_rounds_every_output_and_keeps_their_order(target: str, how: str, tmp_path: Path) -> None:
+    for module in (*TARGETS[target].write_modules, *([] if target == "c" else [_QUANTISERS[target][2]])):
+        pytest.importorskip(module)
+    images = np.random.default_rng(0).standard_normal((24, *SIZE), dtype=np.float32)
+    network, path = Answers(how).eval(), tmp_path / f"net{TARGETS[target].suffixes[0]}"
+    report = quantize(network, target, path, images, input_size=SIZE)
+    found = load(path).predict_all(images)
+    assert tuple(found) == NAMES[how]
+    with torch.no_grad():
+        expected = answer_of(network, torch.from_numpy(images)).tensors
+    errors = [
+        np.linalg.norm(found[name] - tensor.numpy()) / np.linalg.norm(tensor)
+        for name, tensor in expected.items()
+    ]
+    assert report.agreement is None
+    # no output is that of the float network, and none is another's
+    assert max(errors) == pytest.approx(report.relative_error, rel=0.05)
+    assert 0 < min(errors) <= max(errors) < 0.1
+    assert f"the outputs differ by up to {100 * report.relative_error:.1f} % of their norm" in str(report)
+
+
+def test_the_limit_of_int8_for_several_outputs_is_the_error_of_the_worst(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
+    network = Answers("list").eval()
+    told: list[str] = []
+    kept = quantize(
+        network,
+        "onnx",
+        tmp_path / "net.onnx",
+        images,
+        input_size=SIZE,
+        limits=Limits(max_error=0.01),
+        announce=told.append,
+    )
+    assert 1 <= len(kept.float_layers) < kept.layers
+    assert kept.relative_error <= 0.01
+    assert any("int8 costs too much (an output differs by" in line for line in told)
+    with pytest.raises(InputError, match=r"costs too much .*an output differs by .*allow more \(max_error\)"):
+        quantize(
+            network, "onnx", tmp_path / "less.onnx", images, input_size=SIZE, limits=Limits(max_error=1e-6)
+        )
+    with pytest.raises(InputError, match=r"max_error \(=0\) must be above 0"):
+        Limits(max_error=0)
+    assert not (tmp_path / "less.onnx").exists()
+
+
+def test_what_rounds_in_pytorch_is_written_with_all_outputs(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
+    rounded = fake_quantized(Answers("list").eval(), images, input_size=SIZE)
+    report = quantize(rounded, "onnx", tmp_path / "net.onnx", images, input_size=SIZE)
+    assert report.agreement is None
+    found = load(tmp_path / "net.onnx").predict_all(images)
+    with torch.no_grad():
+        expected = answer_of(rounded, torch.from_numpy(images)).tensors
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor.numpy(), atol=0.05 * tensor.abs().max())
+
+
+@pytest.mark.parametrize("network", [Answers("one"), nn.Conv2d(3, 4, 3)])
+def test_labels_are_for_scores_of_classes(network: nn.Module, tmp_path: Path) -> None:
     images = np.zeros((16, *SIZE), np.float32)
-    with pytest.raises(
-        InputError,
-        match=r"int8 is judged by the scores of a classifier, .* by name .output_0, output_1, output_2",
-    ):
-        quantize(Answers("list"), "c", tmp_path / "net.c", images, input_size=SIZE)
+    with pytest.raises(InputError, match=r"labels are classes of whole images, .*; leave them out"):
+        quantize(network, "c", tmp_path / "net.c", images, labels=[0] * 16, input_size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_are_of_one_tensor(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="classes are of a network that returns one tensor"):
         export(Answers("one"), "onnx", tmp_path / "net.onnx", input_size=SIZE, classes=["a"])
 
@@ -244,8 +308,32 @@ def test_a_backbone_from_the_command_line(tmp_path: Path, capsys: pytest.Capture
     ):
         assert cli.run([*command, "--force", "--strides", strides]) == 2
         assert message in capsys.readouterr().err
-    assert cli.run([*command, "--strides", "8", "--precision", "int8", "--calibration", "cifar10"]) == 2
-    assert "--calibration judges the scores of classes" in capsys.readouterr().err
+
+
+def test_a_backbone_in_int8_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(16):  # in folders as classes have, which say nothing of a backbone's maps
+        folder = tmp_path / "photos" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    network = create_model("ghostnet_050", num_classes=2)
+    randomise_statistics_(network, (3, 64, 64))
+    save(network, tmp_path / "net.safetensors")
+    path = tmp_path / "body.onnx"
+    command = ["export", str(tmp_path / "net.safetensors"), "-o", str(path), "--input-size", "3,64,64"]
+    command += ["--strides", "8,32", "--precision", "int8", "--calibration", str(tmp_path / "photos")]
+    assert cli.run([*command, "--max-error", "0.5", "--json"]) == 0
+    stated = json.loads(capsys.readouterr().out)
+    assert (stated["agreement"], stated["top1"]) == (None, None)
+    assert 0 < stated["relative_error"] <= 0.5
+    assert load(path).outputs == ("stride_8", "stride_32")
+    for more, message in (
+        (("--fine-tune-epochs", "1"), "--fine-tune-epochs trains the scores of classes, which --strides"),
+        (("--min-agreement", "0.9"), "--min-agreement is for classes, which --strides leaves out"),
+        (("--max-error", "0"), "max_error (=0.0) must be above 0"),
+    ):
+        assert cli.run([*command, "--force", *more]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_c_does_not_activate_what_is_an_output_in_place(tmp_path: Path) -> None:

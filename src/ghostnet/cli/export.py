@@ -73,6 +73,13 @@ def export(
         float,
         typer.Option("--min-agreement", help="For int8: share of unlabelled images with the same answer."),
     ] = 0.95,
+    max_error: Annotated[
+        float,
+        typer.Option(
+            "--max-error",
+            help="For int8 of several outputs or of --strides: largest error of one, as a share of its norm.",
+        ),
+    ] = 0.2,
     fine_tune_epochs: Annotated[
         float | None,
         typer.Option(
@@ -101,22 +108,24 @@ def export(
       ghostnet export resnet9_050 -o net-int8.onnx --precision int8 --calibration cifar10 --fine-tune-epochs 1
       ghostnet export ghost.safetensors -o ghost-int8.c --target c --precision int8
       ghostnet export ghostnet_100 --weights mine.pth -o backbone.onnx --strides 8,16,32
+      ghostnet export ghost.safetensors -o backbone.onnx --strides 8,16,32 --precision int8 --calibration photos/
     """
     if target not in TARGET_NAMES:
         raise unknown_name("export target", target, TARGET_NAMES)
-    integer_arithmetic = ("calibration_images", "max_drop", "min_agreement")
+    integer_arithmetic = ("calibration_images", "max_drop", "min_agreement", "max_error")
     judged = calibration is not None or target != "c"
     refuse_idle(
         context,
         (precision == "int8", "--precision int8", integer_arithmetic),
         (judged, "--calibration", integer_arithmetic),
+        (strides is None, "classes, which --strides leaves out", ("max_drop", "min_agreement")),
     )
     if plain:
         _refuse_rewrites(passes, fine_tune_epochs)
     check_int8(precision, calibration, target, fine_tune_epochs, weight_bits)
-    if strides is not None and calibration is not None:
+    if strides is not None and fine_tune_epochs:
         raise InputError(
-            "--calibration judges the scores of classes, which a file of --strides has not; leave one out"
+            "--fine-tune-epochs trains the scores of classes, which --strides leaves out; give one of them"
         )
     refuse_source(out, network, weights, calibration)
     refuse_overwrite(out, force=force, folders=True)
@@ -134,12 +143,12 @@ def export(
         "preprocessing": wanted.to_dict() if size[0] == RGB else None,  # else nobody knows how it wants them
     }
     report: deploy.ExportReport | deploy.QuantizeReport
+    if strides is not None:
+        model, written["output_names"] = _backbone(model, strides)
     if calibration is None:
-        if strides is not None:
-            model, written["output_names"] = _backbone(model, strides)
         report = deploy.export(model, target, out, passes=names, precision=precision, **written)
     else:
-        limits = deploy.Limits(max_drop, min_agreement)
+        limits = deploy.Limits(max_drop, min_agreement, max_error)
         job = Int8Job(
             target, out, calibration, calibration_images, names, limits, fine_tune_epochs, weight_bits
         )

@@ -123,6 +123,8 @@ class Int8Job:
         from ghostnet import deploy
 
         images, labels = int8_images(model, self.place, self.count, wanted)
+        if labels is not None and not _answers_with_classes(model, images):
+            labels = None  # the folders' names say nothing of its answers
         checkpoint, trained = None, self.epochs is not None
         if self.epochs is not None:
             model, checkpoint = self._fine_tuned(model, images, wanted, self.epochs)
@@ -209,6 +211,18 @@ def int8_images(
         return _joined(synthetic_batches(model, size, count)), None
     images, labels = folder_images(model, place, count, wanted)
     return _array(images), None if labels is None else _array(labels)
+
+
+def _answers_with_classes(model: nn.Module, images: np.ndarray) -> bool:
+    """Tell whether a network scores classes of whole images."""
+    import torch
+
+    from ghostnet.deploy.answers import answer_of
+    from ghostnet.modes import evaluating
+
+    with evaluating(model):
+        answer = answer_of(model, torch.from_numpy(images[:1]))
+    return answer.alone and all(len(size) == 1 for size in answer.sizes.values())
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +93,8 @@ class Session:
         """
         self._check(array)
         array = np.ascontiguousarray(array)
-        batch = self._runner.batch
-        if batch is None:
-            found = self._runner.run(array)
-        else:
-            parts = [self._runner.run(array[start : start + batch]) for start in range(0, len(array), batch)]
-            found = (
-                parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
-            )
-        # ncnn drops leading axes of length 1
-        shaped = [
-            output if size is None or output.shape[1:] == size else output.reshape(len(array), *size)
-            for output, size in zip(found, self._sizes, strict=True)
-        ]
-        return dict(zip(self.outputs, shaped, strict=True))
+        found = run_in_parts(self._runner, array, self._sizes)
+        return dict(zip(self.outputs, found, strict=True))
 
     def _check(self, array: np.ndarray) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
@@ -126,6 +115,31 @@ class Session:
             raise InputError(
                 f"a batch of {len(array)} does not fit; {self.path.name} takes a multiple of {batch}, at least {batch}"
             )
+
+
+def run_in_parts(
+    runner: Runner, images: np.ndarray, sizes: Sequence[tuple[int, ...] | None], *, largest: int | None = None
+) -> list[np.ndarray]:
+    """Return the outputs of a loaded network for any number of images.
+
+    Args:
+        runner: from `open_files`.
+        images: float32 `(N, C, H, W)`, N a multiple of the runner's batch where it has one.
+        sizes: shape of each output without the batch; None where nothing states it.
+        largest: images a call where the runner takes any number; None for all at once.
+    """
+    step = runner.batch or largest or len(images)
+    parts = [runner.run(images[start : start + step]) for start in range(0, len(images), step)]
+    counts = [len(images[start : start + step]) for start in range(0, len(images), step)]
+    # ncnn drops leading axes of length 1
+    shaped = [
+        [
+            output if size is None or output.shape[1:] == size else output.reshape(count, *size)
+            for output, size in zip(part, sizes, strict=True)
+        ]
+        for part, count in zip(parts, counts, strict=True)
+    ]
+    return shaped[0] if len(shaped) == 1 else [np.concatenate(each) for each in zip(*shaped, strict=True)]
 
 
 def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp32") -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,13 @@ class CQuantiser:
         network: as it is to be written, after rewrites.
         example: one input or more.
         metadata: texts that the program keeps.
+        outputs: names of what the network returns, in order.
     """
 
-    def __init__(self, network: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]) -> None:
-        self._graph, self._metadata = graph_of(network, example), metadata
+    def __init__(
+        self, network: nn.Module, example: torch.Tensor, metadata: Mapping[str, str], outputs: Sequence[str]
+    ) -> None:
+        self._graph, self._metadata = graph_of(network, example, outputs), metadata
 
     def layers(self) -> list[str]:
         """Return the names of the maps that convolutions in bytes can make, in the graph that is written."""

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ghostnet.deploy.answers import Listed
 from ghostnet.deploy.export import ExportReport, _writable, eager_copy, export, narrow_passes
-from ghostnet.deploy.manifest import describe_files, manifest_path, read_manifest
+from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path, read_manifest
 from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.quantization.calibration import calibration_array, labels_array
@@ -28,13 +29,24 @@ from ghostnet.deploy.quantization.quantiser import (
     quantiser_for,
     require_quantiser,
 )
-from ghostnet.deploy.quantization.search import Chosen, Limits, Score, choose, scored, to_dict, told
-from ghostnet.deploy.session import open_files
+from ghostnet.deploy.quantization.search import (
+    Chosen,
+    Limits,
+    Score,
+    allowance,
+    choose,
+    differing,
+    scored,
+    to_dict,
+    told,
+)
+from ghostnet.deploy.session import open_files, run_in_parts
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
 from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, first_line
 
 _BATCH = 32
+Judge = Callable[[list[np.ndarray], list[np.ndarray]], Score]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +61,9 @@ class QuantizeReport:
         images: calibration images.
         layers: convolutions and matrix products.
         float_layers: those that stayed in float, named as in the file, the worst first.
-        agreement: share of calibration images with the same first answer as in float.
-        relative_error: norm of the outputs' difference over that of the float outputs.
+        agreement: share of calibration images with the same first answer as in float; None of a network that answers
+            with tensors by name.
+        relative_error: norm of the outputs' difference over that of the float outputs; of several the largest.
         top1_float, top1: percent on the calibration images, None without labels.
         input_size: shape of one input without the batch.
         files: every file that was written, the manifest last.
@@ -63,7 +76,7 @@ class QuantizeReport:
     images: int
     layers: int
     float_layers: list[str]
-    agreement: float
+    agreement: float | None
     relative_error: float
     top1_float: float | None
     top1: float | None
@@ -81,10 +94,15 @@ class QuantizeReport:
             if self.top1 is None
             else f", top-1 {self.top1_float:.2f} % in float, {self.top1:.2f} % in int8"
         )
+        stays = (
+            f"the outputs differ by up to {100 * self.relative_error:.1f} % of their norm"
+            if self.agreement is None
+            else f"{100 * self.agreement:.2f} % of the answers stay"
+        )
         kept = f", {len(self.float_layers)} of {self.layers} layers in float" if self.float_layers else ""
         return (
             f"{self.path}: {self.target} int8, {self.bytes / 1e6:.2f} MB (float {self.float_bytes / 1e6:.2f}){kept}\n"
-            f"on {self.images} calibration images: {100 * self.agreement:.2f} % of the answers stay{accuracy}"
+            f"on {self.images} calibration images: {stays}{accuracy}"
         )
 
 
@@ -104,6 +122,7 @@ def quantize(
     metadata: Mapping[str, str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> QuantizeReport:
     """Export `model` in int8: float export, ranges from calibration images, 8-bit weights and activations.
@@ -115,15 +134,18 @@ def quantize(
     What `fake_quantized` made, trained since then, is written with its own weights and ranges, all layers in int8;
     the limits are on what it differs from the float network that it was made from.
 
-    The answer of a network with a single output is that output's sign (a logit: 1 above 0, else 0).
+    The answer of a network with a single logit is its sign (1 above 0, else 0), of one that returns maps the largest of
+    each pixel's channels. A network that answers with tensors by name (a backbone's maps, see `export`) has no such
+    answer; the limit is then on the error of each tensor.
 
     Args:
-        model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched.
+        model: a classifier `(N, C, H, W) -> (N, classes)`, or what else `export` takes; it is untouched.
         target: "onnx", "openvino", or "litert" or "c" (not for what `fake_quantized` made).
         path: as for `export`.
         calibration: float32 images `(N, C, H, W)` normalised as the network expects, N >= 16 (200 to 500 are
             usual), or an iterable of batches of them.
-        labels: class numbers `(N,)`; with them the limit is on accuracy, without on agreement with float.
+        labels: class numbers `(N,)` for a classifier; with them the limit is on accuracy, without on agreement with
+            float.
         limits: how much int8 may cost on these images; None takes `Limits()`.
         input_size: shape of one input without the batch.
         weight_bits: 8, or 7 for processors that add up products of bytes in 16 bits, which 8 bits exceed (x86 without
@@ -134,6 +156,7 @@ def quantize(
         metadata: as for `export`.
         preprocessing: as for `export`.
         classes: as for `export`.
+        output_names: as for `export`.
         announce: called with a line before each slow step.
 
     Returns:
@@ -176,12 +199,8 @@ def quantize(
             metadata=metadata,
             preprocessing=preprocessing,
             classes=classes,
+            output_names=output_names,
         )
-        if read_manifest(manifest_path(plain)).outputs is not None:
-            raise InputError(
-                "int8 is judged by the scores of a classifier, and the network answers with "
-                f"tensors by name ({', '.join(report.outputs)}); wrap it in a module that returns one tensor"
-            )
         out = folder / files[0].name
         quantiser: FakeQuantized | Callable[[], Quantiser] = trained or partial(
             _quantiser, model, plain, images, bits, report=report, rewrites=(passes, optimized)
@@ -195,6 +214,23 @@ def quantize(
     return _report(os.fspath(path), report, size, len(images), found, names)
 
 
+def _judge(manifest: Manifest, labels: np.ndarray | None) -> Judge:
+    """Return what compares outputs in int8 with those in float.
+
+    Raises:
+        InputError: labels for a network that is no classifier.
+    """
+    shape = manifest.output["shape"]
+    if labels is not None and (manifest.outputs is not None or len(shape) != 2):
+        raise InputError(
+            "labels are classes of whole images, and the network does not answer with scores of classes "
+            f"({', '.join(map(str, manifest.sizes().values()))}); leave them out"
+        )
+    if manifest.outputs is not None:
+        return differing
+    return lambda expected, found: scored(expected[0], found[0], labels)
+
+
 def _quantised(
     target: Target,
     plain: Path,
@@ -206,17 +242,15 @@ def _quantised(
 ) -> Chosen:
     """Write what was trained, or quantise."""
     images, labels = data
+    manifest = read_manifest(manifest_path(plain))
+    sizes, judge = list(manifest.sizes().values()), _judge(manifest, labels)
 
-    def run(path: Path, some: np.ndarray) -> np.ndarray:
+    def run(path: Path, some: np.ndarray) -> list[np.ndarray]:
         runner = open_files(target, path, threads=1, precision="fp32")
-        step = runner.batch or _BATCH
-        parts = [runner.run(some[start : start + step])[0] for start in range(0, len(some), step)]
-        return np.concatenate(
-            [part.reshape(min(step, len(some)), -1) if runner.batch else part for part in parts]
-        )
+        return run_in_parts(runner, some, sizes, largest=_BATCH)
 
     expected = run(plain, images)
-    if expected.ndim < 2 or not np.isfinite(expected).all():
+    if not all(np.isfinite(output).all() for output in expected):
         raise InputError(
             "the network's output on the calibration images is not finite; its weights are broken"
         )
@@ -224,9 +258,9 @@ def _quantised(
         if isinstance(how, FakeQuantized):
             tell("writing what was trained for int8")
             _write_trained(target, how, plain, out, images[:2])
-            return _judged(scored(expected, run(out, images), labels), limits, how)
+            return _judged(judge(expected, run(out, images)), limits, how)
         tell(f"quantising with {len(images)} calibration images")
-        return choose(how(), run, out, images, expected, labels=labels, limits=limits, announce=tell)
+        return choose(how(), run, out, images, expected, judge=judge, limits=limits, announce=tell)
     except (InputError, OSError):
         raise
     except Exception as error:  # the quantisers' own classes share no public base class
@@ -255,21 +289,25 @@ def _quantiser(
     if optimized:
         network = optimize(network, target="c", passes=passes, input_size=report.input_size)
     texts = open_files(TARGETS["c"], plain, threads=1, precision="fp32").metadata
-    return CQuantiser(network, torch.from_numpy(images[:1]), texts)
+    alone = read_manifest(manifest_path(plain)).outputs is None
+    listed = network if alone else Listed(network)
+    return CQuantiser(listed, torch.from_numpy(images[:1]), texts, tuple(report.outputs))
 
 
 def _write_trained(
     target: Target, trained: FakeQuantized, plain: Path, out: Path, example: np.ndarray
 ) -> None:
     texts = open_files(target, plain, threads=1, precision="fp32").metadata
-    target.write(trained.deployed(target.name), out, torch.from_numpy(example), texts)
+    network, manifest = trained.deployed(target.name), read_manifest(manifest_path(plain))
+    listed = network if manifest.outputs is None else Listed(network)
+    target.write(listed, out, torch.from_numpy(example), texts, tuple(manifest.sizes()))
 
 
 def _judged(score: Score, limits: Limits, trained: FakeQuantized) -> Chosen:
     if not score.within(limits):
         raise InputError(
             f"int8 costs too much even after fine-tuning ({told(score)}); fine-tune longer, allow more "
-            "(max_drop, min_agreement) or stay in float"
+            f"({allowance(score)}) or stay in float"
         )
     return Chosen((), score, trained.layers, {}, trained.weight_bits)
 

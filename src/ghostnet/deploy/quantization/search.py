@@ -1,13 +1,13 @@
-"""Which layers stay in float: all are quantised first; where too many answers change, the worst layers are kept.
+"""Which layers stay in float: all are quantised first; where the answers change too much, the worst layers are kept.
 
-A layer's harm is the error of the network's output when that layer alone is quantised.
+A layer's harm is the error of the network's outputs when that layer alone is quantised.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Limits:
     Args:
         max_drop: largest loss of top-1 accuracy in points, where labels are given.
         min_agreement: least share of images with the same first answer as in float, where they are not.
+        max_error: of a network that answers with tensors by name: largest relative error of any of them.
 
     Raises:
         InputError: a number out of its range.
@@ -33,12 +34,17 @@ class Limits:
 
     max_drop: float = 1.0
     min_agreement: float = 0.95
+    max_error: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
             raise InputError(f"max_drop (={self.max_drop}) must be between 0 and 100 points of accuracy")
         if not 0 <= self.min_agreement <= 1:
             raise InputError(f"min_agreement (={self.min_agreement}) must be between 0 and 1")
+        if not self.max_error > 0:
+            raise InputError(
+                f"max_error (={self.max_error}) must be above 0; 0.2 allows a fifth of an output's norm"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +52,13 @@ class Score:
     """What int8 did to the answers on the calibration images.
 
     Attributes:
-        agreement: share of images with the same first answer as in float; of a single output its sign is the answer.
-        relative_error: norm of the difference of the outputs over that of the float outputs.
+        agreement: share of images with the same first answer as in float (of a single logit its sign, of maps a pixel's
+            class); None of tensors by name.
+        relative_error: norm of the difference of the outputs over that of the float outputs; of several the largest.
         top1_float, top1: percent, None without labels.
     """
 
-    agreement: float
+    agreement: float | None
     relative_error: float
     top1_float: float | None = None
     top1: float | None = None
@@ -60,6 +67,8 @@ class Score:
         """Tell whether this is good enough."""
         if not math.isfinite(self.relative_error):
             return False
+        if self.agreement is None:
+            return self.relative_error <= limits.max_error
         if self.top1 is None or self.top1_float is None:
             return self.agreement >= limits.min_agreement
         return self.top1_float - self.top1 <= limits.max_drop
@@ -95,6 +104,16 @@ def _answers(outputs: np.ndarray) -> np.ndarray:
     return (outputs[:, 0] > 0).astype(np.int64) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
 
 
+def differing(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Score:
+    """Compare the outputs of a network that answers with tensors by name."""
+    return Score(None, largest_error(expected, found))
+
+
+def largest_error(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """Return the largest relative error of several outputs."""
+    return max(relative_error(*pair) for pair in zip(expected, found, strict=True))
+
+
 def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
     """Return the norm of the difference over that of what was expected."""
     difference = np.linalg.norm(expected.astype(np.float64) - found)
@@ -103,12 +122,12 @@ def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
 
 def choose(
     quantiser: Quantiser,
-    run: Callable[[Path, np.ndarray], np.ndarray],
+    run: Callable[[Path, np.ndarray], list[np.ndarray]],
     path: Path,
     images: np.ndarray,
-    expected: np.ndarray,
+    expected: list[np.ndarray],
     *,
-    labels: np.ndarray | None,
+    judge: Callable[[list[np.ndarray], list[np.ndarray]], Score],
     limits: Limits,
     announce: Callable[[str], None],
 ) -> Chosen:
@@ -120,7 +139,7 @@ def choose(
         path: where the files go; after the call they are the chosen ones.
         images: `(N, C, H, W)`.
         expected: the float files' outputs.
-        labels: `(N,)` or None.
+        judge: compares these with the outputs of int8.
         limits: how much int8 may cost.
         announce: called with a line before each slow step.
 
@@ -135,17 +154,17 @@ def choose(
 
     def attempt(kept: list[str]) -> Score:
         quantiser.write(path, keep=kept)
-        return scored(expected, run(path, images), labels)
+        return judge(expected, run(path, images))
 
     score = attempt([])
     if score.within(limits):
         return Chosen((), score, len(layers), {})
     announce(f"int8 costs too much ({told(score)}); ranking {len(layers)} layers")
-    few, wanted = images[:_RANKING_IMAGES], expected[:_RANKING_IMAGES]
+    few, wanted = images[:_RANKING_IMAGES], [output[:_RANKING_IMAGES] for output in expected]
     harm = {}
     for layer in layers:
         quantiser.write(path, only=layer)
-        harm[layer] = relative_error(wanted, run(path, few))
+        harm[layer] = largest_error(wanted, run(path, few))
     ranking = dict(sorted(harm.items(), key=lambda item: -item[1]))
     worst = list(ranking)
     tried: dict[int, Score] = {0: score}
@@ -158,7 +177,7 @@ def choose(
             return Chosen(tuple(worst[:least]), tried[least], len(layers), ranking)
     raise InputError(
         f"int8 costs too much even with {len(worst) - 1} of {len(worst)} layers in float ({told(score)} with none); "
-        "allow more (max_drop, min_agreement), fine-tune for it (fake_quantized) or stay in float"
+        f"allow more ({allowance(score)}), fine-tune for it (fake_quantized) or stay in float"
     )
 
 
@@ -186,9 +205,16 @@ def _bisected(
 
 def told(score: Score) -> str:
     """Return a score in words."""
+    if score.agreement is None:
+        return f"an output differs by {100 * score.relative_error:.1f} % of its norm"
     if score.top1 is None or score.top1_float is None:
         return f"{100 * score.agreement:.1f} % of the answers stay"
     return f"top-1 {score.top1_float:.2f} to {score.top1:.2f} %"
+
+
+def allowance(score: Score) -> str:
+    """Return the names of the limits that a score is held against."""
+    return "max_error" if score.agreement is None else "max_drop, min_agreement"
 
 
 def to_dict(chosen: Chosen) -> dict[str, Any]:
