@@ -12,6 +12,8 @@ from PIL import Image
 from torch import nn
 
 from ghostnet.cli import app as cli
+from ghostnet.cli import int8
+from ghostnet.data import Preprocessing
 from ghostnet.deploy import TARGETS, Limits, export, fake_quantized, load, quantize, randomise_statistics_
 from ghostnet.deploy.answers import answer_of
 from ghostnet.deploy.quantization.quantiser import _QUANTISERS, INT8_TARGETS
@@ -145,6 +147,11 @@ def test_c_in_bytes_keeps_every_output(tmp_path: Path) -> None:
     assert tuple(report.outputs) == ("output_0", "output_1")
     assert report.relative_error is not None
     assert report.relative_error < 0.05
+
+
+class _First(nn.Module):
+    def forward(self, answers: list[torch.Tensor]) -> torch.Tensor:
+        return answers[0]
 
 
 class _Pair(nn.Module):
@@ -334,6 +341,15 @@ def test_a_backbone_in_int8_from_the_command_line(tmp_path: Path, capsys: pytest
     ):
         assert cli.run([*command, "--force", *more]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_labels_of_cifar10_judge_no_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
+    monkeypatch.setattr(int8, "int8_images", lambda *_: (images, np.zeros(16, np.int64)))
+    job = int8.Int8Job("c", tmp_path / "net.c", "cifar10", 16, None, Limits(), None, None)
+    for network, judged in ((Answers("list"), False), (nn.Sequential(Answers("list"), _First()), True)):
+        report = job.write(network, Preprocessing(), {"input_size": SIZE, "force": True})
+        assert (report.top1 is not None) == judged
 
 
 def test_c_does_not_activate_what_is_an_output_in_place(tmp_path: Path) -> None:
