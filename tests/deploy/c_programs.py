@@ -33,7 +33,6 @@ def answers_under(checked: str, path: Path, images: np.ndarray, folder: Path) ->
         "-O0",
         "-Wall",
         "-Wextra",
-        "-Wno-psabi",
         "-Werror",
         f"-fsanitize={checked}",
         "-fno-sanitize-recover",

@@ -512,7 +512,7 @@ def classify(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     files = [EXAMPLE, folder / "net.c", "-o", folder / "classify"]
     subprocess.run(
-        ["cc", "-O1", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", *numbers, *files, "-lm"], check=True
+        ["cc", "-O1", "-march=native", "-Wall", "-Wextra", "-Werror", *numbers, *files, "-lm"], check=True
     )
     return folder / "classify"
 

@@ -19,6 +19,10 @@
 #include <omp.h>
 #endif
 
+#if defined __GNUC__ && !defined __clang__
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors of eight floats go between static functions only */
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -75,6 +79,7 @@ INLINE vector joined(const part *parts)
 INLINE part part_of(vector x, int which)
 {
 #if PART == LANES
+    (void)which;
     return x;
 #else
     const union { vector whole; half_vector parts[2]; } both = {x};
