@@ -242,6 +242,28 @@ def test_a_network_without_layers_to_quantise_is_one_line(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_transposed_convolution_of_several_groups_with_a_bias_stays_in_float(tmp_path: Path) -> None:
+    skip_without("onnx")
+    onnx = pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 16, 2, 2, groups=4),
+        nn.AvgPool2d(20),
+        nn.Flatten(),
+    ).eval()
+    quantize(
+        model, "onnx", tmp_path / "net.onnx", images(16), input_size=SIZE, limits=Limits(min_agreement=0)
+    )
+    nodes = {node.op_type: node for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    weights = {tensor.name: tensor for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    assert weights[nodes["ConvTranspose"].input[1]].data_type == onnx.TensorProto.FLOAT
+    assert nodes["Conv"].input[1] not in weights  # it comes from bytes
+    found = load(tmp_path / "net.onnx").predict(images(16))
+    np.testing.assert_allclose(found, model(torch.from_numpy(images(16))).detach().numpy(), atol=0.02)
+
+
 def test_batches_with_labels_are_taken_as_images() -> None:
     from ghostnet.deploy.quantization.calibration import calibration_array
 

@@ -47,6 +47,7 @@ class OnnxQuantiser:
                 calibrator.collect_data(_Reader(calibrator.infer_session, images[start : start + _BATCH]))
             self._ranges = calibrator.compute_data()
             self._model = onnx.shape_inference.infer_shapes(model)
+            self._left = [node.name for node in model.graph.node if _has_no_scales(node)]
 
     def layers(self) -> list[str]:
         """Return the nodes' names."""
@@ -66,12 +67,18 @@ class OnnxQuantiser:
                 QuantType.QUInt8,
                 self._ranges,
                 [only] if only is not None else [],
-                list(keep),
+                [*keep, *self._left],
                 self._operators,
                 {"QuantizeBias": True},
             )
             quantizer.quantize_model()
         path.write_bytes(quantizer.model.model.SerializeToString())
+
+
+def _has_no_scales(node: Any) -> bool:
+    """Tell whether a layer stays in float: ONNX Runtime gives a bias of several groups the scales of one."""
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2
 
 
 class _Reader:
