@@ -158,6 +158,27 @@ def test_int8_is_timed_beside_float_where_there_is_int8(tmp_path: Path) -> None:
     assert "exporting net to ONNX Runtime in int8" in lines
 
 
+def test_several_outputs_are_timed_in_int8_whatever_it_costs_them(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+    with torch.no_grad():  # the second hardly reads the channel that sets the first one's range
+        first.weight[0] *= 3000
+        second.weight[:, 0] /= 3000
+
+    class Maps(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"maps": super().forward(images)}
+
+    model = Maps(first, second).eval()
+    images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
+    with pytest.raises(InputError, match="int8 costs too much"):
+        quantize(model, "onnx", tmp_path / "net.onnx", images, input_size=SIZE)
+    result = benchmark(
+        {"net": model}, input_size=SIZE, runtimes=("onnx", "c"), precisions=("int8",), min_seconds=0
+    )
+    assert [(row.runtime, row.precision) for row in result.rows] == [("onnx", "int8"), ("c", "int8")]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
 def test_orders_are_balanced(count: int) -> None:
     orders = load_orders(count, count * (1 + count % 2))

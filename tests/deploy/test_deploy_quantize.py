@@ -94,9 +94,10 @@ def test_int8_stays_close_and_its_manifest_says_what_it_is(name: str, tmp_path: 
     assert "int8" in str(report)
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (4,)])
 @pytest.mark.parametrize("labels", [None, np.array([1, 0, 1, 0])])
-def test_the_answer_of_a_single_output_is_its_sign(labels: np.ndarray | None) -> None:
-    expected = np.array([[2.0], [-1.0], [0.5], [-3.0]], np.float32)
+def test_the_answer_of_a_single_output_is_its_sign(labels: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    expected = np.array([2.0, -1.0, 0.5, -3.0], np.float32).reshape(shape)
     score = scored(expected, -expected, labels)
     assert score.agreement == 0.0
     assert not score.within(Limits())

@@ -24,7 +24,7 @@ from ghostnet.deploy.export import export
 from ghostnet.deploy.manifest import manifest_path
 from ghostnet.deploy.quantization.calibration import MIN_IMAGES
 from ghostnet.deploy.quantization.quantize import quantize
-from ghostnet.deploy.quantization.search import Limits
+from ghostnet.deploy.quantization.search import ANY_COST
 from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
@@ -34,8 +34,6 @@ from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import ghost_like
-
-_ANY_COST = Limits(100.0, 0.0)  # timing needs no right answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Setting:
         self.announce(f"exporting {name} to {target.runtime}")
         if kind == "int8":
             images = self._images(input_size)
-            quantize(model, self.target, path, images, limits=_ANY_COST, input_size=input_size, force=True)
+            quantize(model, self.target, path, images, limits=ANY_COST, input_size=input_size, force=True)
         else:
             export(model, self.target, path, input_size=input_size, tolerance=1e-3, force=True)
         return load(path, **how)

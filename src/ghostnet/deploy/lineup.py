@@ -160,7 +160,7 @@ def _write(
 def _write_int8(candidate: Candidate, runtime: str, path: Path, input_size: tuple[int, ...]) -> None:
     """Write int8 with all layers quantised, its ranges from noise: as quick as with images, its answers worthless."""
     from ghostnet.deploy.quantization.quantize import quantize
-    from ghostnet.deploy.quantization.search import Limits
+    from ghostnet.deploy.quantization.search import ANY_COST
 
     noise = np.random.default_rng(0).standard_normal((_NOISE_IMAGES, *input_size), dtype=np.float32)
     quantize(
@@ -168,7 +168,7 @@ def _write_int8(candidate: Candidate, runtime: str, path: Path, input_size: tupl
         runtime,
         path,
         noise,
-        limits=Limits(min_agreement=0.0),
+        limits=ANY_COST,
         input_size=input_size,
         passes=candidate.passes,
         optimized=candidate.optimized,

@@ -47,6 +47,9 @@ class Limits:
             )
 
 
+ANY_COST = Limits(100.0, 0.0, math.inf)  # timing needs no right answers
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """What int8 did to the answers on the calibration images.
@@ -89,7 +92,7 @@ class Chosen:
 
 
 def scored(expected: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -> Score:
-    """Compare outputs `(N, classes, …)`; a single output `(N, 1, …)` is a logit, whose answer is its sign (1 or 0)."""
+    """Compare outputs `(N, classes, …)`; one number an image, or a pixel, is a logit, and its sign is the answer."""
     answers, wanted = _answers(found), _answers(expected)
     agreement = float((answers == wanted).mean())
     error = relative_error(expected, found)
@@ -100,6 +103,8 @@ def scored(expected: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -
 
 
 def _answers(outputs: np.ndarray) -> np.ndarray:
+    if outputs.ndim == 1:
+        outputs = outputs[:, None]
     # of one output the largest is always the first
     return (outputs[:, 0] > 0).astype(np.int64) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
 
