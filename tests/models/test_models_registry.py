@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import ghostnet
-from ghostnet.models import model_info
+from ghostnet.models import create_from_library, create_model, model_info
 
 
 def _small(name):
@@ -38,6 +38,17 @@ def test_pattern_selects():
 def test_unknown_model_lists_near_matches():
     with pytest.raises(ghostnet.InputError, match=r"unknown model 'resnet65'; did you mean .*'resnet56'"):
         ghostnet.create_model("resnet65")
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_a_network_of_a_library_is_no_network_of_the_zoo(name):
+    for function in (create_model, model_info):
+        with pytest.raises(
+            ghostnet.InputError,
+            match=rf"'{name}' is no network .*create_from_library of ghostnet.models builds it",
+        ):
+            function(name)
+    assert create_from_library(name).fc.out_features == 1000
 
 
 def test_unknown_argument_lists_near_matches():

@@ -95,6 +95,11 @@ def model_info(name: str) -> ModelInfo:
     from ghostnet.models.cards import weight_cards
     from ghostnet.models.weights import packaged_tags
 
+    if name.startswith(("timm:", "torchvision:")):
+        raise InputError(
+            f"{name!r} is no network of the zoo; create_from_library of ghostnet.models builds it, and ghostnet.save "
+            "writes it to a file that is taken wherever a saved network is"
+        )
     if name not in _BUILDERS:
         raise unknown_name("model", name, _BUILDERS)
     info = _BUILDERS[name][1]
