@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 
 from ghostnet.cli import app as cli
-from ghostnet.cli import int8
+from ghostnet.cli import cifar10, int8
 from ghostnet.data import Preprocessing
 from ghostnet.deploy import TARGETS, Limits, export, fake_quantized, load, quantize, randomise_statistics_
 from ghostnet.deploy.answers import answer_of
-from ghostnet.deploy.quantization.quantiser import _QUANTISERS, INT8_TARGETS
+from ghostnet.deploy.quantization.quantiser import _QUANTISERS, INT8_TARGETS, TRAINED_TARGETS
 from ghostnet.errors import InputError
 from ghostnet.models import create_model, feature_pyramid, save
 from ghostnet.nn import GhostConv2d
@@ -253,12 +253,18 @@ def test_the_limit_of_int8_for_several_outputs_is_the_error_of_the_worst(tmp_pat
     assert not (tmp_path / "less.onnx").exists()
 
 
-def test_what_rounds_in_pytorch_is_written_with_all_outputs(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
-    rounded = fake_quantized(Answers("list").eval(), images, input_size=SIZE)
-    report = quantize(rounded, "onnx", tmp_path / "net.onnx", images, input_size=SIZE)
+@pytest.mark.parametrize("how", ["list", "dictionary", "one"])
+@pytest.mark.parametrize("target", TRAINED_TARGETS)
+def test_what_rounds_in_pytorch_is_written_with_all_outputs(target: str, how: str, tmp_path: Path) -> None:
+    for module in TARGETS[target].write_modules:
+        pytest.importorskip(module)
+    images, path = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32), tmp_path / "net"
+    path = path.with_suffix(TARGETS[target].suffixes[0])
+    rounded = fake_quantized(Answers(how).eval(), images, target=target, input_size=SIZE)
+    report = quantize(rounded, target, path, images, input_size=SIZE)
     assert report.agreement is None
-    found = load(tmp_path / "net.onnx").predict_all(images)
+    found = load(path).predict_all(images)
+    assert tuple(found) == NAMES[how]
     with torch.no_grad():
         expected = answer_of(rounded, torch.from_numpy(images)).tensors
     for name, tensor in expected.items():
@@ -345,10 +351,11 @@ def test_a_backbone_in_int8_from_the_command_line(tmp_path: Path, capsys: pytest
 
 def test_labels_of_cifar10_judge_no_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
-    monkeypatch.setattr(int8, "int8_images", lambda *_: (images, np.zeros(16, np.int64)))
+    batch = (torch.from_numpy(images), torch.zeros(16, dtype=torch.int64))
+    monkeypatch.setattr(cifar10, "calibration_batches", lambda *_: [batch])
     job = int8.Int8Job("c", tmp_path / "net.c", "cifar10", 16, None, Limits(), None, None)
     for network, judged in ((Answers("list"), False), (nn.Sequential(Answers("list"), _First()), True)):
-        report = job.write(network, Preprocessing(), {"input_size": SIZE, "force": True})
+        report = job.write(network, Preprocessing(size=12), {"input_size": SIZE, "force": True})
         assert (report.top1 is not None) == judged
 
 

@@ -123,8 +123,6 @@ class Int8Job:
         from ghostnet import deploy
 
         images, labels = int8_images(model, self.place, self.count, wanted)
-        if labels is not None and not _answers_with_classes(model, images):
-            labels = None  # the folders' names say nothing of its answers
         checkpoint, trained = None, self.epochs is not None
         if self.epochs is not None:
             model, checkpoint = self._fine_tuned(model, images, wanted, self.epochs)
@@ -184,7 +182,7 @@ class Int8Job:
 def int8_images(
     model: nn.Module, place: str, count: int, wanted: Preprocessing
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return calibration images as the network wants them, and their labels where a class folder gives them.
+    """Return calibration images as the network wants them, and a classifier's labels where the place gives them.
 
     Args:
         model: tells its classes.
@@ -205,7 +203,10 @@ def int8_images(
         from ghostnet.cli.cifar10 import calibration_batches
 
         batches: list[tuple[Any, Any]] = calibration_batches(None, count, (wanted.mean, wanted.std))
-        return _joined([images for images, _ in batches]), _joined([labels for _, labels in batches])
+        judged = _is_classifier(model, wanted.size)
+        return _joined([images for images, _ in batches]), (
+            _joined([labels for _, labels in batches]) if judged else None
+        )
     if place == SYNTHETIC:
         size = (input_size_of(model, None)[0], wanted.size, wanted.size)
         return _joined(synthetic_batches(model, size, count)), None
@@ -213,16 +214,15 @@ def int8_images(
     return _array(images), None if labels is None else _array(labels)
 
 
-def _answers_with_classes(model: nn.Module, images: np.ndarray) -> bool:
-    """Tell whether a network scores classes of whole images."""
-    import torch
+def _is_classifier(model: nn.Module, side: int) -> bool:
+    """Tell whether a network scores classes of whole images; labels say nothing of other answers."""
+    from ghostnet.cli.images import count_classes
 
-    from ghostnet.deploy.answers import answer_of
-    from ghostnet.modes import evaluating
-
-    with evaluating(model):
-        answer = answer_of(model, torch.from_numpy(images[:1]))
-    return answer.alone and all(len(size) == 1 for size in answer.sizes.values())
+    try:
+        count_classes(model, side)
+    except InputError:
+        return False
+    return True
 
 
 def _array(tensor: Tensor) -> np.ndarray:

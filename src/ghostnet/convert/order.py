@@ -185,7 +185,7 @@ def activates_too(module: nn.Module) -> bool:
     """Tell whether a module is timm's batch norm with an activation of each channel alone inside."""
     activation = getattr(module, "act", None)
     known = isinstance(activation, (nn.Identity, *ACTIVATIONS)) or type(activation) in _PER_CHANNEL
-    return type(module).__name__ == "BatchNormAct2d" and isinstance(module, nn.BatchNorm2d) and known
+    return is_batch_norm(module) and type(module) is not nn.BatchNorm2d and known
 
 
 def _step_call(node: fx.Node, source: fx.Node, flat: bool, same_batch: set[fx.Node]) -> str | None:

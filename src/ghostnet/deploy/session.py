@@ -130,16 +130,12 @@ def run_in_parts(
     """
     step = runner.batch or largest or len(images)
     parts = [runner.run(images[start : start + step]) for start in range(0, len(images), step)]
-    counts = [len(images[start : start + step]) for start in range(0, len(images), step)]
+    found = parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
     # ncnn drops leading axes of length 1
-    shaped = [
-        [
-            output if size is None or output.shape[1:] == size else output.reshape(count, *size)
-            for output, size in zip(part, sizes, strict=True)
-        ]
-        for part, count in zip(parts, counts, strict=True)
+    return [
+        output if size is None or output.shape[1:] == size else output.reshape(len(images), *size)
+        for output, size in zip(found, sizes, strict=True)
     ]
-    return shaped[0] if len(shaped) == 1 else [np.concatenate(each) for each in zip(*shaped, strict=True)]
 
 
 def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp32") -> Session:

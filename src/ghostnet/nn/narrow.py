@@ -7,6 +7,7 @@ stay. Left out: choosing the channels (`convert.prune` does) and grouped convolu
 from __future__ import annotations
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def is_batch_norm(module: nn.Module) -> bool:
+def is_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Tell whether a module is a batch norm of maps, PyTorch's or timm's with an activation without weights inside."""
     if type(module) is nn.BatchNorm2d:
         return True
@@ -41,7 +42,6 @@ def sizes(module: nn.Module) -> tuple[int, int]:
     if type(module) is nn.Linear:
         return module.in_features, module.out_features
     if is_batch_norm(module):
-        assert isinstance(module, nn.BatchNorm2d)
         return module.num_features, module.num_features
     known = ", ".join(kind.__name__ for kind in _KINDS)
     raise InputError(f"a {type(module).__name__} cannot be narrowed; what can be: {known} (no groups)")

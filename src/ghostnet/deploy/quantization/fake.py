@@ -116,8 +116,8 @@ def fake_quantized(
     the ranges of values follow the batches; in evaluation they stand.
 
     Args:
-        model: a classifier `(N, C, H, W) -> (N, classes)`; it is untouched. One in half or double
-            precision is taken in float32.
+        model: a classifier `(N, C, H, W) -> (N, classes)`, or what else `export` takes; it is untouched. One in half or
+            double precision is taken in float32.
         images: float32 images `(N, C, H, W)` normalised as the network expects, N >= 16, or batches of them; the
             first ranges are theirs.
         target: "onnx" or "openvino": whose rewrites are made first. Files for both can be written afterwards.

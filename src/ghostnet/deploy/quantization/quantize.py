@@ -31,6 +31,7 @@ from ghostnet.deploy.quantization.quantiser import (
 )
 from ghostnet.deploy.quantization.search import (
     Chosen,
+    Judge,
     Limits,
     Score,
     allowance,
@@ -46,7 +47,6 @@ from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, first_line
 
 _BATCH = 32
-Judge = Callable[[list[np.ndarray], list[np.ndarray]], Score]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,18 +289,22 @@ def _quantiser(
     if optimized:
         network = optimize(network, target="c", passes=passes, input_size=report.input_size)
     texts = open_files(TARGETS["c"], plain, threads=1, precision="fp32").metadata
-    alone = read_manifest(manifest_path(plain)).outputs is None
-    listed = network if alone else Listed(network)
-    return CQuantiser(listed, torch.from_numpy(images[:1]), texts, tuple(report.outputs))
+    listed, names = _listed(network, plain)
+    return CQuantiser(listed, torch.from_numpy(images[:1]), texts, names)
 
 
 def _write_trained(
     target: Target, trained: FakeQuantized, plain: Path, out: Path, example: np.ndarray
 ) -> None:
     texts = open_files(target, plain, threads=1, precision="fp32").metadata
-    network, manifest = trained.deployed(target.name), read_manifest(manifest_path(plain))
-    listed = network if manifest.outputs is None else Listed(network)
-    target.write(listed, out, torch.from_numpy(example), texts, tuple(manifest.sizes()))
+    listed, names = _listed(trained.deployed(target.name), plain)
+    target.write(listed, out, torch.from_numpy(example), texts, names)
+
+
+def _listed(network: nn.Module, plain: Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a network in the form that targets write, and its outputs' names, as the float files have them."""
+    manifest = read_manifest(manifest_path(plain))
+    return (network if manifest.outputs is None else Listed(network)), tuple(manifest.sizes())
 
 
 def _judged(score: Score, limits: Limits, trained: FakeQuantized) -> Chosen:

@@ -77,6 +77,9 @@ class Score:
         return self.top1_float - self.top1 <= limits.max_drop
 
 
+Judge = Callable[[list[np.ndarray], list[np.ndarray]], Score]  # compares outputs in float with those in int8
+
+
 @dataclasses.dataclass(frozen=True)
 class Chosen:
     """Which layers stay in float and what is left of the accuracy; `ranking` is empty where none had to.
@@ -132,7 +135,7 @@ def choose(
     images: np.ndarray,
     expected: list[np.ndarray],
     *,
-    judge: Callable[[list[np.ndarray], list[np.ndarray]], Score],
+    judge: Judge,
     limits: Limits,
     announce: Callable[[str], None],
 ) -> Chosen:
