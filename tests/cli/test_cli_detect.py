@@ -220,6 +220,38 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(result.read_text())["metrics"]["rows"] == [row]
 
 
+def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    photos, path = tmp_path / "photos", tmp_path / "short.onnx"
+    photos.mkdir()
+    for number in range(20):
+        (photos / f"{number}.jpg").write_bytes((_CELLS / "BloodImage_00007.jpg").read_bytes())
+    arguments = ["detect", "export", str(trained), "-o", str(path), "--precision", "int8"]
+    calibration = ["--calibration", str(photos), "--least-score", "0.01", "--min-agreement", "0"]
+    assert cli.run([*arguments, *calibration, "--calibration-images", "17", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert "quantising with 17 calibration images" in said.err
+    assert (found["images"], found["precision"]) == (17, "int8")
+    assert found["bytes"] == path.stat().st_size < found["float_bytes"]
+    assert cli.run(["detect", "eval", str(path), "--data", str(_CELLS / "cells.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 10
+    for line, message in (
+        (arguments, "int8 needs images to calibrate on: give --calibration FOLDER"),
+        ([*arguments, "--calibration", str(tmp_path / "none")], "there is no image"),
+        ([*arguments, *calibration, "--calibration-images", "3"], "3 calibration images are too few"),
+        ([*arguments, *calibration, "--calibration-images", "0"], "--calibration-images (=0) must be"),
+        ([*arguments, *calibration, "--min-agreement", "2"], "min_agreement (=2.0) must be between 0 and 1"),
+        ([*arguments, *calibration, "--plain"], "--plain is for --precision fp32"),
+        ([*arguments[:-1], "int4"], "unknown precision of detectors 'int4'"),
+        ([*arguments[:-2], "--weight-bits", "8"], "--weight-bits is for --precision int8"),
+    ):
+        assert cli.run([*line, "--force"]) == 2, line
+        said_lines = capsys.readouterr().err.splitlines()
+        assert len(said_lines) == 1, said_lines
+        assert message in said_lines[0]
+
+
 def test_classifiers_are_no_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import ghostnet
 

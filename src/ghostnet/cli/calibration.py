@@ -54,7 +54,7 @@ def folder_images(
     available, read, label_of = _listed(model, folder, wanted)
     transform = evaluation_transform(wanted)
     pixels, labels = [], []
-    for index in _spread(available, count):
+    for index in spread(available, count):
         content, name = read(index)
         try:
             pixels.append(transform(decode_image(content, name)))
@@ -153,7 +153,7 @@ def _listed(
     )
 
 
-def _spread(available: int, count: int) -> list[int]:
-    """Return indices spread over all images, since those of a class lie together."""
+def spread(available: int, count: int) -> list[int]:
+    """Return indices of at most `count` images, spread over all, since those of a class lie together."""
     wanted = min(available, count)
     return [number * available // wanted for number in range(wanted)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.detect_bench import bench
+from ghostnet.cli.detect_export import export, open_detector
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
 from ghostnet.cli.integer import integer_option
@@ -19,7 +20,7 @@ from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
     from ghostnet.data import DetectionSet
-    from ghostnet.detect import DetectedImage, Detector, ExportedDetector
+    from ghostnet.detect import DetectedImage
 
 detect = typer.Typer(
     rich_markup_mode=None,
@@ -148,7 +149,7 @@ def evaluate(
         found = room.score_file(data if listed else _opened(data, split, bad_boxes).to_coco(), results)
     else:
         source = _opened(data, split, bad_boxes)
-        model = _detector(str(detector))
+        model = open_detector(str(detector))
         batches = DetectionBatches(source.with_classes(model.classes), batch_size, workers=workers)
         boxes, seconds = room.detect(model, batches, progress=True)
         found = room.score_results(batches.source.to_coco(), boxes, seconds=round(seconds, 3))
@@ -158,24 +159,6 @@ def evaluate(
             write_json(out, boxes)
             note(f"wrote {out}")
     answer(found.to_dict(), as_json=as_json, text=lambda: _scores_text(found.to_dict()))
-
-
-def _detector(name: str) -> Detector | ExportedDetector:
-    """Open a saved detector, or an exported one in ONNX Runtime.
-
-    Raises:
-        InputError: there is none, or the name is one of the zoo, whose networks are backbones.
-    """
-    from ghostnet import detect as room
-    from ghostnet import models
-
-    if name.lower().endswith(".onnx"):
-        return room.ExportedDetector(room.load_detector_file(name))
-    if not Path(name).exists() and name.partition(".")[0] in models.list_models():
-        raise InputError(
-            f"{name} is a backbone, not a saved detector; `ghostnet detect train` makes a detector on one"
-        )
-    return room.load_detector(name)
 
 
 def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:
@@ -217,7 +200,7 @@ def predict(
         refuse_source(path, detector)
         refuse_overwrite(path, force=force)
 
-    model = _detector(detector)
+    model = open_detector(detector)
     found = room.detect_files(
         model, files, least_score=least_score, out_dir=out, strict=strict, progress=len(files) > 1
     )
@@ -230,54 +213,7 @@ def predict(
     answer(value, as_json=as_json, text=lambda: _boxes_text(found))
 
 
-@detect.command()
-def export(
-    detector: Annotated[str, typer.Argument(help="Saved detector.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The ONNX file to write.")],
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Image or folder to check the file on; default: noise.")
-    ] = None,
-    runtime: Annotated[
-        list[str] | None, typer.Option(help="onnxruntime, openvino; may be given twice.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Write a detector as one ONNX file, suppression included, checked against PyTorch box by box.
-
-    The file takes one RGB image of any size, float32 (3, H, W) in [0, 1].
-
-    \b
-    Example:
-      ghostnet detect export runs/bccd_light-seed0.safetensors -o cells.onnx --images photos/ --runtime openvino
-    """
-    if out.suffix.lower() != ".onnx":
-        raise InputError(f"{out} must end in .onnx, which is what is written; use {out.with_suffix('.onnx')}")
-    if detector.lower().endswith(".onnx"):
-        raise InputError(
-            f"{detector} is an exported file already; name the saved detector (.safetensors) that it was made of"
-        )
-    refuse_source(out, detector)
-    refuse_overwrite(out, force=force)
-    files = image_files(images) if images else []
-    from ghostnet import detect as room
-    from ghostnet.data import decode_image
-
-    model: Any = _detector(detector)
-    done = room.export_detector(
-        model,
-        out,
-        images=[decode_image(file.read_bytes(), str(file)) for file in files],
-        runtimes=tuple(runtime or ("onnxruntime",)),
-        force=force,
-    )
-    lines = [f"{done.path}: {done.bytes / 1e6:.2f} MB, checked on {done.images} images"]
-    lines += [f"{name}: {found}" for name, found in done.agreement.items()]
-    if not any(found.boxes for found in done.agreement.values()):
-        note("nothing was found in them, so no box was compared: give --images that show what it detects")
-    answer(done.to_dict(), as_json=as_json, text=lambda: "\n".join(lines))
-
-
+detect.command()(export)
 detect.command()(bench)
 
 

@@ -29,6 +29,9 @@ def bench(
     ] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
     threads: Annotated[int, integer_option(help="Threads inside one operator.")] = 1,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Export the fresh ones as they are, without rewrites.")
+    ] = False,
     seconds: Annotated[float, typer.Option(help="Least time for each, after warm-up.")] = 5.0,
     result: Annotated[Path | None, typer.Option(help="Also write a result record (.json).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the result record.")] = False,
@@ -47,16 +50,19 @@ def bench(
     if len(set(detectors)) != len(detectors):
         raise InputError("the same detector is given twice; give each once")
     started = time.monotonic()
-    from ghostnet.detect import export_fresh_detector, load_detector_file
+    from ghostnet.detect import export_detector, fresh_detector, load_detector_file
     from ghostnet.measure import environment, time_interleaved
+    from ghostnet.recipes import detection
 
+    write = export_detector if plain else detection.export_rewritten
     pixels = _pixels(image)
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
         for name in detectors:
             path = Path(name)
             if path.suffix != ".onnx":
-                path = export_fresh_detector(name, Path(folder), runtime=runtime)
+                path = Path(folder) / f"{name.replace(':', '_')}.onnx"
+                write(fresh_detector(name), path, runtimes=(runtime,), force=True)
             sessions[path.stem] = load_detector_file(path, runtime=runtime, threads=threads)
         timings = time_interleaved(
             {name: functools.partial(session.run, pixels) for name, session in sessions.items()},

@@ -1,6 +1,6 @@
 """Object detection: RetinaNet and Faster R-CNN with FPN over any backbone of the zoo (Table 8)."""
 
-from ghostnet.detect.agreement import Agreement, agreement
+from ghostnet.detect.agreement import Agreement, agreement, boxes_that_stay
 from ghostnet.detect.coco_eval import STATS, CocoScores, score_file, score_results
 from ghostnet.detect.detector import Detector, create_detector
 from ghostnet.detect.evaluate import detect, evaluate_detector
@@ -12,7 +12,7 @@ from ghostnet.detect.predict import DetectedImage, FoundBox, as_coco, detect_fil
 from ghostnet.detect.saved import load_detector, save_detector
 from ghostnet.detect.session import RUNTIMES, DetectorSession, load_detector_file
 from ghostnet.detect.settings import KINDS, DetectorSettings, light_settings
-from ghostnet.detect.speed import export_fresh_detector
+from ghostnet.detect.speed import fresh_detector
 
 __all__ = [
     "KINDS",
@@ -30,6 +30,7 @@ __all__ = [
     "FoundBox",
     "agreement",
     "as_coco",
+    "boxes_that_stay",
     "create_detector",
     "detect",
     "detect_files",
@@ -37,7 +38,7 @@ __all__ = [
     "drawn_path",
     "evaluate_detector",
     "export_detector",
-    "export_fresh_detector",
+    "fresh_detector",
     "light_settings",
     "load_detector",
     "load_detector_file",

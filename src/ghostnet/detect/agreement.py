@@ -54,23 +54,76 @@ def agreement(
     boxes, alone, least, largest = 0, 0, 1.0, 0.0
     for first, second in zip(expected, found, strict=True):
         one, two = _sorted(first), _sorted(second)
-        overlap = _overlaps(one["boxes"], two["boxes"])
-        overlap[one["labels"][:, None] != two["labels"][None]] = 0
-        free = torch.ones(len(two["boxes"]), dtype=torch.bool)
-        for row in range(len(one["boxes"])):
-            values = overlap[row] * free
-            best = int(values.argmax()) if len(values) else -1
+        pairs = _pairs(one, two)
+        for row, (partner, overlap) in enumerate(pairs):
             needed = float(one["scores"][row]) >= least_score
-            if best < 0 or values[best] < 0.5:
-                alone += needed
-                boxes += needed
-                continue
-            free[best] = False
-            boxes += 1
-            least = min(least, float(values[best]))
-            largest = max(largest, abs(float(one["scores"][row] - two["scores"][best])))
-        alone += int((free & (two["scores"] >= least_score)).sum())
+            boxes += needed if partner is None else 1
+            alone += needed if partner is None else 0
+            if partner is not None:
+                least = min(least, overlap)
+                largest = max(largest, abs(float(one["scores"][row] - two["scores"][partner])))
+        alone += int((_without(pairs, two) & (two["scores"] >= least_score)).sum())
     return Agreement(boxes, alone, least, largest)
+
+
+def boxes_that_stay(
+    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], *, least_score: float
+) -> tuple[float, float]:
+    """Return what rounding did to a detector: the share of its boxes that stay, and how much changed on the whole.
+
+    Args:
+        expected: for each image `boxes`, `labels` and `scores`.
+        found: the same of the other run.
+        least_score: boxes of either run below it do not count, but may be another's partner.
+
+    Returns:
+        The share, of the boxes of both runs, for which the other has one of the class that overlaps by half, and the
+        mean of `1 - IoU` plus the difference of scores, where a box without a partner counts 2. Without a box that
+        counts `(1, 0)`.
+    """
+    count, alone, change = 0, 0, 0.0
+    for first, second in zip(expected, found, strict=True):
+        one, two = _sorted(first), _sorted(second)
+        pairs = _pairs(one, two)
+        for row, (partner, overlap) in enumerate(pairs):
+            scores = [
+                float(one["scores"][row]),
+                *([] if partner is None else [float(two["scores"][partner])]),
+            ]
+            if max(scores) < least_score:
+                continue
+            count += 1
+            alone += partner is None
+            change += 2.0 if partner is None else 1 - overlap + abs(scores[0] - scores[1])
+        extra = int((_without(pairs, two) & (two["scores"] >= least_score)).sum())
+        count, alone, change = count + extra, alone + extra, change + 2.0 * extra
+    return (1 - alone / count, change / count) if count else (1.0, 0.0)
+
+
+def _pairs(
+    one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]
+) -> list[tuple[int | None, float]]:
+    """Return for each box of a run its partner in the other, each at most once, and how much they overlap."""
+    overlap = _overlaps(one["boxes"], two["boxes"])
+    overlap[one["labels"][:, None] != two["labels"][None]] = 0
+    free = torch.ones(len(two["boxes"]), dtype=torch.bool)
+    pairs: list[tuple[int | None, float]] = []
+    for row in range(len(one["boxes"])):
+        values = overlap[row] * free
+        best = int(values.argmax()) if len(values) else -1
+        if best < 0 or values[best] < 0.5:
+            pairs.append((None, 0.0))
+            continue
+        free[best] = False
+        pairs.append((best, float(values[best])))
+    return pairs
+
+
+def _without(pairs: Sequence[tuple[int | None, float]], two: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return which boxes of the other run nobody is paired with."""
+    free = torch.ones(len(two["boxes"]), dtype=torch.bool)
+    free[[partner for partner, _ in pairs if partner is not None]] = False
+    return free
 
 
 def _overlaps(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:

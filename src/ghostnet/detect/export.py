@@ -8,10 +8,9 @@ of the one that torchvision takes where nothing is found OpenVINO answers with m
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 from ghostnet.detect.agreement import Agreement, agreement
 from ghostnet.detect.detector import Detector
 from ghostnet.detect.session import RUNTIMES, load_detector_file, require
+from ghostnet.detect.tracing import traceable_torchvision
 from ghostnet.errors import unknown_name
 from ghostnet.files import atomic_write, refuse_overwrite
+from ghostnet.nn.copies import copy_model
 from ghostnet.quiet import quiet_python
 
 OPSET = 18
@@ -72,6 +73,8 @@ def export_detector(
     *,
     images: Sequence[Tensor] = (),
     runtimes: Sequence[str] = ("onnxruntime",),
+    rewrite_trunk: Callable[[nn.Module], nn.Module] | None = None,
+    rewrite_file: Callable[[Any], object] | None = None,
     force: bool = False,
 ) -> DetectorExport:
     """Write a detector to ONNX and check the file against PyTorch, on a plain image too where it finds nothing on one.
@@ -81,6 +84,9 @@ def export_detector(
         path: the file to write.
         images: uint8 `(3, H, W)` to check it on; none checks on random noise in two sizes.
         runtimes: "onnxruntime", "openvino" or both.
+        rewrite_trunk: gives a quicker network of the same maps for the backbone's trunk, which takes images
+            `(1, 3, H, W)` and returns a list; None writes it as it is. `recipes.detection.export_rewritten` gives one.
+        rewrite_file: changes the finished `onnx.ModelProto` in place, before it is checked.
         force: overwrite an existing file.
 
     Raises:
@@ -92,7 +98,7 @@ def export_detector(
         if runtime not in RUNTIMES:
             raise unknown_name("runtime", runtime, RUNTIMES)
     require("onnx", *runtimes)
-    network = _OneImage(detector.eval().cpu()).eval()
+    network = _OneImage(_rewritten(detector.eval().cpu(), rewrite_trunk)).eval()
     size = (detector.settings.min_size, detector.settings.min_size + 32)
     checked = [image.float() / 255 for image in images] or [
         torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) for shape in (size, size[::-1])
@@ -102,7 +108,7 @@ def export_detector(
     count = len(checked)
     found: dict[str, Agreement] = {}
     with atomic_write(path) as temporary:
-        _write(network, temporary, checked[0], detector)
+        _write(network, temporary, checked[0], detector.classes, rewrite_file)
         checked, expected = _answered(detector, checked)
         for runtime in runtimes:
             session = load_detector_file(temporary, runtime=runtime)
@@ -137,33 +143,27 @@ def _answered(detector: Detector, images: list[Tensor]) -> tuple[list[Tensor], l
     return images, answers
 
 
-@contextlib.contextmanager
-def _branch_free_suppression() -> Iterator[None]:
-    """Let torchvision suppress boxes of several classes without a branch on their number; restored afterwards."""
-    from torchvision.ops import boxes as room
-
-    def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-        most = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()  # of no box too
-        apart = classes.to(boxes) * (most + 1)  # no two classes overlap then
-        return room.nms(boxes + apart[:, None], scores, threshold)
-
-    names = ("_batched_nms_coordinate_trick", "_batched_nms_vanilla")
-    before = {name: getattr(room, name) for name in names}
-    try:
-        for name in names:
-            setattr(room, name, suppressed)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(room, name, function)
+def _rewritten(detector: Detector, rewrite: Callable[[nn.Module], nn.Module] | None) -> Detector:
+    if rewrite is None:
+        return detector
+    changed: Any = copy_model(detector)
+    backbone = changed.network.backbone
+    backbone.body = rewrite(backbone.body)
+    return changed
 
 
-def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) -> None:
+def _write(
+    network: nn.Module,
+    path: Path,
+    example: Tensor,
+    classes: Sequence[str],
+    rewrite: Callable[[Any], object] | None,
+) -> None:
     import onnx
 
     axes: dict[str, dict[int, str]] = {"image": {1: "height", 2: "width"}}
     axes |= {name: {0: "detections"} for name in NAMES}
-    with quiet_python(), _branch_free_suppression():
+    with quiet_python(), traceable_torchvision():
         torch.onnx.export(
             network,
             (example,),
@@ -175,8 +175,10 @@ def _write(network: nn.Module, path: Path, example: Tensor, detector: Detector) 
             dynamic_axes=axes,
         )
     proto = onnx.load(str(path))
-    onnx.helper.set_model_props(proto, {"classes": json.dumps(list(detector.classes))})
+    onnx.helper.set_model_props(proto, {"classes": json.dumps(list(classes))})
     for node in proto.graph.node:
         node.ClearField("doc_string")  # the exporter's stack traces name paths of this machine
+    if rewrite is not None:
+        rewrite(proto)
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torch import nn
+from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -18,6 +17,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from ghostnet.detect.backbone import PyramidBackbone
+from ghostnet.detect.retinanet import LightRetinaNet
 from ghostnet.detect.separable import make_separable_
 from ghostnet.detect.settings import DetectorSettings
 
@@ -28,19 +28,7 @@ _LIGHT_CANONICAL = (
 )
 
 
-class PreciseRetinaNet(RetinaNet):
-    """RetinaNet whose losses are computed in float32 under autocast too."""
-
-    def compute_loss(
-        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the losses of classification and regression."""
-        with torch.autocast(anchors[0].device.type, enabled=False):
-            outputs = {key: value.float() for key, value in head_outputs.items()}
-            return super().compute_loss(targets, outputs, anchors)
-
-
-def retinanet(model: nn.Module, classes: int, settings: DetectorSettings) -> RetinaNet:
+def retinanet(model: nn.Module, classes: int, settings: DetectorSettings) -> LightRetinaNet:
     """Return RetinaNet (Lin et al. 2017) on a classifier's trunk; its labels are 0 to `classes` - 1."""
     backbone = PyramidBackbone(model, settings)
     strides = (*settings.strides, 64, 128)
@@ -53,7 +41,7 @@ def retinanet(model: nn.Module, classes: int, settings: DetectorSettings) -> Ret
     if settings.light:
         make_separable_(backbone.fpn)
         make_separable_(head, last=("cls_logits", "bbox_reg"))
-    return PreciseRetinaNet(
+    return LightRetinaNet(
         backbone,
         classes,
         **_image_arguments(settings),

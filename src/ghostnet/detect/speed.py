@@ -1,4 +1,4 @@
-"""Detectors to time: light ones with random weights, exported, so that backbones can be compared before any training.
+"""Detectors to time: light ones with random weights, so that backbones can be compared before any training.
 
 Batch norms get random statistics, since those of a fresh network distort timings; scores stay below the threshold, so
 that suppression has nothing to do in any of them.
@@ -6,13 +6,10 @@ that suppression has nothing to do in any of them.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
-from ghostnet.detect.detector import create_detector
-from ghostnet.detect.export import export_detector
+from ghostnet.detect.detector import Detector, create_detector
 from ghostnet.detect.settings import KINDS, light_settings
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.models import create_model
@@ -20,13 +17,11 @@ from ghostnet.models import create_model
 _CLASSES = 80  # COCO's
 
 
-def export_fresh_detector(name: str, folder: Path, *, runtime: str = "onnxruntime") -> Path:
-    """Write a light detector with random weights to ONNX.
+def fresh_detector(name: str) -> Detector:
+    """Return a light detector with random weights, in evaluation mode.
 
     Args:
         name: "KIND:BACKBONE", for example "retinanet:ghostnet_110".
-        folder: gets the file.
-        runtime: in which the file is checked.
 
     Raises:
         InputError: another form, or an unknown detector or backbone.
@@ -49,6 +44,4 @@ def export_fresh_detector(name: str, folder: Path, *, runtime: str = "onnxruntim
                 nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
                 nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
                 nn.init.uniform_(module.weight, 0.4, 0.8)
-    path = folder / f"{kind}_{backbone}.onnx"
-    export_detector(detector, path, runtimes=(runtime,), force=True)
-    return path
+    return detector.eval()

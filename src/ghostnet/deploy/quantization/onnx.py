@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,27 @@ import numpy as np
 from ghostnet.deploy.passes.onnx_gates import gather_gates_
 from ghostnet.quiet import quiet_native, quiet_python
 
-_LAYERS = ("Conv", "Gemm", "MatMul")
+LAYERS = ("Conv", "Gemm", "MatMul")
 _BATCH = 16  # calibration keeps every intermediate map of a batch
 
 
 class OnnxQuantiser:
-    """Quantises one .onnx file."""
+    """Quantises one .onnx file.
 
-    def __init__(self, path: Path, images: np.ndarray, weight_bits: int) -> None:
+    Args:
+        path: the file, with one input.
+        images: `(N, C, H, W)`, or inputs as the file takes them, one after the other.
+        weight_bits: 7 or 8.
+        among: names of the nodes that may be quantised; None takes all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        images: np.ndarray | Sequence[np.ndarray],
+        weight_bits: int,
+        among: Collection[str] | None = None,
+    ) -> None:
         import onnx
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
@@ -42,16 +55,22 @@ class OnnxQuantiser:
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=CalibrationMethod.MinMax,
             )
-            # one batch after another: the calibrator keeps all outputs until they are merged
-            for start in range(0, len(images), _BATCH):
-                calibrator.collect_data(_Reader(calibrator.infer_session, images[start : start + _BATCH]))
+            for given in _batches(images):  # the calibrator keeps all outputs until they are merged
+                calibrator.collect_data(_Reader(calibrator.infer_session, given))
             self._ranges = calibrator.compute_data()
             self._model = onnx.shape_inference.infer_shapes(model)
-            self._left = [node.name for node in model.graph.node if _has_no_scales(node)]
+            self._left = [
+                node.name
+                for node in model.graph.node
+                if _has_no_scales(node) or (among is not None and node.name not in among)
+            ]
 
     def layers(self) -> list[str]:
         """Return the nodes' names."""
-        return [node.name for node in self._model.graph.node if node.op_type in _LAYERS]
+        left = set(self._left)
+        return [
+            node.name for node in self._model.graph.node if node.op_type in LAYERS and node.name not in left
+        ]
 
     def write(self, path: Path, *, keep: Collection[str] = (), only: str | None = None) -> None:
         """Write one file."""
@@ -79,6 +98,12 @@ def _has_no_scales(node: Any) -> bool:
     """Tell whether a layer stays in float: ONNX Runtime gives a bias of several groups the scales of one."""
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     return node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2
+
+
+def _batches(images: np.ndarray | Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+    if not isinstance(images, np.ndarray):
+        return images
+    return (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
 
 
 class _Reader:

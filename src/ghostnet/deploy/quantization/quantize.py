@@ -37,6 +37,7 @@ from ghostnet.deploy.quantization.search import (
     allowance,
     choose,
     differing,
+    largest_error,
     scored,
     to_dict,
     told,
@@ -47,6 +48,7 @@ from ghostnet.deploy.targets.target import files_of
 from ghostnet.errors import InputError, first_line
 
 _BATCH = 32
+_RANKING_IMAGES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +262,15 @@ def _quantised(
             _write_trained(target, how, plain, out, images[:2])
             return _judged(judge(expected, run(out, images)), limits, how)
         tell(f"quantising with {len(images)} calibration images")
-        return choose(how(), run, out, images, expected, judge=judge, limits=limits, announce=tell)
+        few, wanted = images[:_RANKING_IMAGES], [output[:_RANKING_IMAGES] for output in expected]
+        return choose(
+            how(),
+            out,
+            score_of=lambda path: judge(expected, run(path, images)),
+            harm_of=lambda path: largest_error(wanted, run(path, few)),
+            limits=limits,
+            announce=tell,
+        )
     except (InputError, OSError):
         raise
     except Exception as error:  # the quantisers' own classes share no public base class

@@ -16,8 +16,6 @@ import numpy as np
 from ghostnet.deploy.quantization.quantiser import Quantiser
 from ghostnet.errors import InputError
 
-_RANKING_IMAGES = 32
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -130,12 +128,10 @@ def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
 
 def choose(
     quantiser: Quantiser,
-    run: Callable[[Path, np.ndarray], list[np.ndarray]],
     path: Path,
-    images: np.ndarray,
-    expected: list[np.ndarray],
     *,
-    judge: Judge,
+    score_of: Callable[[Path], Score],
+    harm_of: Callable[[Path], float],
     limits: Limits,
     announce: Callable[[str], None],
 ) -> Chosen:
@@ -143,11 +139,9 @@ def choose(
 
     Args:
         quantiser: of the float files.
-        run: runs the files at a path on images.
         path: where the files go; after the call they are the chosen ones.
-        images: `(N, C, H, W)`.
-        expected: the float files' outputs.
-        judge: compares these with the outputs of int8.
+        score_of: runs the files at a path and compares their answers with float's.
+        harm_of: runs them and says how far their outputs are from float's, on few images: it is asked once a layer.
         limits: how much int8 may cost.
         announce: called with a line before each slow step.
 
@@ -162,17 +156,16 @@ def choose(
 
     def attempt(kept: list[str]) -> Score:
         quantiser.write(path, keep=kept)
-        return judge(expected, run(path, images))
+        return score_of(path)
 
     score = attempt([])
     if score.within(limits):
         return Chosen((), score, len(layers), {})
     announce(f"int8 costs too much ({told(score)}); ranking {len(layers)} layers")
-    few, wanted = images[:_RANKING_IMAGES], [output[:_RANKING_IMAGES] for output in expected]
     harm = {}
     for layer in layers:
         quantiser.write(path, only=layer)
-        harm[layer] = largest_error(wanted, run(path, few))
+        harm[layer] = harm_of(path)
     ranking = dict(sorted(harm.items(), key=lambda item: -item[1]))
     worst = list(ranking)
     tried: dict[int, Score] = {0: score}
