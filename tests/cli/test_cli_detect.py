@@ -216,8 +216,32 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["detect", "bench", str(path), "--seconds", "0.01", "--result", str(result), "--json"]
     assert cli.run(arguments) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert (row["name"], row["ratio"]) == ("short", 1)
+    assert (row["name"], row["ratio"], row["bytes"]) == ("short", 1, path.stat().st_size)
+    assert "AP" not in row
     assert json.loads(result.read_text())["metrics"]["rows"] == [row]
+    cells = ["--data", str(_CELLS / "cells.json")]
+    assert cli.run(["detect", "eval", str(path), *cells, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert cli.run(["detect", "bench", str(path), "--seconds", "0.01", *cells]) == 0
+    header, _, line = capsys.readouterr().out.splitlines()[:3]
+    assert header.split()[-4:] == ["MB", "AP", "AP50", "AP75"]
+    assert line.split()[-3:] == [f"{100 * measured[name]:.1f}" for name in ("AP", "AP50", "AP75")]
+    assert cli.run(["detect", "bench", "retinanet:ghostnet_050", *cells]) == 2
+    assert "was not trained on 'Platelets'" in capsys.readouterr().err
+    assert cli.run(["detect", "bench", str(path), "--split", "test"]) == 2
+    assert "--split is for --data" in capsys.readouterr().err
+
+
+def test_fresh_detectors_are_rewritten_unless_asked_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    sizes = []
+    for plain in ([], ["--plain"]):
+        line = ["detect", "bench", "retinanet:ghostnet_050", "--seconds", "0.01", *plain, "--json"]
+        assert cli.run(line) == 0
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        assert row["name"] == "retinanet_ghostnet_050"
+        sizes.append(row["bytes"])
+    assert sizes[0] != sizes[1]
 
 
 def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.detect_bench import bench
+from ghostnet.cli.detect_data import BAD_BOXES_HELP, DATA_HELP, SPLIT_HELP, opened_boxes
 from ghostnet.cli.detect_export import export, open_detector
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
@@ -19,7 +20,6 @@ from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 
 if TYPE_CHECKING:
-    from ghostnet.data import DetectionSet
     from ghostnet.detect import DetectedImage
 
 detect = typer.Typer(
@@ -27,8 +27,6 @@ detect = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_DATA_HELP = "Folder in Pascal VOC's or COCO's format, or a JSON in COCO's format."
-_SPLIT_HELP = "Part of a folder: a list of ImageSets/Main, or the SPLIT of annotations/instances_SPLIT.json."
 
 
 @detect.callback()
@@ -50,7 +48,7 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help=_DATA_HELP)] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     out: Annotated[Path, typer.Option(help="Folder of the detector, its result and its checkpoint.")] = Path(
         "runs"
     ),
@@ -108,13 +106,13 @@ def evaluate(
     detector: Annotated[
         str | None, typer.Argument(help="Saved or exported (.onnx) detector; none with --results.")
     ] = None,
-    data: Annotated[str, typer.Option(help=_DATA_HELP)] = "",
-    split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "",
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "",
+    split: Annotated[str, typer.Option(help=SPLIT_HELP)] = "",
     results: Annotated[
         Path | None,
         typer.Option(help="Measure this file of detections in COCO's format instead of a detector."),
     ] = None,
-    bad_boxes: Annotated[str, typer.Option(help="error, or drop boxes without width or height.")] = "error",
+    bad_boxes: Annotated[str, typer.Option(help=BAD_BOXES_HELP)] = "error",
     out: Annotated[Path | None, typer.Option(help="Also write the detections, in COCO's format.")] = None,
     batch_size: Annotated[int, integer_option(help="Images a batch.")] = 8,
     workers: Annotated[int, integer_option(help="Processes that decode; 0 for none.")] = 0,
@@ -146,9 +144,9 @@ def evaluate(
     from ghostnet.data import DetectionBatches
 
     if results is not None:
-        found = room.score_file(data if listed else _opened(data, split, bad_boxes).to_coco(), results)
+        found = room.score_file(data if listed else opened_boxes(data, split, bad_boxes).to_coco(), results)
     else:
-        source = _opened(data, split, bad_boxes)
+        source = opened_boxes(data, split, bad_boxes)
         model = open_detector(str(detector))
         batches = DetectionBatches(source.with_classes(model.classes), batch_size, workers=workers)
         boxes, seconds = room.detect(model, batches, progress=True)
@@ -159,16 +157,6 @@ def evaluate(
             write_json(out, boxes)
             note(f"wrote {out}")
     answer(found.to_dict(), as_json=as_json, text=lambda: _scores_text(found.to_dict()))
-
-
-def _opened(data: str, split: str, bad_boxes: str) -> DetectionSet:
-    """Open a set of boxes; the message on a bad one names this command's option."""
-    from ghostnet.data import BadBoxError, open_detection
-
-    try:
-        return open_detection(data, split, bad_boxes=bad_boxes)
-    except BadBoxError as error:
-        raise BadBoxError(error.fault, "--bad-boxes drop") from error
 
 
 @detect.command()

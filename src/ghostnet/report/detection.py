@@ -69,19 +69,23 @@ def _speed(results: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) ->
         if not str(result["recipe"].get("name", "")).startswith(_SPEED):
             continue
         found = result["metrics"]
-        rows = [
-            (
-                row["name"],
-                f"{row['median_ms']:.1f}",
-                f"{row['p10_ms']:.1f}-{row['p90_ms']:.1f}",
-                f"{row['ratio']:.2f}",
-            )
-            for row in found["rows"]
-        ]
+        rows = [_speed_row(row) for row in found["rows"]]
+        header = ("detector", "median ms", "p10-p90 ms", "time ratio", "MB", "AP", "AP50", "AP75")
         machine = found["environment"]
         tables.append(
-            f"{markdown_table(('detector', 'median ms', 'p10-p90 ms', 'time ratio'), rows)}\n\n"
-            f"{found['runtime']}, {found['threads']} thread(s), float32, one image of "
+            f"{markdown_table(header[: len(rows[0])], rows)}\n\n"
+            f"{found['runtime']}, {found['threads']} thread(s), one image of "
             f"{found['image'][1]}x{found['image'][2]}, {machine['cpu']}; [record]({link_root}/{path.as_posix()})"
         )
     return "\n\n".join(tables)
+
+
+def _speed_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["name"],
+        f"{row['median_ms']:.1f}",
+        f"{row['p10_ms']:.1f}-{row['p90_ms']:.1f}",
+        f"{row['ratio']:.2f}",
+        f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "–",
+        *(f"{100 * row[name]:.1f}" for name in ("AP", "AP50", "AP75") if name in row),
+    )
