@@ -57,6 +57,15 @@ def _found(path, images, runtime="onnxruntime"):
     return [session.run(image.numpy()) for image in images]
 
 
+def _spread_scores_(detector, picture):
+    """Let random weights tell anchors apart: equal scores have no order to compare."""
+    head = detector.eval().network.head.classification_head
+    last = head.cls_logits[1]
+    with torch.no_grad():
+        maps = detector.network.backbone(picture[None, :, :128, :128] / 255)["0"]
+        last.weight.mul_(2 / (head.cls_logits(head.conv(maps)) - last.bias[:, None, None]).std())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trunk_is_rewritten_and_the_boxes_are_pytorchs(kind, sure_detector, pictures, tmp_path):
     detector = sure_detector(kind)
@@ -87,13 +96,47 @@ def test_a_converted_trunk_is_right_in_every_runtime(pictures, tmp_path):
             module.channel_order.copy_(torch.randperm(len(module.channel_order)))
     settings = light_settings(min_size=96, max_size=128, score_threshold=0.02, freeze_batch_norm=False)
     detector = create_detector(backbone, ["a", "b"], settings)
-    head = detector.eval().network.head.classification_head
-    last = head.cls_logits[1]
-    with torch.no_grad():
-        maps = detector.network.backbone(pictures[0][None, :, :128, :128] / 255)["0"]
-        last.weight.mul_(2 / (head.cls_logits(head.conv(maps)) - last.bias[:, None, None]).std())
+    _spread_scores_(detector, pictures[0])
     done = export_rewritten(detector, tmp_path / "x.onnx", images=pictures[:3], runtimes=_RUNTIMES)
     assert all(found.boxes > 20 for found in done.agreement.values()), done
+
+
+def test_padding_by_size_is_written_as_numbers(pictures, tmp_path):
+    from ghostnet.models import create_from_library
+
+    torch.manual_seed(0)
+    backbone = create_from_library("timm:tf_mobilenetv3_small_minimal_100")
+    settings = light_settings(min_size=112, max_size=160, score_threshold=0.02, freeze_batch_norm=False)
+    detector = create_detector(backbone, ["a", "b"], settings).eval()
+    _spread_scores_(detector, pictures[0])
+    images = [*pictures[:2], pictures[0][:, :150].clone(), pictures[0].transpose(1, 2).contiguous()]
+    done = export_rewritten(detector, tmp_path / "x.onnx", images=images, runtimes=_RUNTIMES)
+    assert all(found.boxes >= 20 for found in done.agreement.values())
+    trunk = [node for node in _nodes(tmp_path / "x.onnx") if "/backbone/body/" in node.name]
+    assert "Conv" in {node.op_type for node in trunk}
+    computed = {"Ceil", "Shape"} & {node.op_type for node in trunk}
+    assert not computed, "behind padding that is computed OpenVINO's int8 is wrong"
+
+
+def test_int8_is_judged_in_the_runtime_that_does_worst(monkeypatch):
+    from ghostnet.recipes.detection import export as room
+
+    boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 40]])
+    both = {"boxes": boxes, "labels": np.zeros(2), "scores": np.array([0.9, 0.8])}
+    one = {name: value[:1] for name, value in both.items()}
+
+    class Session:
+        def __init__(self, path, runtime):
+            self.found = one if (str(path), runtime) == ("int8", "openvino") else both
+
+        def run(self, _image):
+            return self.found
+
+    monkeypatch.setattr(room, "load_detector_file", lambda path, runtime: Session(path, runtime))
+    judge = room._Judge("float", [np.zeros((3, 8, 8))], ("onnxruntime", "openvino"), 0.5)
+    assert judge.score("int8").agreement == 0.5
+    assert judge.score("float").agreement == 1
+    assert judge.harm("int8") == 0, "which layers do harm is asked of the first alone"
 
 
 def test_files_hold_nothing_that_looks_at_every_score(small_detector, tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ghostnet import deploy
+from ghostnet.deploy.passes import NEED_SIZES, default_passes
 from ghostnet.deploy.passes.gathers import count_from_behind_
 from ghostnet.deploy.quantization.calibration import MIN_IMAGES
 from ghostnet.deploy.quantization.onnx import LAYERS, OnnxQuantiser
@@ -32,6 +33,7 @@ TARGETS = {
 }  # a runtime of detectors: the key of its measured passes
 LEAST_SCORE = 0.5  # of boxes that int8 has to keep; `detect predict` draws the same
 _RANKING_IMAGES = 16
+_TRUNK_INPUT = (3, 224, 224)
 
 
 def export_rewritten(
@@ -56,12 +58,19 @@ def export_rewritten(
         RuntimeError: as `export_detector`.
     """
     target = TARGETS.get(next(iter(runtimes), "onnxruntime"), "onnx")  # an unknown one is refused further on
+    rewrite = functools.partial(
+        deploy.optimize,
+        # "winograd" is for one size; padding that depends on the size is the same for all multiples of 32, which is
+        # what detectors fill images up to
+        passes=[name for name in default_passes(target) if name not in NEED_SIZES],
+        input_size=_TRUNK_INPUT,
+    )
     return export_detector(
         detector,
         path,
         images=images,
         runtimes=runtimes,
-        rewrite_trunk=functools.partial(deploy.optimize, target=target),
+        rewrite_trunk=rewrite,
         rewrite_file=_count_gathers_from_behind,
         force=force,
     )
@@ -138,7 +147,7 @@ def quantize_detector(
         calibration: uint8 images `(3, H, W)` like those that it will see, 16 at least; they also judge.
         limits: `min_agreement` is the share of boxes that has to stay; None takes `Limits()`.
         least_score: of boxes that are judged.
-        runtimes: the float file is checked in all of them; the first one judges int8.
+        runtimes: the float file is checked in all of them, and the one in which int8 costs most judges it.
         weight_bits: 7 or 8, as for `deploy.quantize`.
         force: overwrite an existing file.
         announce: called with a line before each slow step.
@@ -160,7 +169,7 @@ def quantize_detector(
         plain = Path(folder) / "float.onnx"
         exported = export_rewritten(detector, plain, images=calibration, runtimes=runtimes)
         inputs = [image.float().div(255).numpy() for image in calibration]
-        judge = _Judge(plain, inputs, runtimes[0], least_score)
+        judge = _Judge(plain, inputs, runtimes, least_score)
         tell(f"quantising with {len(inputs)} calibration images")
         chosen = choose(
             OnnxQuantiser(plain, inputs, bits, among=_rounded(plain)),
@@ -205,27 +214,31 @@ def _rounded(path: Path) -> set[str]:
 class _Judge:
     """Runs a detector's files on images and compares their boxes with the float file's."""
 
-    def __init__(self, plain: Path, images: Sequence[np.ndarray], runtime: str, least_score: float) -> None:
-        self._images, self._runtime, self._least = images, runtime, least_score
-        self._expected = self._found(plain, images)
+    def __init__(
+        self, plain: Path, images: Sequence[np.ndarray], runtimes: Sequence[str], least_score: float
+    ) -> None:
+        self._images, self._runtimes, self._least = images, runtimes, least_score
+        self._expected = self._found(plain, images, runtimes[0])
         if not any((found["scores"] >= least_score).any() for found in self._expected):
             raise InputError(
                 f"nothing with a score of {least_score:g} is found in the calibration images, so that int8 cannot be "
                 "judged; give images that show what the detector detects, or a lower least score"
             )
 
-    def _found(self, path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        session = load_detector_file(path, runtime=self._runtime)
+    def _found(self, path: Path, images: Sequence[np.ndarray], runtime: str) -> list[dict[str, np.ndarray]]:
+        session = load_detector_file(path, runtime=runtime)
         return [session.run(image) for image in images]
 
     def score(self, path: Path) -> Score:
-        """Return the share of boxes that stay, and how much they change."""
-        return Score(
-            *boxes_that_stay(self._expected, self._found(path, self._images), least_score=self._least)
-        )
+        """Return the share of boxes that stay, and how much they change, where that is least."""
+        scores = [
+            Score(*boxes_that_stay(self._expected, found, least_score=self._least))
+            for found in (self._found(path, self._images, runtime) for runtime in self._runtimes)
+        ]
+        return min(scores, key=lambda score: score.agreement or 0.0)
 
     def harm(self, path: Path) -> float:
-        """Return how much the boxes change, on a few images."""
+        """Return how much the boxes change, on a few images in the first runtime."""
         few = self._images[:_RANKING_IMAGES]
-        found = self._found(path, few)
+        found = self._found(path, few, self._runtimes[0])
         return boxes_that_stay(self._expected[: len(few)], found, least_score=self._least)[1]
