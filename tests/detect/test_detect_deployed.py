@@ -89,16 +89,19 @@ def test_the_trunk_is_rewritten_and_the_boxes_are_pytorchs(kind, sure_detector, 
 
 def test_a_converted_trunk_is_right_in_every_runtime(pictures, tmp_path):
     torch.manual_seed(0)
-    backbone, report = ghostify(create_model("resnet50"), ratio=2, init="random")
-    assert len(report.to_dict()["layers"]) > 10
-    for module in backbone.modules():
-        if getattr(module, "channel_order", None) is not None:
-            module.channel_order.copy_(torch.randperm(len(module.channel_order)))
+    backbone, _ = ghostify(create_model("mobilenetv2_035"), ratio=2)  # channels keep their order
+    assert sum(getattr(part, "channel_order", None) is not None for part in backbone.modules()) > 10
     settings = light_settings(min_size=96, max_size=128, score_threshold=0.02, freeze_batch_norm=False)
     detector = create_detector(backbone, ["a", "b"], settings)
     _spread_scores_(detector, pictures[0])
     done = export_rewritten(detector, tmp_path / "x.onnx", images=pictures[:3], runtimes=_RUNTIMES)
     assert all(found.boxes > 20 for found in done.agreement.values()), done
+    picks = [
+        node for node in _nodes(tmp_path / "x.onnx") if node.op_type == "Gather" and "/body/" in node.name
+    ]
+    axes = {attribute.i for node in picks for attribute in node.attribute if attribute.name == "axis"}
+    assert -3 in axes
+    assert 1 not in axes, "OpenVINO folds those into the next weights, wrongly"
 
 
 def test_padding_by_size_is_written_as_numbers(pictures, tmp_path):
@@ -225,6 +228,38 @@ def test_what_int8_of_detectors_cannot_be(sure_detector, small_detector, picture
     with pytest.raises(InputError, match="exists; pass --force"):
         quantize_detector(sure_detector("retinanet"), path, pictures)
     assert path.read_text() == "kept"
+
+
+def test_numbers_made_of_sizes_stay_in_float(tmp_path):
+    from onnx import TensorProto, helper
+
+    from ghostnet.recipes.detection.export import _rounded
+
+    def node(kind, given, made, place="/network/backbone/"):
+        return helper.make_node(kind, given, [made], name=f"{place}{kind}")
+
+    nodes = [
+        node("Conv", ["image", "weight"], "maps"),
+        node("Shape", ["maps"], "sizes"),
+        node("Cast", ["sizes"], "sides"),
+        node("Add", ["maps", "sides"], "more"),
+        node("Relu", ["more"], "positive", "/network/head/"),
+        node("Mul", ["positive", "sides"], "boxes", "/network/"),
+    ]
+    nodes[2].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    onnx.save(helper.make_model(helper.make_graph(nodes, "x", [], [])), tmp_path / "x.onnx")
+    wanted = {"/network/backbone/Conv", "/network/backbone/Add", "/network/head/Relu"}
+    assert _rounded(tmp_path / "x.onnx") == wanted
+
+
+def test_what_is_pooled_is_put_in_the_order_of_the_boxes():
+    from torchvision.ops.poolers import _onnx_merge_levels
+
+    from ghostnet.detect.tracing import _merged
+
+    levels = torch.tensor([2, 0, 2, 1, 0, 2])
+    pooled = [torch.rand(int((levels == level).sum()), 4, 7, 7) for level in range(3)]
+    assert torch.equal(_merged(levels, pooled), _onnx_merge_levels(levels, pooled))
 
 
 def test_what_stays_of_two_boxes():

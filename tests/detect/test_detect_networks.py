@@ -54,6 +54,29 @@ def _targets(last=4):
     ]
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_anchors_that_are_looked_at_give_torchvisions_boxes(channels_last):
+    torch.manual_seed(0)
+    settings = light_settings(min_size=128, max_size=200, score_threshold=0.3, freeze_batch_norm=False)
+    ours = create_detector(create_model("ghostnet_050"), _CLASSES, settings).eval()
+    head = ours.network.head.classification_head
+    images = [torch.rand(3, 110, 150), torch.rand(3, 140, 100), torch.rand(3, 128, 128)]
+    with torch.no_grad():
+        maps = ours.network.backbone(torch.rand(1, 3, 128, 160))["0"]
+        raw = head.cls_logits(head.conv(maps)) - head.cls_logits[1].bias[:, None, None]
+        head.cls_logits[1].weight.mul_(2 / raw.std())
+        if channels_last:
+            ours = ours.to(memory_format=torch.channels_last)
+        found = ours.network(images)
+        expected = theirs.RetinaNet.forward(ours.network, images)
+        logits = ours.network.head(list(ours.network.backbone(torch.rand(1, 3, 128, 160)).values()))
+    chosen = (logits["cls_logits"].sigmoid() > 0.3).any(-1).float().mean()
+    assert 0 < chosen < 0.5, "most anchors are passed over"
+    for one, two in zip(expected, found, strict=True):
+        assert len(one["boxes"]) >= 10
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_torchvisions_weights_give_torchvisions_outputs_and_losses(kind):
     torch.manual_seed(0)
