@@ -17,7 +17,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from ghostnet.detect.backbone import PyramidBackbone
-from ghostnet.detect.retinanet import LightRetinaNet
+from ghostnet.detect.retinanet import QuickRetinaNet
 from ghostnet.detect.separable import make_separable_
 from ghostnet.detect.settings import DetectorSettings
 
@@ -28,7 +28,7 @@ _LIGHT_CANONICAL = (
 )
 
 
-def retinanet(model: nn.Module, classes: int, settings: DetectorSettings) -> LightRetinaNet:
+def retinanet(model: nn.Module, classes: int, settings: DetectorSettings) -> QuickRetinaNet:
     """Return RetinaNet (Lin et al. 2017) on a classifier's trunk; its labels are 0 to `classes` - 1."""
     backbone = PyramidBackbone(model, settings)
     strides = (*settings.strides, 64, 128)
@@ -41,7 +41,7 @@ def retinanet(model: nn.Module, classes: int, settings: DetectorSettings) -> Lig
     if settings.light:
         make_separable_(backbone.fpn)
         make_separable_(head, last=("cls_logits", "bbox_reg"))
-    return LightRetinaNet(
+    return QuickRetinaNet(
         backbone,
         classes,
         **_image_arguments(settings),

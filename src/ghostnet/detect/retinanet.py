@@ -17,7 +17,7 @@ from torchvision.models.detection._utils import _topk_min  # a least number that
 from torchvision.ops import boxes as box_ops
 
 
-class LightRetinaNet(RetinaNet):
+class QuickRetinaNet(RetinaNet):
     """torchvision's RetinaNet with another way to its detections, and losses in float32 under autocast too."""
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
