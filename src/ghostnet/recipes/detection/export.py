@@ -157,6 +157,7 @@ def quantize_detector(
         RuntimeError: as `export_detector`.
     """
     refuse_overwrite(path, force=force)
+    runtimes = tuple(runtimes) or ("onnxruntime",)
     require_quantiser("onnx")
     bits = checked_weight_bits("onnx", weight_bits)
     if len(calibration) < MIN_IMAGES:
