@@ -1,10 +1,12 @@
 """Networks as C: each kernel against PyTorch, a program without Python, memory of any content, compilers that fail."""
 
 import json
+import os
 import platform
 import shutil
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -584,6 +586,22 @@ def test_a_changed_program_is_compiled_anew(small: Path, tmp_path: Path) -> None
     changed.write_text(small.read_text().replace("{RELU, ", "{NONE, "))
     shutil.copy(small.with_suffix(".bin"), tmp_path / "net.bin")
     assert np.abs(load(changed).predict(images(1)) - load(small).predict(images(1))).max() > 0.1
+
+
+def test_what_nobody_asked_for_in_a_month_is_forgotten(tmp_path: Path, empty_cache: Path) -> None:
+    source = tmp_path / "tried.c"
+    source.write_text("int tried(void) { return 0; }\n")
+    library = compiler.built(source)
+    before = time.time() - 60 * 24 * 3600
+    unused, weeks_old = empty_cache / "c" / "unused.so", empty_cache / "c" / "weeks_old.so"
+    for path, age in ((unused, before), (weeks_old, time.time() - 20 * 24 * 3600), (library, before)):
+        path.touch()
+        os.utime(path, (age, age))
+    assert compiler.built(source) == library
+    assert library.stat().st_mtime > time.time() - 60, "it is in use"
+    source.write_text("int tried(void) { return 1; }\n")
+    other = compiler.built(source)
+    assert {path.name for path in other.parent.iterdir()} == {other.name, library.name, weeks_old.name}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -12,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from ghostnet.errors import InputError
 from ghostnet.files import cache_folder
 
+_KEPT_SECONDS = 30 * 24 * 3600.0
 _NAMES = ("cc", "gcc", "clang")
 _OPENMP = "-fopenmp"
 _FLAGS = (
@@ -94,8 +97,10 @@ def built(source: Path, *, threads: bool = False) -> Path:
     ]
     name = hashlib.sha256("\0".join(about).encode()).hexdigest()[:32]
     library = _folder() / f"{name}.so"
-    if library.is_file():
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(library)  # in use
         return library
+    _forget_unused(library.parent)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
         complaint = ""
@@ -117,6 +122,15 @@ def built(source: Path, *, threads: bool = False) -> Path:
             "or name another compiler in $CC (gcc has it)"
         )
     raise ValueError(f"{command[0]} cannot compile it ({complaint})")
+
+
+def _forget_unused(folder: Path) -> None:
+    """Remove libraries that nobody asked for in a month: what a plan has timed is rarely asked for again."""
+    oldest = time.time() - _KEPT_SECONDS
+    for library in folder.glob("*.so"):
+        with contextlib.suppress(OSError):  # another process may be as quick
+            if library.stat().st_mtime < oldest:
+                library.unlink()
 
 
 def _knows_openmp(command: list[str]) -> bool:
