@@ -230,6 +230,13 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "was not trained on 'Platelets'" in capsys.readouterr().err
     assert cli.run(["detect", "bench", str(path), "--split", "test"]) == 2
     assert "--split is for --data" in capsys.readouterr().err
+    assert cli.run(["detect", "bench", str(path), "--plain"]) == 2
+    assert "--plain is for KIND:BACKBONE" in capsys.readouterr().err
+    boxes = tmp_path / "boxes.json"
+    boxes.write_bytes((_CELLS / "cells.json").read_bytes())
+    line = ["detect", "bench", str(path), "--data", str(boxes), "--result", str(boxes), "--force"]
+    assert cli.run(line) == 2
+    assert "is read here and would be lost" in capsys.readouterr().err
 
 
 def test_fresh_detectors_are_rewritten_unless_asked_otherwise(

@@ -56,9 +56,14 @@ def bench(
       ghostnet detect bench cells.onnx cells8.onnx --data BCCD --split test
       ghostnet detect bench retinanet:mobilenetv3_large_100 retinanet:ghostnet_100
     """
-    refuse_idle(context, (bool(data), "--data", ("split", "bad_boxes")))
+    fresh = [name for name in detectors if Path(name).suffix != ".onnx"]
+    refuse_idle(
+        context,
+        (bool(data), "--data", ("split", "bad_boxes")),
+        (bool(fresh), "KIND:BACKBONE", ("plain",)),
+    )
     if result is not None:
-        refuse_source(result, *detectors, image)
+        refuse_source(result, *detectors, image, data or None)
         refuse_overwrite(result, force=force)
     if len(set(detectors)) != len(detectors):
         raise InputError("the same detector is given twice; give each once")
@@ -74,7 +79,7 @@ def bench(
         sessions, sizes = {}, {}
         for name in detectors:
             path = Path(name)
-            if path.suffix != ".onnx":
+            if name in fresh:
                 path = Path(folder) / f"{name.replace(':', '_')}.onnx"
                 write(fresh_detector(name), path, runtimes=(runtime,), force=True)
             sessions[path.stem] = load_detector_file(path, runtime=runtime, threads=threads)

@@ -11,6 +11,7 @@ from ghostnet.checks import check_integer
 from ghostnet.cli.calibration import spread
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import image_files
+from ghostnet.cli.int8 import USUAL_BITS
 from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import refuse_source
 from ghostnet.cli.output import answer, note
@@ -78,7 +79,7 @@ def export(
         int | None,
         integer_option(
             "--weight-bits",
-            help="For int8: 7 or 8.  [default: 8; 7 on x86 without VNNI, which clips the sums of 8]",
+            help=f"For int8: 7 or 8.  {USUAL_BITS}",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,

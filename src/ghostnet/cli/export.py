@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.idle import refuse_idle
-from ghostnet.cli.int8 import Int8Job, check_int8
+from ghostnet.cli.int8 import USUAL_BITS, Int8Job, check_int8
 from ghostnet.cli.integer import integer_option
 from ghostnet.cli.network import (
     NETWORK_HELP,
@@ -91,8 +91,7 @@ def export(
         int | None,
         integer_option(
             "--weight-bits",
-            help="For int8: 7 or 8, with --fine-tune-epochs 2 to 8.  [default: 8; 7 on x86 without VNNI, which clips "
-            "the sums of 8]",
+            help=f"For int8: 7 or 8, with --fine-tune-epochs 2 to 8.  {USUAL_BITS}",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,

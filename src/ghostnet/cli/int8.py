@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ghostnet.deploy import FakeQuantized, Limits, QuantizeReport
 
 PRECISIONS = ("fp32", "fp16", "int8")
+USUAL_BITS = "[default: 8; 7 on x86 without VNNI, which clips the sums of 8]"  # of a weight, for `--help`
 
 
 def check_int8(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +53,14 @@ def agreement(
     """
     boxes, alone, least, largest = 0, 0, 1.0, 0.0
     for first, second in zip(expected, found, strict=True):
-        one, two = _sorted(first), _sorted(second)
-        pairs = _pairs(one, two)
-        for row, (partner, overlap) in enumerate(pairs):
-            needed = float(one["scores"][row]) >= least_score
-            boxes += needed if partner is None else 1
-            alone += needed if partner is None else 0
-            if partner is not None:
-                least = min(least, overlap)
-                largest = max(largest, abs(float(one["scores"][row] - two["scores"][partner])))
-        alone += int((_without(pairs, two) & (two["scores"] >= least_score)).sum())
+        for one, two, overlap in _pairs(first, second):
+            if one is not None and two is not None:
+                boxes += 1
+                least, largest = min(least, overlap), max(largest, abs(one - two))
+                continue
+            needed = _largest(one, two) >= least_score
+            boxes += needed and one is not None
+            alone += needed
     return Agreement(boxes, alone, least, largest)
 
 
@@ -83,47 +81,39 @@ def boxes_that_stay(
     """
     count, alone, change = 0, 0, 0.0
     for first, second in zip(expected, found, strict=True):
-        one, two = _sorted(first), _sorted(second)
-        pairs = _pairs(one, two)
-        for row, (partner, overlap) in enumerate(pairs):
-            scores = [
-                float(one["scores"][row]),
-                *([] if partner is None else [float(two["scores"][partner])]),
-            ]
-            if max(scores) < least_score:
+        for one, two, overlap in _pairs(first, second):
+            if _largest(one, two) < least_score:
                 continue
             count += 1
-            alone += partner is None
-            change += 2.0 if partner is None else 1 - overlap + abs(scores[0] - scores[1])
-        extra = int((_without(pairs, two) & (two["scores"] >= least_score)).sum())
-        count, alone, change = count + extra, alone + extra, change + 2.0 * extra
+            if one is not None and two is not None:
+                change += 1 - overlap + abs(one - two)
+            else:
+                alone, change = alone + 1, change + 2
     return (1 - alone / count, change / count) if count else (1.0, 0.0)
 
 
 def _pairs(
-    one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]
-) -> list[tuple[int | None, float]]:
-    """Return for each box of a run its partner in the other, each at most once, and how much they overlap."""
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Iterator[tuple[float | None, float | None, float]]:
+    """Yield the scores of every box of one image in both runs, None where it is in one alone, and the overlap."""
+    one, two = _sorted(first), _sorted(second)
     overlap = _overlaps(one["boxes"], two["boxes"])
     overlap[one["labels"][:, None] != two["labels"][None]] = 0
     free = torch.ones(len(two["boxes"]), dtype=torch.bool)
-    pairs: list[tuple[int | None, float]] = []
-    for row in range(len(one["boxes"])):
+    for row, score in enumerate(one["scores"].tolist()):
         values = overlap[row] * free
         best = int(values.argmax()) if len(values) else -1
         if best < 0 or values[best] < 0.5:
-            pairs.append((None, 0.0))
+            yield score, None, 0.0
             continue
         free[best] = False
-        pairs.append((best, float(values[best])))
-    return pairs
+        yield score, float(two["scores"][best]), float(values[best])
+    for score in two["scores"][free].tolist():
+        yield None, score, 0.0
 
 
-def _without(pairs: Sequence[tuple[int | None, float]], two: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return which boxes of the other run nobody is paired with."""
-    free = torch.ones(len(two["boxes"]), dtype=torch.bool)
-    free[[partner for partner, _ in pairs if partner is not None]] = False
-    return free
+def _largest(one: float | None, two: float | None) -> float:
+    return max(score for score in (one, two) if score is not None)
 
 
 def _overlaps(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:

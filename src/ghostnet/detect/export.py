@@ -98,13 +98,13 @@ def export_detector(
         if runtime not in RUNTIMES:
             raise unknown_name("runtime", runtime, RUNTIMES)
     require("onnx", *runtimes)
-    network = _OneImage(_rewritten(detector.eval().cpu(), rewrite_trunk)).eval()
     size = (detector.settings.min_size, detector.settings.min_size + 32)
     checked = [image.float() / 255 for image in images] or [
         torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) for shape in (size, size[::-1])
     ]
     for image in checked:
         detector.settings.check_image(*image.shape[1:])  # tracing could not
+    network = _OneImage(_rewritten(detector.eval().cpu(), rewrite_trunk)).eval()
     count = len(checked)
     found: dict[str, Agreement] = {}
     with atomic_write(path) as temporary:
