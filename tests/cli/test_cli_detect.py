@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ghostnet import cli
 
@@ -30,6 +31,32 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     assert cli.run(["detect", "train", "bccd_light", "--data", str(_CELLS), "--out", str(out), *_SHORT]) == 0
     return out / "short-seed0.safetensors"
+
+
+@pytest.mark.parametrize("name", ["timm:tf_mobilenetv3_small_minimal_100", "torchvision:resnet18"])
+def test_backbones_of_libraries_are_taken_by_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ghostnet.models import create_outside
+
+    weights = tmp_path / "mine.pth"
+    torch.save(create_outside(name).state_dict(), weights)
+    common = ["detect", "train", "bccd_light", "--data", str(_CELLS), *_SHORT, f"weights={weights}"]
+    assert cli.run([*common, f"backbone={name}", "--out", str(tmp_path)]) == 0
+    assert cli.run(["detect", "predict", str(tmp_path / "short-seed0.safetensors"), str(_CELLS)]) == 0
+    recipe = json.loads((tmp_path / "short-seed0.json").read_text())["recipe"]
+    if name.startswith("timm"):  # its own normalisation, not ImageNet's
+        from ghostnet.detect import load_detector
+
+        assert load_detector(tmp_path / "short-seed0.safetensors").settings.mean == (0.5, 0.5, 0.5)
+    assert recipe["backbone"] == name
+    capsys.readouterr()
+    assert (
+        cli.run([*common, f"backbone={name}", "backbone_args={width=2}", "--out", str(tmp_path / "b")]) == 2
+    )
+    assert "`backbone_args` is for networks of the zoo" in capsys.readouterr().err
+    assert cli.run([*common, "backbone=torch.nn:Identity", "--out", str(tmp_path / "b")]) == 2
+    assert "torch.nn:Identity cannot be a backbone" in capsys.readouterr().err
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from ghostnet.cli.network import (
     input_size_of,
     is_exported,
     open_network,
+    outside_name,
     parse_size,
 )
 from ghostnet.errors import InputError, first_line, unknown_name
@@ -58,7 +59,13 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     networks = {_network_and_form(name)[0] for name in names if not is_exported(name)}
     chosen = {}
     for text in given:
+        own = [
+            name for name in networks if text.startswith(f"{name}=")
+        ]  # arguments of one's own code have a "=", too
         network, equals, source = text.partition("=")
+        if own:
+            network = max(own, key=len)
+            source = text[len(network) + 1 :]
         if not equals or not source:
             raise InputError(
                 f"--weights (={text}) must be NAME=TAG or NAME=FILE, NAME being a network that is timed"
@@ -71,11 +78,11 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 def _network_and_form(name: str) -> tuple[str, str]:
     """Return the network and "plain" or "optimized"; peers are plain unless the name says otherwise."""
-    from ghostnet.models import library_of
-
     network, at, form = name.rpartition("@")
     if not at or (form not in FORMS and ("/" in form or Path(name).exists())):  # the "@" is part of a path
-        network, form = name, "plain" if library_of(name) else "optimized"
+        outside = outside_name(name)
+        peer = outside is not None and outside.library is not None
+        network, form = name, "plain" if peer else "optimized"
     if form not in FORMS:
         raise unknown_name("form", form, FORMS)
     return network, form
@@ -83,11 +90,10 @@ def _network_and_form(name: str) -> tuple[str, str]:
 
 def _open(network: str, weights: str | None) -> tuple[nn.Module, bool]:
     """Return a network and whether it has weights that mean something."""
-    from ghostnet import models
-
     model = open_network(network, weights)
-    if models.library_of(network):
-        return model, weights is not None
+    outside = outside_name(network)
+    if outside is not None:
+        return model, weights is not None or outside.weights is not None
     return model, holds_weights(network) or _has_weights(network, weights)
 
 

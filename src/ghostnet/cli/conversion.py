@@ -14,7 +14,7 @@ from ghostnet.cli.calibration import SYNTHETIC, calibration_batches, check_calib
 from ghostnet.cli.cifar10 import normalisation_of
 from ghostnet.cli.idle import Use, refuse_idle
 from ghostnet.cli.measured import check_measured, measured_ratios
-from ghostnet.cli.network import input_size_of, open_network, refuse_source
+from ghostnet.cli.network import input_size_of, open_network, outside_name, refuse_source, told
 from ghostnet.cli.output import answer, note
 from ghostnet.cli.planned import Planned, check_plan, convert_planned
 from ghostnet.cli.pruned import Pruning, prune_planned, pruned, require_labels
@@ -183,9 +183,10 @@ class Conversion:
 
         What the user says of the images is kept as well, or the next verb would prepare them in another way.
         """
+        from ghostnet.data import timm_info
         from ghostnet.deploy.export import IMAGE_FACTS
 
-        known = getattr(model, "ghostnet_info", None) or {}
+        known = {**timm_info(model), **(getattr(model, "ghostnet_info", None) or {})}
         kept = {key: known[key] for key in ("classes", *IMAGE_FACTS) if key in known}
         if self.normalisation is not None:
             mean, std = normalisation_of(model, self.normalisation)
@@ -193,7 +194,10 @@ class Conversion:
         if self.input_size is not None:
             _, height, width = input_size_of(model, self.input_size)
             kept |= {"image_size": height} if height == width else {}
-        return {"converted_from": Path(self.network).name, **kept}
+        outside = outside_name(self.network)
+        if outside is not None and outside.library is None:
+            kept["built_by"] = outside.builder
+        return {"converted_from": told(self.network), **kept}
 
     def _prune(self, model: nn.Module, batches: list[Any] | None, example: Tensor, output: _Output) -> None:
         """Prune to a share of the time, with a plan, or of the MACs."""

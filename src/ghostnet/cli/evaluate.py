@@ -11,7 +11,7 @@ from ghostnet.cli.cifar10 import NORMALISATION_HELP, normalisation_of, test_batc
 from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.images import DATA_HELP, evaluation_batches, preprocessing_for
 from ghostnet.cli.integer import integer_option
-from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable, refuse_source
+from ghostnet.cli.network import RUNNABLE_HELP, WEIGHTS_HELP, open_runnable, outside_name, refuse_source, told
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.files import refuse_overwrite
@@ -61,7 +61,7 @@ def evaluate(
 
     model = open_runnable(network, weights)
     skipped: dict[str, str] = {}
-    recipe: dict[str, Any] = {"name": Path(network).stem, "data": data}
+    recipe: dict[str, Any] = {"name": _name(network), "data": data}
     if data == "cifar10":
         batches: Any = test_batches(data_dir, normalisation_of(model, normalisation))
     else:
@@ -76,6 +76,10 @@ def evaluate(
         _write(result, recipe, found, skipped, model)
     value = {"network": network, "data": data, **found.to_dict(), "skipped": skipped}
     answer(value, as_json=as_json, text=lambda: _line(found, skipped))
+
+
+def _name(network: str) -> str:
+    return Path(network).stem if outside_name(network) is None else told(network)
 
 
 def _line(found: Evaluation, skipped: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from ghostnet.cli.network import (
     input_size_of,
     open_network,
     refuse_source,
+    told,
 )
 from ghostnet.cli.output import answer
 from ghostnet.errors import InputError, unknown_name
@@ -178,7 +179,7 @@ def _backbone(model: nn.Module, strides: str) -> tuple[nn.Module, list[str]]:
 
 def _origin(network: str, weights: str | None) -> dict[str, str]:
     """Return what the manifest says of where the network comes from."""
-    return {"network": Path(network).name, **({"weights": Path(weights).name} if weights else {})}
+    return {"network": told(network), **({"weights": Path(weights).name} if weights else {})}
 
 
 def _preprocessing(model: nn.Module, image_size: int, *, from_files: bool) -> Preprocessing:

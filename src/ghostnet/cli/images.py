@@ -41,7 +41,7 @@ def preprocessing_for(
     Raises:
         InputError: an unknown normalisation, a size below 1, or a network that does not take RGB and `from_files`.
     """
-    from ghostnet.data import Preprocessing
+    from ghostnet.data import Preprocessing, timm_info
 
     channels, side, _ = input_size_of(model, None)
     if from_files and channels != RGB:
@@ -52,17 +52,7 @@ def preprocessing_for(
     small = side <= _SMALL
     mean, std = normalisation_of(model, normalisation, "cifar10" if small else "imagenet")
     usual = Preprocessing(side, 1.0 if small else 0.875, mean=mean, std=std)
-    info = dict(getattr(model, "ghostnet_info", None) or {})
-    theirs = getattr(model, "pretrained_cfg", None)
-    if isinstance(theirs, dict) and "mean" in theirs:
-        named = {
-            "image_size": theirs["input_size"][1],
-            "crop_fraction": theirs["crop_pct"],
-            "interpolation": theirs["interpolation"],
-            "mean": theirs["mean"],
-            "std": theirs["std"],
-        }
-        info = {**named, **info}
+    info = {**timm_info(model), **(getattr(model, "ghostnet_info", None) or {})}
     if normalisation is not None:
         info |= {"mean": mean, "std": std}
     if image_size is not None:

@@ -6,17 +6,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ghostnet.cli.output import note
 from ghostnet.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ghostnet.models import Outside
+
 IMAGENET_SIZE = (3, 224, 224)
 RGB = 3  # channels of every image that is read from a file
-NETWORK_HELP = "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME or timm:NAME."
-RUNNABLE_HELP = (
-    "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME, timm:NAME, or an exported file."
-)
+_NETWORKS = "Name of the zoo (or NAME.TAG), a saved network, torchvision:NAME, timm:NAME, "
+_OWN_CODE = "FILE.py:NAME or MODULE:NAME (code of yours that builds it)"
+NETWORK_HELP = f"{_NETWORKS}or {_OWN_CODE}."
+RUNNABLE_HELP = f"{_NETWORKS}{_OWN_CODE}, or an exported file."
 WEIGHTS_HELP = "For a name: file (.pth, .safetensors), URL or, for one of the zoo, packaged tag."
 SIZE_HELP = "Channels, height, width of one image; default: what the network was made for."
 
@@ -25,13 +28,17 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
     """Return the network in evaluation mode.
 
     Args:
-        name_or_file: name of the zoo, "timm:NAME" or "torchvision:NAME", or a file that `ghostnet.save` wrote.
+        name_or_file: name of the zoo or of a network from outside (`models.outside_of`), or a file that `ghostnet.save`
+            wrote.
         weights: packaged tag or file for a name; None takes the packaged weights if there are any.
         trained: refuse a network without weights.
 
     Raises:
         InputError: unknown name, missing or exported file, weights for a file, or none where they are needed.
     """
+    outside = outside_name(name_or_file)
+    if outside is not None:
+        return _open_outside(outside, weights, trained=trained)
     if is_exported(name_or_file):
         raise InputError(
             f"{name_or_file} is an exported file, whose layers cannot be seen; name the network that it was made of "
@@ -44,15 +51,24 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
         raise InputError(f"{name_or_file} holds its weights already; leave out --weights")
     if is_file:
         return models.load(name_or_file)
-    if models.library_of(name_or_file):
-        if weights is None and trained:
-            raise InputError(f"{name_or_file} is built with random weights here; give --weights FILE")
-        return models.create_from_library(name_or_file, weights)
     info = models.model_info(name_or_file)
     chosen = weights if weights is not None else models.default_tag(info.name)
     if chosen is None and trained:
         raise InputError(f"{name_or_file} has no packaged weights; give --weights FILE or a saved network")
     return models.create_model(name_or_file, weights=chosen).eval()
+
+
+def _open_outside(outside: Outside, weights: str | None, *, trained: bool) -> nn.Module:
+    from ghostnet import models
+
+    given = weights if outside.weights is None else outside.weights
+    if given is None and trained:
+        if outside.library is not None:
+            raise InputError(f"{outside.builder} is built with random weights here; give --weights FILE")
+        note(f"{outside.builder} has the weights that its code gives it; --weights FILE fills it")
+    if outside.weights is not None and weights is not None:
+        raise InputError(f"{outside.label} names its weights already; leave out --weights")
+    return models.create_outside(outside.builder, given)
 
 
 def open_runnable(name_or_file: str, weights: str | None = None) -> nn.Module:
@@ -66,6 +82,21 @@ def open_runnable(name_or_file: str, weights: str | None = None) -> nn.Module:
 
         return open_exported(name_or_file, weights)
     return open_network(name_or_file, weights, trained=True)
+
+
+def outside_name(text: str) -> Outside | None:
+    """Return the name of a network from outside the zoo taken apart, None for another text."""
+    if ":" not in text:  # saves loading PyTorch for what can be refused without it
+        return None
+    from ghostnet.models import outside_of
+
+    return outside_of(text)
+
+
+def told(name_or_file: str) -> str:
+    """Return what a record calls a network: its name or its file's, without folders."""
+    outside = outside_name(name_or_file)
+    return Path(name_or_file).name if outside is None else outside.label
 
 
 def holds_weights(name_or_file: str) -> bool:
@@ -82,6 +113,8 @@ def is_exported(name_or_file: str) -> bool:
 
     A saved network is none, though a manifest lie beside it that an earlier file of its name left.
     """
+    if outside_name(name_or_file) is not None:
+        return False
     from ghostnet.deploy.targets import TARGETS
 
     endings = (".json", *(target.suffixes[0] for target in TARGETS.values()))
@@ -102,7 +135,8 @@ def refuse_source(out: Path, *sources: str | Path | None) -> None:
     Raises:
         InputError: it is.
     """
-    for source in sources:
+    named = [outside_name(source) for source in sources if isinstance(source, str)]
+    for source in (*sources, *(outside.weights for outside in named if outside is not None)):
         if source is not None and out.exists() and os.path.exists(source) and out.samefile(source):
             raise InputError(f"{out} is read here and would be lost; name another output")
 

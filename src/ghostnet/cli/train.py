@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostnet.cli.idle import refuse_idle
+from ghostnet.cli.network import outside_name
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
 
@@ -32,12 +33,20 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="For fine-tuning: a saved network, or a tag or checkpoint for --model. Without it weights are random."
+            help="For fine-tuning: a saved network, or a tag or checkpoint for --model. Without it weights are random, "
+            "or those that code of yours gives."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="For fine-tuning: a name of the zoo.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="For fine-tuning: a name of the zoo, torchvision:NAME, timm:NAME, or code of yours "
+            "(FILE.py:NAME or MODULE:NAME)."
+        ),
+    ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="For fine-tuning: a trained network to learn from, saved or packaged.")
+        str | None,
+        typer.Option(help="For fine-tuning: a trained network to learn from: saved, packaged or NAME=FILE."),
     ] = None,
     unlabelled: Annotated[
         bool,
@@ -80,13 +89,21 @@ def train(
     rank, _ = join_processes()
     from_nothing = chosen.name == "fine_tune" and not (chosen.start or chosen.weights)
     if rank == 0 and from_nothing and Path(chosen.data).expanduser().is_dir():
-        note(f"{chosen.model} starts from random weights; --weights names a trained network to fine-tune")
+        note(
+            f"{chosen.model} starts from {_first_weights(chosen.model)}; --weights names a trained network to fine-tune"
+        )
     result = recipes.run_recipe(chosen, out, data_root=data_dir, progress=True, force=force)
     leave_processes()
     if rank:
         return  # one answer is enough
     note(f"wrote {stem}.safetensors and {stem}.json")
     answer(result, as_json=as_json, text=lambda: _line(result["metrics"], chosen.labels))
+
+
+def _first_weights(model: str) -> str:
+    outside = outside_name(model)
+    own = outside is not None and outside.library is None
+    return "the weights that its code gives it" if own else "random weights"
 
 
 def _recipe(name: str | None, overrides: list[str], data: str | None, tuned: dict[str, Any]) -> Recipe:

@@ -35,6 +35,7 @@ from ghostnet.data.preprocessing import (
     CropAugmentation,
     Preprocessing,
     evaluation_transform,
+    timm_info,
     training_transform,
 )
 from ghostnet.data.shards import ShardFolder, write_shards
@@ -81,6 +82,7 @@ __all__ = [
     "read_voc",
     "split_at_random",
     "split_stratified",
+    "timm_info",
     "training_folder",
     "training_transform",
     "with_class_indices",

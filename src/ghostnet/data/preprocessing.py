@@ -96,6 +96,19 @@ class Preprocessing:
         return images.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
+def timm_info(model: object) -> dict[str, Any]:
+    """Return what timm's configuration of a network says of its images, as `Preprocessing.from_info` reads it.
+
+    Args:
+        model: any; the dictionary of one that timm did not build is empty.
+    """
+    theirs = getattr(model, "pretrained_cfg", None)
+    if not isinstance(theirs, dict) or "mean" not in theirs:
+        return {}
+    named = {"interpolation": theirs["interpolation"], "mean": theirs["mean"], "std": theirs["std"]}
+    return {"image_size": theirs["input_size"][1], "crop_fraction": theirs["crop_pct"], **named}
+
+
 @dataclass(frozen=True)
 class CropAugmentation:
     """What is drawn for each training image of a folder or of shards.

@@ -17,6 +17,7 @@ from ghostnet.models import (
 from ghostnet.models.cards import WeightCard, weight_cards
 from ghostnet.models.layouts import to_layout
 from ghostnet.models.libraries import create_from_library, library_of
+from ghostnet.models.outside import Outside, create_outside, outside_of
 from ghostnet.models.pyramid import FeaturePyramid, feature_pyramid
 from ghostnet.models.registry import ModelInfo, create_model, list_models, model_info, register
 from ghostnet.models.resnet50_v2 import load_resnet50_v2_trunk
@@ -26,6 +27,7 @@ from ghostnet.models.weights import default_tag, packaged_network, packaged_path
 __all__ = [
     "FeaturePyramid",
     "ModelInfo",
+    "Outside",
     "WeightCard",
     "borrowed_networks",
     "cifar_resnet",
@@ -33,6 +35,7 @@ __all__ = [
     "cifar_vgg",
     "create_from_library",
     "create_model",
+    "create_outside",
     "default_tag",
     "fe_net",
     "feature_pyramid",
@@ -44,6 +47,7 @@ __all__ = [
     "load_resnet50_v2_trunk",
     "mobilenet_v1",
     "model_info",
+    "outside_of",
     "packaged_network",
     "packaged_path",
     "packaged_tags",

@@ -57,15 +57,18 @@ def create_from_library(name: str, weights: str | os.PathLike[str] | None = None
         )
     library, own = found
     build = _builder_of_timm(own) if library == "timm" else _builder_of_torchvision(own)
+    extra: dict[str, Any] = (
+        {"aux_logits": False} if library == "torchvision" and own in _WITH_AUXILIARY else {}
+    )
     if weights is None:
-        return build({}).eval()
+        return _with_origin(build(extra), library, own, extra).eval()
     source = os.fspath(weights)
     record, tensors = read_weights(
         fetch_weights(source, read=read_weights) if is_remote(source) else Path(source)
     )
     if record is not None and record["edits"]:
         raise InputError(f"{source} holds a converted network, which needs no name; give the file instead")
-    args: dict[str, Any] = {}
+    args = dict(extra)
     if any(key.startswith(_AUXILIARY) for key in tensors):
         args["aux_logits"] = True
     if any(key.startswith("aux_classifier.") for key in tensors):
@@ -73,9 +76,18 @@ def create_from_library(name: str, weights: str | os.PathLike[str] | None = None
     model = build(args)
     classes = _classes(model, tensors)
     if classes is not None:
-        model = build({**args, "num_classes": classes})
+        args["num_classes"] = classes
+        model = build(args)
     load_state_(model, tensors, source)
-    return model.eval()
+    model.ghostnet_info = {} if record is None else record["info"]  # type: ignore[assignment]
+    return _with_origin(model, library, own, args).eval()
+
+
+def _with_origin(model: nn.Module, library: str, name: str, args: dict[str, Any]) -> nn.Module:
+    """Note what built a network, so that its file and a classifier of other classes need no search for it."""
+    architecture = name.partition(".")[0]  # behind the dot timm has a tag of its weights
+    model.ghostnet_origin = {"library": library, "name": architecture, "args": args}  # type: ignore[assignment]
+    return model
 
 
 def _classes(model: nn.Module, tensors: dict[str, Tensor]) -> int | None:
@@ -114,5 +126,4 @@ def _builder_of_torchvision(name: str) -> Callable[[dict[str, Any]], nn.Module]:
     known = torchvision_names()
     if name not in known:
         raise unknown_name("network of torchvision", name, known)
-    extra = {"aux_logits": False} if name in _WITH_AUXILIARY else {}
-    return lambda args: build_torchvision(name, {**extra, **args})
+    return lambda args: build_torchvision(name, args)

@@ -48,16 +48,23 @@ def origin_of(model: nn.Module) -> tuple[Origin | None, str | None]:
     return None, changed
 
 
-def rebuild(origin: Origin | None, path: str, changed: str | None = None) -> nn.Module:
+def rebuild(
+    origin: Origin | None, path: str, changed: str | None = None, built_by: object = None
+) -> nn.Module:
     """Build the network that a saved file's origin names, with fresh weights and without its edits.
 
     Raises:
         InputError: there is no origin, or nothing here builds it; `path` says where it comes from, `changed` how it
-            differed from what its builder makes.
+            differed from what its builder makes, `built_by` the code of one's own that built it, which is told and
+            not run.
     """
     if origin is None:
         what = "a network of your own class" if changed is None else f"a network that was changed ({changed})"
-        raise InputError(f"{path} holds {what}; pass a fresh one: ghostnet.load(path, model=…)")
+        builder = built_by if isinstance(built_by, str) else "FILE.py:NAME"
+        raise InputError(
+            f"{path} holds {what}; pass a fresh one: ghostnet.load(path, model=…), or name what builds it: "
+            f"'{builder}={path}'"
+        )
     check_origin(origin, path)
     library, name, args = origin["library"], origin["name"], dict(origin["args"])
     if library == "ghostnet.detect":

@@ -93,13 +93,13 @@ def model_info(name: str) -> ModelInfo:
         InputError: the name is not registered; near matches are listed.
     """
     from ghostnet.models.cards import weight_cards
-    from ghostnet.models.libraries import library_of
+    from ghostnet.models.outside import outside_of
     from ghostnet.models.weights import packaged_tags
 
     if name not in _BUILDERS:
-        if library_of(name) is not None:
+        if outside_of(name) is not None:
             raise InputError(
-                f"{name!r} is no network of the zoo; create_from_library of ghostnet.models builds it, and "
+                f"{name!r} is no network of the zoo; create_outside of ghostnet.models builds it, and "
                 "ghostnet.save writes it to a file that is taken wherever a saved network is"
             )
         raise unknown_name("model", name, _BUILDERS)

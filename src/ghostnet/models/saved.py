@@ -104,7 +104,7 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
     network = (
         eager_module(model, "load")
         if model is not None
-        else rebuild(record["origin"], name, record.get("changed"))
+        else rebuild(record["origin"], name, record.get("changed"), record["info"].get("built_by"))
     )
     apply_edits_(network, record["edits"])
     load_state_(network, tensors, name)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ghostnet import data, models
 from ghostnet.errors import InputError
-from ghostnet.recipes.schema import Recipe, load_recipe
+from ghostnet.recipes.schema import Recipe, load_recipe, name_and_file
 
 _SMALL = 64  # pixels; at this size and below images are cropped by a few pixels, not to a random part
 
@@ -30,9 +32,11 @@ def fine_tune_recipe(
 
     Args:
         data_path: folder or shards.
-        model: name of the zoo; None takes what the saved network `weights` is, or GhostNet 1.0x.
-        weights: a saved network, or for `model` a packaged tag or checkpoint; None starts from random weights.
-        teacher: a trained network to learn from as well, saved or a packaged name; None has none.
+        model: name of the zoo or of a network from outside (`models.outside_of`); None takes what the saved network
+            `weights` is, or GhostNet 1.0x.
+        weights: a saved network, or for `model` a packaged tag or checkpoint; None starts from random weights. A name
+            from outside with its file ("nets.py:Net=mine.pth") stands for both.
+        teacher: a trained network to learn from as well, saved, a packaged name or one from outside; None has none.
         unlabelled: the images have no labels: the teacher's answers alone are learnt.
         overrides: `key=value`; they win, and name a network (`start`, `weights`, `model`) as well as the arguments do.
 
@@ -44,6 +48,9 @@ def fine_tune_recipe(
     model = first.model if "model" in given else model
     weights = first.weights or None if "weights" in given else weights
     start = first.start
+    if model is None and weights and models.outside_of(weights) is not None:
+        model, weights = weights, None
+    model, weights = name_and_file(model, weights)
     if model is None and not start and weights in models.list_models() and not Path(str(weights)).exists():
         raise InputError(
             f"{weights} names a network, not its weights; write --model {weights} (model={weights})"
@@ -54,7 +61,8 @@ def fine_tune_recipe(
     found = {} if start.startswith("@") else _as_trained(network, first)  # that file may not be there yet
     wanted: dict[str, Any] = {"data": data_path, **found}
     if teacher is not None:
-        wanted["teacher"] = teacher
+        wanted["teacher"], taught_by = name_and_file(teacher, first.teacher_weights)
+        wanted |= {"teacher_weights": taught_by} if taught_by else {}
     if unlabelled:
         wanted |= {"labels": "teacher", "distillation_weight": 1.0}
     kept = {key: value for key, value in wanted.items() if key not in given}
@@ -66,15 +74,17 @@ def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     info: dict[str, Any] = {}
     if "start" in changes:
         network = models.load(changes["start"])
-        info = getattr(network, "ghostnet_info", None) or {}
+        info = _said(network)
         origin = getattr(network, "ghostnet_origin", None) or {}
         side = int(origin.get("input_size", (3, 224, 224))[1])
+    elif models.outside_of(changes["model"]) is not None:
+        info = _said(models.create_outside(changes["model"], changes["weights"] or None, new_head=True))
+        side = recipe.image_size or 224
     else:
         named = models.model_info(changes["model"])
         side = named.input_size[1]
         if changes["weights"] in named.weights or Path(changes["weights"]).suffix == ".safetensors":
-            network = models.create_model(changes["model"], weights=changes["weights"])
-            info = getattr(network, "ghostnet_info", None) or {}
+            info = _said(models.create_model(changes["model"], weights=changes["weights"]))
     side = int(info.get("image_size", side))
     small = side <= _SMALL
     default = data.Preprocessing(
@@ -87,3 +97,8 @@ def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     found = data.Preprocessing.from_info(info, default).to_dict()
     found |= {"mean": tuple(found["mean"]), "std": tuple(found["std"])}
     return {**found, "augmentation": "padded_crop" if small else "resized_crop"}
+
+
+def _said(network: nn.Module) -> dict[str, Any]:
+    """Return what a network's file, or timm's configuration of it, says of its images."""
+    return {**data.timm_info(network), **(getattr(network, "ghostnet_info", None) or {})}

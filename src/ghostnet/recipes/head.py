@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -35,15 +37,17 @@ def give_fresh_head_(model: nn.Module, classes: int, *, seed: int = 0) -> None:
     """
     name, old = _classifier(model)
     parent, _, attribute = name.rpartition(".")
-    bias = old.bias is not None
+    new = copy.deepcopy(old)  # of its very class: timm has a linear layer of its own
+    if isinstance(new, nn.Linear):
+        new.out_features = classes
+    else:
+        new.out_channels = classes
+    new.weight = nn.Parameter(old.weight.new_empty(classes, *old.weight.shape[1:]))
+    new.bias = None if old.bias is None else nn.Parameter(old.bias.new_empty(classes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new: Classifier
-        if isinstance(old, nn.Linear):
-            new = nn.Linear(old.in_features, classes, bias=bias)
-        else:
-            new = nn.Conv2d(old.in_channels, classes, 1, bias=bias)
-    setattr(model.get_submodule(parent), attribute, new.to(old.weight.device))
+        new.reset_parameters()
+    setattr(model.get_submodule(parent), attribute, new)
     origin = getattr(model, "ghostnet_origin", None)
     if isinstance(origin, dict):
         model.ghostnet_origin = {**origin, "args": {**origin["args"], "num_classes": classes}}  # type: ignore[assignment]

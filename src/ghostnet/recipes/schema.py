@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import pydantic
 
+from ghostnet import models
 from ghostnet.convert import check_method
 from ghostnet.data import CIFAR10_MEAN, CIFAR10_STD
 from ghostnet.errors import InputError, unknown_name
@@ -33,14 +34,14 @@ class Recipe(pydantic.BaseModel):
     Attributes:
         name: stem of the recipe's file.
         exhibit: folder of `results/` that the result belongs to.
-        model: name of the zoo.
+        model: name of the zoo, or of a network from outside (`models.outside_of`); a file behind that is its `weights`.
         model_args: arguments of the builder.
         weights: packaged tag or file for `create_model`; empty for fresh weights drawn from `seed`. In this key,
             `start` and `teacher`, "@resnet56" means the network that the recipe resnet56 left in the output folder.
         start: saved network to start from instead of `model`; empty for none.
-        teacher: saved network or zoo name to distil from, "dense" for the network before its conversion; empty
-            for none.
-        teacher_weights: tag or file of weights for a teacher that is a name of the zoo.
+        teacher: saved network, or name as in `model`, to distil from; "dense" for the network before its conversion;
+            empty for none.
+        teacher_weights: tag or file of weights for a teacher that is a name.
         method: how the network is made cheaper: "ghost" (if `convert_ratio` or `allocation` says so), or a pruning
             method.
         macs: share of the multiply-accumulates that pruning leaves, or a conversion whose `allocation` is measured.
@@ -138,6 +139,15 @@ class Recipe(pydantic.BaseModel):
     freeze_batch_norm: bool = TrainSettings.freeze_batch_norm
     gradient_clip: float = TrainSettings.gradient_clip
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _files_apart(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = dict(values)
+        for network, weights in (("model", "weights"), ("teacher", "teacher_weights")):
+            values[network], file = name_and_file(values.get(network), values.get(weights))
+            values |= {weights: file} if file else {}
+        return {key: value for key, value in values.items() if value is not None}
+
     @pydantic.field_validator("method")
     @classmethod
     def _known_method(cls, value: str) -> str:
@@ -151,6 +161,20 @@ class Recipe(pydantic.BaseModel):
     def settings(self) -> TrainSettings:
         """Return the part that the training loop takes."""
         return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
+
+
+def name_and_file(network: Any, weights: Any) -> tuple[Any, Any]:
+    """Return a network's name and its weights, which may stand behind the name: "nets.py:Net=mine.pth".
+
+    Raises:
+        InputError: they stand there and are given, too.
+    """
+    outside = models.outside_of(network) if isinstance(network, str) else None
+    if outside is None or outside.weights is None:
+        return network, weights
+    if weights:
+        raise InputError(f"{network} names its weights already; leave {weights} out")
+    return outside.builder, outside.weights
 
 
 # Keys that only something reads, the keys that decide whether it happens, whether it does, and what to say.
@@ -185,7 +209,7 @@ _USES: tuple[_Use, ...] = (
         ("teacher_weights",),
         ("teacher",),
         lambda recipe: recipe.teacher not in ("", "dense"),
-        "is for a `teacher` that is a name of the zoo; leave it out, or name one",
+        "is for a `teacher` that is a name; leave it out, or name one",
     ),
     (
         ("temperature", "distillation_weight", "feature_layers", "feature_weight"),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ghostnet import data, models
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.conversion import convert_network
@@ -22,7 +22,7 @@ from ghostnet.recipes.head import give_fresh_head_, output_count
 from ghostnet.recipes.identity import conversion_identity, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
-from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets
+from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets, preprocessing_of
 from ghostnet.recipes.unlabelled import answered_sets
 from ghostnet.train import (
     Evaluation,
@@ -54,14 +54,58 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
         torch.manual_seed(recipe.seed)
         if recipe.start:
             model = models.load(recipe.start)
+        elif models.outside_of(recipe.model) is not None:
+            model = _from_outside(recipe, classes)
         elif recipe.weights or classes is None:
             model = models.create_model(recipe.model, weights=recipe.weights or None, **args)
         else:
             return models.create_model(recipe.model, **{**args, "num_classes": len(classes)})
-    known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
-    if classes is not None and (known != list(classes) or output_count(model) != len(classes)):
+    if classes is not None and not _tells_apart(model, classes, recipe):
         give_fresh_head_(model, len(classes), seed=recipe.seed)
     return model
+
+
+def _from_outside(recipe: Recipe, classes: tuple[str, ...] | None) -> nn.Module:
+    if recipe.model_args:
+        raise InputError(
+            f"`model_args` is for networks of the zoo; {recipe.model} takes its arguments in the name, if any"
+        )
+    return models.create_outside(recipe.model, recipe.weights or None, new_head=classes is not None)
+
+
+def _tells_apart(model: nn.Module, classes: tuple[str, ...], recipe: Recipe) -> bool:
+    """Tell whether a network's classifier is for these classes; of one that does not say, their number decides.
+
+    Raises:
+        InputError: it is for another number and built by one's own code, which alone can change that.
+    """
+    own = _own_builder(recipe)
+    if own is not None:
+        count = _scored(model, preprocessing_of(recipe, model).size, own)
+        if count != len(classes):
+            raise InputError(
+                f"{own} tells {count} classes apart and {recipe.data} has {len(classes)}; let it be built "
+                f"for {len(classes)}, as in FILE.py:Net(num_classes={len(classes)})"
+            )
+        return True
+    known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
+    return known in (None, list(classes)) and output_count(model) == len(classes)
+
+
+def _scored(model: nn.Module, side: int, name: str) -> int:
+    """Return how many numbers a network of one's own gives for an image."""
+    try:
+        with torch.no_grad():
+            scores = model.eval()(torch.zeros(1, 3, side, side))
+    except Exception as error:  # the network's code may raise anything
+        raise InputError(
+            f"{name} does not run on images of {side}x{side} (set image_size=…): {first_line(error)}"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
+        raise InputError(
+            f"{name} is no classifier: it gives something else than one row of scores for an image"
+        )
+    return scores.shape[1]
 
 
 def _teacher(recipe: Recipe) -> nn.Module | None:
@@ -72,9 +116,17 @@ def _teacher(recipe: Recipe) -> nn.Module | None:
         )
     if recipe.teacher in ("", "dense"):
         return None
+    if models.outside_of(recipe.teacher) is not None:
+        return models.create_outside(recipe.teacher, recipe.teacher_weights or None)
     if recipe.teacher_weights:
         return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
     return models.load(recipe.teacher)
+
+
+def _own_builder(recipe: Recipe) -> str | None:
+    """Return what of the user's own code builds a recipe's network, or None."""
+    outside = None if recipe.start else models.outside_of(recipe.model)
+    return outside.builder if outside is not None and outside.library is None else None
 
 
 def with_references(recipe: Recipe, out_dir: str | Path) -> Recipe:
@@ -113,7 +165,8 @@ def _converted(
     """
     wanted = conversion_identity(identity_of(recipe, sets.told))
     if saved.exists():
-        model = models.load(saved)
+        own = _own_builder(recipe)
+        model = models.load(saved, model=None if own is None else models.create_outside(own))
         info = dict(getattr(model, "ghostnet_info", None) or {})
         made = info.pop("identity", None)
         other = sorted(key for key in wanted if made is not None and made.get(key) != wanted[key])
@@ -250,7 +303,9 @@ class PreparedRun:
     @property
     def kept(self) -> dict[str, Any]:
         """What the saved network says of itself, its accuracy apart."""
-        return {"recipe": self.recipe.name, "classes": list(self.sets.classes), **self.sets.info}
+        own = _own_builder(self.recipe)
+        built_by = {} if own is None else {"built_by": own}
+        return {"recipe": self.recipe.name, "classes": list(self.sets.classes), **self.sets.info, **built_by}
 
     @property
     def score(self) -> str:

@@ -24,7 +24,7 @@ class DetectionRecipe(pydantic.BaseModel):
         exhibit: folder of `results/` that the result belongs to.
         detector: "retinanet" or "faster_rcnn".
         light: start from `detect.light_settings` instead of the paper's setting.
-        backbone: name of the zoo.
+        backbone: name of the zoo, timm:NAME or torchvision:NAME.
         backbone_args: arguments of its builder.
         weights: packaged or published tag or file for it; empty for fresh weights drawn from `seed`.
         start: saved network to take as backbone instead, a converted one for example; empty for none.

@@ -41,10 +41,12 @@ def build_detector(recipe: DetectionRecipe, classes: list[str], *, trained: bool
         torch.manual_seed(recipe.seed)
         if recipe.start:
             backbone = models.load(recipe.start)
+        elif (outside := models.outside_of(recipe.backbone)) is not None:
+            backbone = _from_library(recipe, outside)
         else:
             weights = recipe.weights or None
             backbone = models.create_model(recipe.backbone, weights=weights, **recipe.backbone_args)  # type: ignore[arg-type]
-    said = getattr(backbone, "ghostnet_info", None) or {}
+    said = {**data.timm_info(backbone), **(getattr(backbone, "ghostnet_info", None) or {})}
     settings = recipe.detector_settings(said)
     if settings.freeze_batch_norm and not (recipe.start or recipe.weights):
         raise InputError(
@@ -54,6 +56,16 @@ def build_detector(recipe: DetectionRecipe, classes: list[str], *, trained: bool
     if not trained:
         _forget_(backbone, recipe.seed)
     return detect.create_detector(backbone, classes, settings, seed=recipe.seed)
+
+
+def _from_library(recipe: DetectionRecipe, outside: models.Outside) -> nn.Module:
+    if outside.library is None:
+        raise InputError(
+            f"{outside.builder} cannot be a backbone: a detector's file says how it is built anew, and runs no code"
+        )
+    if recipe.backbone_args:
+        raise InputError(f"`backbone_args` is for networks of the zoo; {outside.builder} takes none")
+    return models.create_outside(recipe.backbone, recipe.weights or None)
 
 
 def _forget_(backbone: nn.Module, seed: int) -> None:
