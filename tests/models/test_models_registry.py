@@ -45,7 +45,7 @@ def test_a_network_of_a_library_is_no_network_of_the_zoo(name):
     for function in (create_model, model_info):
         with pytest.raises(
             ghostnet.InputError,
-            match=rf"'{name}' is no network .*create_from_library of ghostnet.models builds it",
+            match=rf"'{name}' is no network .*create_outside of ghostnet.models builds it",
         ):
             function(name)
     assert create_from_library(name).fc.out_features == 1000

@@ -82,7 +82,7 @@ def test_unknown_recipe_and_missing_file(tmp_path):
         (["convert_init=random"], "`convert_init`"),
         (["method=l1", "sparsity_epochs=1"], '`sparsity_epochs` .* method = "sss"'),
         (["sparsity_learning_rate=1"], "`sparsity_learning_rate`"),
-        (["teacher_weights=akamaster"], "`teacher_weights` .* name of the zoo"),
+        (["teacher_weights=akamaster"], "`teacher_weights` .* that is a name"),
         (["convert_ratio=2", "teacher=dense", "teacher_weights=akamaster"], "`teacher_weights`"),
         (["temperature=2"], "`temperature` .* is for a `teacher`"),
         (["distillation_weight=0.5"], "`distillation_weight`"),

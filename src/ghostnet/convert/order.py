@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ghostnet.convert.gate import gate_of
 from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, normalises_only, trace_graphs
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.narrow import is_batch_norm, is_depthwise
@@ -38,12 +39,16 @@ class Readers:
     convolutions: set[str] = field(default_factory=set)
     linears: set[str] = field(default_factory=set)
     depthwise: set[str] = field(default_factory=set)  # passed through, only where the caller asks for it
+    gates: set[str] = field(default_factory=set)  # make a factor for each channel (squeeze-excite); likewise
+    squeezes: set[str] = field(
+        default_factory=set
+    )  # those of the convolutions that read them for a gate alone
     through_depthwise: bool = False
 
     @property
     def paths(self) -> set[str]:
         """All of them."""
-        return self.norms | self.convolutions | self.linears | self.depthwise
+        return self.norms | self.convolutions | self.linears | self.depthwise | self.gates
 
 
 def absorb_channel_orders_(model: nn.Module, edits: list[dict[str, Any]] | None = None) -> list[str]:
@@ -92,7 +97,8 @@ def find_readers(
         model: the network.
         graphs: from `trace_graphs`.
         name: path of the convolution whose channels are followed.
-        through_depthwise: follow them through depthwise convolutions as well.
+        through_depthwise: follow them through depthwise convolutions as well, and past the factors of
+            squeeze-excite.
     """
     readers = Readers(through_depthwise=through_depthwise)
     reached = []
@@ -105,6 +111,8 @@ def find_readers(
         readers.convolutions |= found.convolutions
         readers.linears |= found.linears
         readers.depthwise |= found.depthwise
+        readers.gates |= found.gates
+        readers.squeezes |= found.squeezes
     if not readers.paths or not _own_their_weights(model, graphs, readers.paths):
         return None
     for graph, paths in zip(graphs, reached, strict=True):
@@ -144,15 +152,23 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: boo
         node, source, flat = waiting.pop()
         if _reads_shape_only(node):
             continue
+        gate = None
         if node.op == "call_module":
             step = _step_module(model.get_submodule(str(node.target)), str(node.target), flat, readers)
         else:
             step = _step_call(node, source, flat, same_batch)
+            if step is None and through_depthwise and not flat:
+                gate = gate_of(model, node, source)
+        if gate is not None:
+            readers.gates.add(gate.layer)
+            readers.squeezes |= {gate.layer, gate.squeeze}
+            step = "maps"
         if step is None:
             return None
         same_batch.add(node)
         if step != "end":
             waiting.extend((user, node, step == "flat") for user in node.users)
+    readers.squeezes &= readers.convolutions
     return readers if _sizes_fit(model, readers, int(channels)) else None  # type: ignore[arg-type]
 
 
@@ -251,8 +267,10 @@ def _sizes_fit(model: nn.Module, readers: Readers, channels: int) -> bool:
         module.in_channels == channels and "weight" in _first_layer(module)._parameters for module in modules
     )
     linears = [model.get_submodule(path) for path in readers.linears]
+    gates = all(model.get_submodule(path).out_channels == channels for path in readers.gates)
     return (
         norms
+        and gates
         and convolutions
         and all(module.in_features % channels == 0 and "weight" in module._parameters for module in linears)  # type: ignore[operator]
     )

@@ -52,15 +52,13 @@ class Budget:
         self.sites, self.full = sites, counted.macs
         self.target = macs * counted.macs
         by_name = {layer.name: layer.macs for layer in counted.layers}
-        writers = {site.name: site for site in sites}
-        carriers = {path: site for site in sites for path in site.followers}
-        readers = {site.reader: site for site in sites}
-        self._layers: list[tuple[int, list[PruneSite]]] = []
-        for path in {*writers, *carriers, *readers}:
-            touched = [table[path] for table in (writers, readers) if path in table]
-            if path in carriers:
-                touched = [carriers[path]] if is_depthwise(model.get_submodule(path)) else []
-            self._layers.append((by_name.get(path, 0), touched))
+        touched: dict[str, list[PruneSite]] = {}
+        for site in sites:
+            for path in (site.name, site.reader, *site.gates, *site.squeezes):
+                touched.setdefault(path, []).append(site)
+            for path in site.followers:
+                touched[path] = [site] if is_depthwise(model.get_submodule(path)) else []
+        self._layers = [(by_name.get(path, 0), those) for path, those in touched.items()]
         self._fixed = counted.macs - sum(macs for macs, _ in self._layers)
         least = self.macs({site.name: min(multiple, site.channels) for site in sites})
         if least > self.target:

@@ -58,7 +58,7 @@ def _layer_by_layer(job: PruneJob, choose: Choose, repair: Repair) -> dict[str, 
     generator = torch.Generator().manual_seed(job.seed)
     observer = observe(job.model, job.pruned, job.batches)
     kept: dict[str, Tensor] = {}
-    # a layer that is pruned and repaired (VGG) is repaired first: execution order of the readers is that of the sites
+    # a layer that is pruned and repaired (VGG) is repaired first: sites are in the execution order of their readers
     for site in job.sites:
         pairs = observer.pairs(site.reader_unit)
         if pairs is None:
@@ -87,6 +87,9 @@ def _prune_site(
     repaired = torch.zeros_like(weight)
     repaired[chosen] = repair(samples, moments, weight, chosen)
     target.copy_(repaired.permute(2, 0, 1).reshape(target.shape).to(target.dtype))
+    gone = sorted({*range(channels)} - {*chosen})
+    for path in site.squeezes:  # they are cut alike: what follows is to see the network as it will be
+        job.pruned.get_submodule(path).weight[:, gone] = 0  # type: ignore[operator]
     return torch.tensor(chosen), relative_error(samples, repaired)
 
 

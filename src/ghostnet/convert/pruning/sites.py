@@ -1,7 +1,8 @@
 """Where a network can lose channels: convolutions whose maps reach one other layer and nothing else.
 
 In a residual network these are the inner layers of the blocks, as in the papers of the methods here; the residual
-streams keep their width. Left out: coupled groups (all layers that write into one stream pruned together).
+streams keep their width. Squeeze-excite on the way loses the same channels. Left out: coupled groups (all layers that
+write into one stream pruned together).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class PruneSite:
         norm: path of the batch norm that alone reads it, or None.
         followers: norms and depthwise convolutions that carry the same channels.
         reader: path of the one convolution or linear layer that mixes them.
+        gates: convolutions that make a factor for each of the channels, as the second one of squeeze-excite.
+        squeezes: convolutions that mix the channels for such factors alone, as its first one.
         reader_unit: what `observe` needs to know of the reader.
     """
 
@@ -37,6 +40,8 @@ class PruneSite:
     followers: tuple[str, ...]
     reader: str
     reader_unit: ConvUnit
+    gates: tuple[str, ...] = ()
+    squeezes: tuple[str, ...] = ()
 
     def reader_inputs(self, model: nn.Module, kept: Tensor) -> Tensor:
         """Return the reader's inputs that kept channels feed; behind a flattening a channel is several features."""
@@ -52,7 +57,8 @@ def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite]
         units: from `find_units`.
 
     Returns:
-        The sites in execution order, and for every other convolution the reason why it keeps its width.
+        The sites in the execution order of their readers; for every other convolution the reason why it keeps its
+        width.
 
     Raises:
         InputError: `torch.fx` cannot trace the network in both modes, or nothing in it can be pruned.
@@ -71,6 +77,13 @@ def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite]
             sites.append(found)
         else:
             reasons[unit.name] = found
+    reasons |= {
+        gate: f"it scales the channels of {site.name}, and loses them with it"
+        for site in sites
+        for gate in site.gates
+    }
+    order = {unit.name: place for place, unit in enumerate(units)}
+    sites.sort(key=lambda site: order.get(site.reader, len(order)))  # a reader is repaired on what reaches it
     if not sites:
         first = next(iter(reasons.items()), ("it has", "no convolution"))
         raise InputError(f"nothing in this {type(model).__name__} can be pruned ({first[0]}: {first[1]})")
@@ -84,7 +97,7 @@ def _site(model: nn.Module, graphs: list, unit: ConvUnit, by_name: dict[str, Con
     if type(convolution) is not nn.Conv2d or convolution.groups != 1:
         return "a grouped convolution: it keeps the channels that it is given"
     readers = find_readers(model, graphs, unit.name, through_depthwise=True)
-    mixing = [] if readers is None else sorted(readers.convolutions | readers.linears)
+    mixing = [] if readers is None else sorted((readers.convolutions | readers.linears) - readers.squeezes)
     if readers is None or not mixing:
         return (
             "its channels meet others (addition, concatenation), leave the network or reach a layer that is not "
@@ -97,6 +110,12 @@ def _site(model: nn.Module, graphs: list, unit: ConvUnit, by_name: dict[str, Con
         return f"a {type(reader).__name__} reads it"
     if mixing[0] in by_name and by_name[mixing[0]].reason is not None:
         return f"its reader must be left alone: {by_name[mixing[0]].reason}"
+    beside = readers.gates | readers.squeezes
+    left_alone = next(
+        (path for path in sorted(beside) if path in by_name and by_name[path].reason is not None), None
+    )
+    if left_alone is not None:
+        return f"its squeeze-excite must be left alone: {by_name[left_alone].reason}"
     plain = ConvUnit(mixing[0], None, None, 1, False, False, False, None)
     return PruneSite(
         unit.name,
@@ -105,6 +124,8 @@ def _site(model: nn.Module, graphs: list, unit: ConvUnit, by_name: dict[str, Con
         tuple(sorted(readers.norms | readers.depthwise)),
         mixing[0],
         by_name.get(mixing[0], plain),
+        tuple(sorted(readers.gates)),
+        tuple(sorted(readers.squeezes)),
     )
 
 
@@ -122,8 +143,9 @@ def narrow_(model: nn.Module, sites: list[PruneSite], kept: dict[str, Tensor]) -
         chosen = kept.get(site.name)
         if chosen is None or len(chosen) == site.channels:
             continue
-        for path in (site.name, *site.followers):
+        for path in (site.name, *site.followers, *site.gates):
             outputs[path] = chosen
+        inputs |= dict.fromkeys(site.squeezes, chosen)
         inputs[site.reader] = site.reader_inputs(model, chosen)
     edits = []
     for path in [name for name, _ in model.named_modules() if name in outputs or name in inputs]:

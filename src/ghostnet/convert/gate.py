@@ -1,0 +1,101 @@
+"""Finds squeeze-excite in a traced network, whoever wrote it: a product of maps and of a factor for each channel.
+
+What counts is the last layer of the factors: a 1x1 convolution with one output a channel, behind which each channel is
+alone. Left out: factors of a linear layer, which are given their shape by a view, and those that are made of sums.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS
+
+_PRODUCTS = (operator.mul, torch.mul, operator.imul)
+_MODULES = (*ACTIVATIONS, nn.Identity, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout)
+_FUNCTIONS = {
+    *FUNCTIONAL_ACTIVATIONS,
+    torch.sigmoid,
+    torch.tanh,
+    torch.clamp,
+    F.hardsigmoid,
+    F.sigmoid,
+    F.hardtanh,
+}
+_METHODS = {
+    "sigmoid",
+    "sigmoid_",
+    "tanh",
+    "clamp",
+    "clamp_",
+    "relu",
+    "relu_",
+    "add",
+    "add_",
+    "div",
+    "div_",
+    "mul",
+    "mul_",
+}
+_WITH_NUMBERS = {operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.mul, torch.div}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The layers of a factor for each channel.
+
+    Attributes:
+        layer: path of the convolution that makes the factors.
+        squeeze: path of the convolution in front of it; the same one where there is none.
+    """
+
+    layer: str
+    squeeze: str
+
+
+def gate_of(model: nn.Module, product: fx.Node, maps: fx.Node) -> Gate | None:
+    """Return what makes the factors of a product of maps and factors, or None where it is no such product.
+
+    Args:
+        model: the network that was traced.
+        product: a node that reads `maps`.
+        maps: one of the product's two factors.
+    """
+    named = product.op == "call_method" and product.target in ("mul", "mul_")
+    if not (named or (product.op == "call_function" and product.target in _PRODUCTS)) or product.kwargs:
+        return None
+    factors = [node for node in product.args if node is not maps]
+    if len(product.args) != 2 or len(factors) != 1 or not isinstance(factors[0], fx.Node):
+        return None
+    last = _convolution_before(model, factors[0])
+    if last is None:
+        return None
+    first = _convolution_before(model, last.args[0])
+    return Gate(str(last.target), str((last if first is None else first).target))
+
+
+def _convolution_before(model: nn.Module, node: object) -> fx.Node | None:
+    """Walk back through what treats each channel alone, and is read once, to a 1x1 convolution."""
+    while isinstance(node, fx.Node) and len(node.users) == 1:
+        if node.op == "call_module":
+            module = model.get_submodule(str(node.target))
+            if type(module) is nn.Conv2d:
+                return node if module.groups == 1 and module.kernel_size == (1, 1) else None
+            passes = isinstance(module, _MODULES)
+        else:
+            passes = _treats_channels_alone(node)
+        if not passes or not node.args:
+            return None
+        node = node.args[0]
+    return None
+
+
+def _treats_channels_alone(node: fx.Node) -> bool:
+    numbers = not any(isinstance(value, fx.Node) for value in (*node.args[1:], *node.kwargs.values()))
+    if node.op == "call_method":
+        return node.target in _METHODS and numbers
+    return node.op == "call_function" and numbers and node.target in (_FUNCTIONS | _WITH_NUMBERS)
