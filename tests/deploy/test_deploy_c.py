@@ -229,10 +229,19 @@ CASES: dict[str, nn.Module] = {
     },
     **{
         type(layer).__name__: layer
-        for layer in (nn.LeakyReLU(0.2), nn.ELU(), nn.GELU(), nn.Mish(), nn.PReLU(11))
+        for layer in (
+            nn.LeakyReLU(0.2),
+            nn.ELU(),
+            nn.GELU(),
+            nn.Mish(),
+            nn.PReLU(11),
+            nn.Softplus(),
+            nn.LogSigmoid(),
+        )
     },
     "depthwise and hard swish": nn.Sequential(convolution(11, 11, 3, padding=1, groups=11), nn.Hardswish()),
     "large values": Does(lambda x: torch.sigmoid(200 * x) + torch.tanh(90 * x) + F.silu(-100 * x)),
+    "larger ones": Does(lambda x: F.softplus(300 * x) + F.logsigmoid(-300 * x) + F.softplus(-300 * x)),
     "exp, log, sqrt, abs": Does(
         lambda x: torch.exp(x) + torch.log(x.abs() + 1) + torch.sqrt(x.abs()) - x.square()
     ),

@@ -98,10 +98,11 @@ def exported(
     import torch
 
     from ghostnet.deploy.optimize import passes_of
+    from ghostnet.deploy.passes.exporter_gaps import KnownForms
     from ghostnet.deploy.passes.onnx_pooling import with_global_pools_
 
     _read_operators_once()
-    with quiet_python():
+    with quiet_python(), KnownForms():
         torch.onnx.export(
             model,
             (example,),

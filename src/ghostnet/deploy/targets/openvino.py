@@ -55,10 +55,12 @@ class OpenVINO:
         outputs: Sequence[str] = ALONE,
     ) -> dict[str, int]:
         """Write both files; `metadata` goes into the .xml."""
+        from ghostnet.deploy.passes.exporter_gaps import KnownForms
         from ghostnet.deploy.passes.gathers import FromBehind
 
         openvino = openvino_core.openvino()
-        with openvino_core.no_usage_reports(), quiet_python(), quiet_native(), FromBehind():
+        quiet = openvino_core.no_usage_reports(), quiet_python(), quiet_native()
+        with quiet[0], quiet[1], quiet[2], FromBehind(), KnownForms():
             converted = openvino.convert_model(
                 model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
             )
