@@ -33,6 +33,9 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
     (*_BASE, "split"),
     (*_BASE, "twin", "split"),
     (*_BASE, "twin", "twin_rest", "split"),
+    (*_BASE, "pixel_products"),
+    (*_BASE, "split", "pixel_products"),
+    (*_BASE, "twin", "split", "pixel_products"),
     (*_BASE, "pad_halves"),
     (*_BASE, "twin", "pad_halves"),
     (*_BASE, "twin", "twin_rest", "pad_halves"),
@@ -41,6 +44,7 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
     (*_BASE, "winograd"),  # in networks without a layer for it these are the sets above, and not timed again
     (*_BASE, "winograd", "join_late"),
     (*_BASE, "winograd", "twin", "split"),
+    (*_BASE, "winograd", "twin", "split", "pixel_products"),
     (*_BASE, "winograd", "twin", "twin_rest", "pad_halves"),
     (*_BASE, "winograd", "pad_eights"),
 )

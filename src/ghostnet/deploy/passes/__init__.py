@@ -18,6 +18,7 @@ from ghostnet.deploy.passes.channels_last import channels_last
 from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
 from ghostnet.deploy.passes.head import head
 from ghostnet.deploy.passes.operations import note_shapes
+from ghostnet.deploy.passes.pixel_products import pixel_products
 from ghostnet.deploy.passes.split import join_late, pad_eights, pad_halves, split, split_residuals
 from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
 from ghostnet.deploy.passes.twin import twin, twin_rest
@@ -41,6 +42,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "split_residuals": split_residuals,
     "pad_halves": pad_halves,
     "pad_eights": pad_eights,
+    "pixel_products": pixel_products,  # behind those that join squeeze-excite
     "channels_last": channels_last,
 }
 NEED_SIZES = frozenset({"winograd"})  # passes that read the sizes of maps

@@ -22,12 +22,13 @@ from ghostnet.deploy.passes.operations import (
 def head(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network with every pool → 1x1 convolutions → flatten as pool → flatten → linear layers."""
     for node in list(traced.graph.nodes):
-        if _flattens(traced, node):
+        if flattens(traced, node):
             _rewrite(traced, node)
     return finished(traced)
 
 
-def _flattens(traced: fx.GraphModule, node: fx.Node) -> bool:
+def flattens(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node makes one vector of each image's maps."""
     module = module_of(traced, node)
     if isinstance(module, nn.Flatten):
         return module.start_dim == 1 and module.end_dim == -1
@@ -43,14 +44,15 @@ def _chain(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
     current = node.args[0]
     while isinstance(current, fx.Node) and not pools_to_one(traced, current):
         module = module_of(traced, current)
-        if len(current.users) > 1 or not (_is_one_by_one(module) or plain_module(module, ACTIVATIONS)):
+        if len(current.users) > 1 or not (is_one_by_one(module) or plain_module(module, ACTIVATIONS)):
             return None
         chain.insert(0, current)
         current = current.args[0]
     return chain if isinstance(current, fx.Node) else None
 
 
-def _is_one_by_one(module: nn.Module | None) -> bool:
+def is_one_by_one(module: nn.Module | None) -> bool:
+    """Tell whether a module is a convolution that on one pixel is a linear layer."""
     return (
         plain_module(module, nn.Conv2d)
         and isinstance(module, nn.Conv2d)
@@ -62,7 +64,7 @@ def _is_one_by_one(module: nn.Module | None) -> bool:
 
 def _rewrite(traced: fx.GraphModule, node: fx.Node) -> None:
     chain = _chain(traced, node)
-    if not chain or not any(_is_one_by_one(module_of(traced, link)) for link in chain):
+    if not chain or not any(is_one_by_one(module_of(traced, link)) for link in chain):
         return
     with traced.graph.inserting_before(chain[0]):
         current = traced.graph.call_function(torch.flatten, (chain[0].args[0], 1))

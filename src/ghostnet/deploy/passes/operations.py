@@ -35,8 +35,9 @@ _FUNCTIONS: set[Any] = {
     F.elu,
     F.mish,
 }
-_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh, F.hardtanh, F.max_pool2d, torch.max_pool2d}
-_FUNCTIONS |= {F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, halved}
+_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh, F.hardtanh}
+_RESIZING = {F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}
+_RESIZING |= {F.interpolate, halved}
 _METHODS = {"relu", "sigmoid", "tanh", "contiguous"}
 _ARITHMETIC = {operator.add, operator.mul, operator.sub, operator.truediv}
 
@@ -71,9 +72,17 @@ def per_channel_unary(traced: fx.GraphModule, node: fx.Node) -> bool:
         return len(node.all_input_nodes) == 1
     if node.op == "call_method":
         return node.target in _METHODS or _spatial_mean(node)
-    if node.target in _FUNCTIONS:
+    if node.target in _FUNCTIONS or node.target in _RESIZING:
         return not node.kwargs.get("return_indices", False)
     return with_number(node) or _spatial_mean(node)
+
+
+def elementwise_unary(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node treats every number of its first argument alone and by the same rule."""
+    if node.op == "call_module":
+        return plain_module(module_of(traced, node), ACTIVATIONS)
+    resizes = node.target in _RESIZING or _spatial_mean(node)
+    return not resizes and bool(node.args) and per_channel_unary(traced, node)
 
 
 def with_number(node: fx.Node) -> bool:
@@ -100,6 +109,12 @@ def pools_to_one(traced: fx.GraphModule, node: fx.Node) -> bool:
         and node.args[1:] in (((2, 3),), ([2, 3],), ((-2, -1),), ((2, 3), True))
         and bool(node.kwargs.get("keepdim", len(node.args) > 2))
     )
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """Return the one node that reads `node`, or None where there are more, or none."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
 
 
 def is_binary(node: fx.Node, kind: Callable[..., Any]) -> bool:
@@ -155,6 +170,13 @@ def add_module(traced: fx.GraphModule, name: str, module: nn.Module) -> str:
     return chosen
 
 
+def add_constant(traced: fx.GraphModule, name: str, values: torch.Tensor) -> str:
+    """Put values that are no weights into the network under a free name like `name` and return that name."""
+    chosen = _free_name(traced, name)
+    traced.register_buffer(chosen, values)
+    return chosen
+
+
 def exchange_module_(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     """Let `node` call `module`: in its old module's place, or beside that where the graph reads its weights too."""
     path = str(node.target)
@@ -169,8 +191,8 @@ def exchange_module_(traced: fx.GraphModule, node: fx.Node, module: nn.Module) -
 def reordered(traced: fx.GraphModule, maps: fx.Node, channels: Sequence[int]) -> fx.Node:
     """Insert a node that takes `channels` of `maps` in that order and return it."""
     reference = next(traced.parameters(), torch.zeros(()))
-    name = _free_name(traced, "channel_order")
-    traced.register_buffer(name, torch.tensor(channels, dtype=torch.long, device=reference.device))
+    order = torch.tensor(channels, dtype=torch.long, device=reference.device)
+    name = add_constant(traced, "channel_order", order)
     return traced.graph.call_function(torch.index_select, (maps, 1, traced.graph.get_attr(name)))
 
 
