@@ -59,12 +59,10 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     networks = {_network_and_form(name)[0] for name in names if not is_exported(name)}
     chosen = {}
     for text in given:
-        own = [
-            name for name in networks if text.startswith(f"{name}=")
-        ]  # arguments of one's own code have a "=", too
         network, equals, source = text.partition("=")
-        if own:
-            network = max(own, key=len)
+        named = [name for name in networks if text.startswith(f"{name}=")]
+        if named:  # arguments of one's own code may hold a "=", too
+            network = max(named, key=len)
             source = text[len(network) + 1 :]
         if not equals or not source:
             raise InputError(

@@ -61,13 +61,13 @@ def open_network(name_or_file: str, weights: str | None = None, *, trained: bool
 def _open_outside(outside: Outside, weights: str | None, *, trained: bool) -> nn.Module:
     from ghostnet import models
 
+    if outside.weights is not None and weights is not None:
+        raise InputError(f"{outside.label} names its weights already; leave out --weights")
     given = weights if outside.weights is None else outside.weights
     if given is None and trained:
         if outside.library is not None:
             raise InputError(f"{outside.builder} is built with random weights here; give --weights FILE")
         note(f"{outside.builder} has the weights that its code gives it; --weights FILE fills it")
-    if outside.weights is not None and weights is not None:
-        raise InputError(f"{outside.label} names its weights already; leave out --weights")
     return models.create_outside(outside.builder, given)
 
 
