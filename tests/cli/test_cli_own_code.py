@@ -243,6 +243,25 @@ def test_code_without_a_file_is_taken_with_the_weights_it_gives(
     assert "nets_of_a_user.py:Net has the weights that its code gives it" in capsys.readouterr().err
 
 
+def test_weights_of_timed_networks_whose_names_hold_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "nets_of_a_user.py:Net(num_classes=3)"
+    options = ["--input-size", "3,32,32", "--seconds", "0.2", "--cold-starts", "0"]
+    assert _json(capsys, "bench", name, "--weights", f"{name}=mine.pth", *options)["rows"]
+    said = _refused(capsys, "bench", name, "--weights", f"{name}=none.pth", *options)
+    assert "there is no checkpoint none.pth" in said
+
+
+def test_a_library_s_classifier_of_as_many_classes_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "timm:mobilenetv3_small_050"
+    trained = create_outside(name)
+    trained.reset_classifier(3)
+    torch.save(trained.state_dict(), "library.pth")
+    common = ["train", "--data", "photos", "--model", name, "--weights", "library.pth", "image_size=32"]
+    _json(capsys, *common, "epochs=1", "batch_size=15", "learning_rate=1e-12", "--out", "kept")
+    kept = ghostnet.load("kept/fine_tune-seed0.safetensors")
+    torch.testing.assert_close(kept.classifier.weight, trained.classifier.weight, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name", ["timm:mobilenetv3_small_050", "torchvision:squeezenet1_1", "timm:resnet10t.c3_in1k"]
 )

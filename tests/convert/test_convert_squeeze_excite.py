@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.squeeze = nn.Identity() if effective else nn.Conv2d(16, 4, 1)
         self.excite = nn.Conv2d(16 if effective else 4, 16, 1)
         self.project = nn.Conv2d(16, 5, 1)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool, self.single = nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 1, 1)
         self.scaled = scaled
 
     def factors(self, maps: Tensor) -> Tensor:
@@ -58,6 +58,7 @@ _REFUSED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "factors read twice": lambda block, maps: _twice(maps, torch.sigmoid(block.factors(maps))),  # type: ignore[operator]
     "maps multiplied by themselves": lambda block, maps: maps * maps + 0 * block.factors(maps),  # type: ignore[operator]
     "factors of another order": lambda block, maps: maps * torch.sigmoid(block.factors(maps)).flip(1),  # type: ignore[operator]
+    "one factor for all channels": lambda block, maps: maps * torch.sigmoid(block.single(maps)),  # type: ignore[operator]
     "a softmax over channels": lambda block, maps: maps * torch.softmax(block.factors(maps), 1),  # type: ignore[operator]
 }
 
@@ -101,6 +102,30 @@ def test_channels_are_cut_from_the_gate_that_scales_them(form: str) -> None:
     expected = _without(model, site, gone)(images)
     edits = narrow_(model, sites, {"expand": kept})
     assert {edit["path"] for edit in edits} == {"expand", "norm", "depthwise", "squeeze", "excite", "project"}
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_factors_that_something_else_reads_keep_the_maps() -> None:
+    class Read(Block):
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.expand(images)
+            factors = torch.sigmoid(self.factors(maps))
+            return self.project(maps * factors) + self.single(factors)
+
+    sites, reasons = find_sites(model := _random_(Read(_hand_written)), find_units(model))
+    assert {site.name for site in sites} == {"squeeze"}
+    assert "its channels meet others" in reasons["expand"]
+
+
+def test_factors_for_each_pixel_are_gates_too() -> None:
+    model = _random_(Block(lambda block, maps: maps * torch.sigmoid(block.spread(maps))))  # type: ignore[operator]
+    model.spread = nn.Conv2d(16, 16, 3, padding=1)
+    images = torch.randn(2, 3, 8, 8)
+    sites, _ = find_sites(model, find_units(model))
+    assert (sites[0].gates, sites[0].squeezes) == (("spread",), ("spread",))
+    kept = torch.arange(0, 16, 2)
+    expected = _without(model, sites[0], kept + 1)(images)
+    narrow_(model, sites, {"expand": kept})
     torch.testing.assert_close(model(images), expected)
 
 

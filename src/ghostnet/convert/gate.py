@@ -1,6 +1,6 @@
 """Finds squeeze-excite in a traced network, whoever wrote it: a product of maps and of a factor for each channel.
 
-What counts is the last layer of the factors: a 1x1 convolution with one output a channel, behind which each channel is
+What counts is the last layer of the factors: a convolution with one output a channel, behind which each channel is
 alone. Left out: factors of a linear layer, which are given their shape by a view, and those that are made of sums.
 """
 
@@ -79,12 +79,12 @@ def gate_of(model: nn.Module, product: fx.Node, maps: fx.Node) -> Gate | None:
 
 
 def _convolution_before(model: nn.Module, node: object) -> fx.Node | None:
-    """Walk back through what treats each channel alone, and is read once, to a 1x1 convolution."""
+    """Walk back through what treats each channel alone, and is read once, to a convolution."""
     while isinstance(node, fx.Node) and len(node.users) == 1:
         if node.op == "call_module":
             module = model.get_submodule(str(node.target))
             if type(module) is nn.Conv2d:
-                return node if module.groups == 1 and module.kernel_size == (1, 1) else None
+                return node if module.groups == 1 else None
             passes = isinstance(module, _MODULES)
         else:
             passes = _treats_channels_alone(node)
