@@ -117,24 +117,17 @@ def test_factors_that_something_else_reads_keep_the_maps() -> None:
     assert "its channels meet others" in reasons["expand"]
 
 
-def test_factors_for_each_pixel_are_gates_too() -> None:
-    model = _random_(Block(lambda block, maps: maps * torch.sigmoid(block.spread(maps))))  # type: ignore[operator]
-    model.spread = nn.Conv2d(16, 16, 3, padding=1)
-    images = torch.randn(2, 3, 8, 8)
-    sites, _ = find_sites(model, find_units(model))
-    assert (sites[0].gates, sites[0].squeezes) == (("spread",), ("spread",))
-    kept = torch.arange(0, 16, 2)
-    expected = _without(model, sites[0], kept + 1)(images)
-    narrow_(model, sites, {"expand": kept})
-    torch.testing.assert_close(model(images), expected)
+_BOTH_SIDES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "of the means": lambda block, maps: maps * F.hardsigmoid(block.excite(maps.mean((2, 3), keepdim=True))),  # type: ignore[operator]
+    "for each pixel": lambda block, maps: maps * torch.sigmoid(block.excite(maps)),  # type: ignore[operator]
+}
 
 
-def test_a_gate_of_one_layer_is_cut_on_both_sides() -> None:
-    def scaled(block: nn.Module, maps: Tensor) -> Tensor:
-        return maps * F.hardsigmoid(block.excite(maps.mean((2, 3), keepdim=True)))  # type: ignore[operator]
-
-    model = _random_(Block(scaled, effective=True))
-    images = torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize("form", _BOTH_SIDES)
+def test_a_gate_of_one_layer_is_cut_on_both_sides(form: str) -> None:
+    model, images = _random_(Block(_BOTH_SIDES[form], effective=True)), torch.randn(2, 3, 8, 8)
+    pruned, report = prune(model, "l1", macs=0.5, example_input=images)
+    assert report.macs_after == ghostnet.profile(pruned, (3, 8, 8)).macs
     sites, _ = find_sites(model, find_units(model))
     assert (sites[0].gates, sites[0].squeezes) == (("excite",), ("excite",))
     kept = torch.arange(0, 16, 2)
@@ -142,8 +135,6 @@ def test_a_gate_of_one_layer_is_cut_on_both_sides() -> None:
     narrow_(model, sites, {"expand": kept})
     assert (model.excite.in_channels, model.excite.out_channels) == (8, 8)
     torch.testing.assert_close(model(images), expected)
-    pruned, report = prune(_random_(Block(scaled, effective=True)), "l1", macs=0.5, example_input=images)
-    assert report.macs_after == ghostnet.profile(pruned, (3, 8, 8)).macs
 
 
 @pytest.mark.parametrize("form", _REFUSED)

@@ -7,30 +7,24 @@ as a choice between two values, for which C has no kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from ghostnet.deploy.passes.stand_ins import StandIns
 
 _OF_TENSORS = (Tensor.clamp, Tensor.clamp_, Tensor.clip, Tensor.clip_)
 _CLAMPS = (torch.clamp, torch.clamp_, torch.clip, torch.clip_, *_OF_TENSORS)
 
 
-class KnownForms(TorchFunctionMode):
+class KnownForms(StandIns):
     """While a network is traced, bounds of `clamp` are floats; Softplus and LogSigmoid cannot overflow."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: Sequence[Any], given: dict[str, Any]) -> Any:
         """Call the function in a form that exporters know."""
-        given = dict(kwargs or {})
         maps = args[0] if args else given.get("input")
         if isinstance(maps, Tensor) and maps.is_floating_point():
             if func in _CLAMPS:
@@ -42,7 +36,7 @@ class KnownForms(TorchFunctionMode):
             if func is F.softplus:
                 beta = args[1] if len(args) > 1 else given.get("beta", 1.0)
                 return _softplus(maps * beta) / beta if beta != 1 else _softplus(maps)
-        return func(*args, **given)
+        return super().called(func, args, given)
 
 
 def _softplus(maps: Tensor) -> Tensor:

@@ -7,30 +7,24 @@ of 1) it does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from ghostnet.deploy.passes.stand_ins import StandIns
 
 
-class ChannelsPicked(TorchFunctionMode):
+class ChannelsPicked(StandIns):
     """While a network is traced, `picked` picks channels of maps `(N, C, H, W)` in place of `index_select`."""
 
     def picked(self, maps: Tensor, index: Tensor) -> Tensor:
         """Return channels `index` of `maps`, in another way than along axis 1."""
         raise NotImplementedError
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: Sequence[Any], given: dict[str, Any]) -> Any:
         """Call the function, or what stands for it."""
-        given = dict(kwargs or {})
         if func in (torch.index_select, torch.Tensor.index_select):
             maps: Any = given.get("input", args[0] if args else None)
             dim: Any
@@ -38,7 +32,7 @@ class ChannelsPicked(TorchFunctionMode):
             dim, index = (*args[1:], *(given[key] for key in ("dim", "index") if key in given))
             if maps.dim() == 4 and dim in (1, -3):
                 return self.picked(maps, index)
-        return func(*args, **given)
+        return super().called(func, args, given)
 
 
 class FromBehind(ChannelsPicked):

@@ -8,7 +8,7 @@ circular borders for zeros, which pieces of the map side by side express, and lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,10 @@ class _Exchanged(ChannelsPicked):
         picks = F.one_hot(index, maps.shape[1]).to(maps.dtype)
         return F.conv2d(maps, picks.detach()[:, :, None, None])
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: Sequence[Any], given: dict[str, Any]) -> Any:
         if func is torch.Tensor.__getitem__ and (steps := _pixel_steps(args[0], args[1])) is not None:
             return F.max_pool2d(args[0], kernel_size=1, stride=steps)
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().called(func, args, given)
 
 
 def _pixel_steps(maps: torch.Tensor, index: Any) -> tuple[int, int] | None:
