@@ -138,6 +138,22 @@ def test_a_gate_of_one_layer_is_cut_on_both_sides(form: str) -> None:
     torch.testing.assert_close(model(images), expected)
 
 
+def test_of_two_convolutions_that_scale_each_other_one_chooses() -> None:
+    class Product(Block):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.project(self.norm(self.expand(images) * torch.sigmoid(self.other(images))))
+
+    model = Product(_hand_written)
+    model.other = nn.Conv2d(3, 16, 1)
+    images = torch.randn(2, 3, 8, 8)
+    sites, reasons = find_sites(_random_(model), find_units(model))
+    assert [(site.name, site.gates) for site in sites] == [("expand", ("other",))]
+    assert reasons["other"] == "it scales the channels of expand, and loses them with it"
+    pruned, report = prune(model, "l1", macs=0.5, example_input=images)
+    assert pruned(images).shape == model(images).shape
+    assert report.macs_after == ghostnet.profile(pruned, (3, 8, 8)).macs
+
+
 @pytest.mark.parametrize("form", _REFUSED)
 def test_what_is_no_factor_for_each_channel_is_left_alone(form: str) -> None:
     model = _random_(nn.Sequential(Block(_REFUSED[form]), nn.Conv2d(5, 6, 1), nn.Conv2d(6, 2, 1)))

@@ -158,6 +158,8 @@ def test_a_file_does_not_take_the_place_of_a_package(tmp_path: Path) -> None:
         ("{place}:ready()", "ready in {place} is a network already; leave out the parentheses"),
         ("{place}:stops", "{file}, line 36 ends the program"),
         ("{place}:Net(open('x'))", "arguments must be plain values, such as 5, 'same', True or (1, 2)"),
+        ("{place}:Net(**{{'width': 4}})", "arguments must be plain values"),
+        ("{place}:Net({{[]: 1}})", "arguments must be plain values"),
         ("{place}:Net(", "the arguments in parentheses are no Python"),
         ("{place}:Net(3)4", "must be {place}:Net(3) or {place}:Net(3)=FILE"),
         ("{place}:Net=", "must be {place}:Net or {place}:Net=FILE"),

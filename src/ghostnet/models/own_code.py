@@ -95,18 +95,19 @@ def read_own_code(builder: str) -> OwnCode | None:
     if not found["rest"]:
         return OwnCode(found["place"], found["attribute"])
     call = ast.parse(f"f{found['rest']}", mode="eval").body
+    assert isinstance(call, ast.Call)
     try:
-        assert isinstance(call, ast.Call)
         args = tuple(ast.literal_eval(value) for value in call.args)
-        kwargs = {
-            str(word.arg): ast.literal_eval(word.value) for word in call.keywords if word.arg is not None
-        }
-    except (AssertionError, ValueError) as error:
+        kwargs = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+        if None in kwargs:
+            raise ValueError("**")
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"{builder!r}: arguments must be plain values, such as 5, 'same', True or (1, 2); for others write a "
             "function without arguments that builds the network, and name it"
         ) from error
-    return OwnCode(found["place"], found["attribute"], args, kwargs, called=True)
+    named = {str(word): value for word, value in kwargs.items()}
+    return OwnCode(found["place"], found["attribute"], args, named, called=True)
 
 
 def build_own(builder: str) -> nn.Module:

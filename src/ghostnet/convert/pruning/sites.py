@@ -77,6 +77,7 @@ def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite]
             sites.append(found)
         else:
             reasons[unit.name] = found
+    sites = _choosing(sites)
     reasons |= {
         gate: f"it scales the channels of {site.name}, and loses them with it"
         for site in sites
@@ -88,6 +89,17 @@ def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite]
         first = next(iter(reasons.items()), ("it has", "no convolution"))
         raise InputError(f"nothing in this {type(model).__name__} can be pruned ({first[0]}: {first[1]})")
     return sites, reasons
+
+
+def _choosing(sites: list[PruneSite]) -> list[PruneSite]:
+    """Return the sites that choose channels: of a product of two convolutions, each of which scales the other, one."""
+    scaling: set[str] = set()
+    found = []
+    for site in sites:
+        if site.name not in scaling:
+            scaling |= {*site.gates}
+            found.append(site)
+    return found
 
 
 def _site(model: nn.Module, graphs: list, unit: ConvUnit, by_name: dict[str, ConvUnit]) -> PruneSite | str:
