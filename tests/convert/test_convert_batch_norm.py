@@ -40,3 +40,30 @@ def test_a_single_image_at_the_end_belongs_to_the_batch_before_it() -> None:
 def test_one_image_has_no_variance_of_pixels() -> None:
     with pytest.raises(InputError, match="at least two images a batch"):
         reestimate_batch_norm_(behind_a_pooling(), [torch.randn(1, 3, 5, 5)])
+
+
+class Auxiliary(nn.Module):
+    """A branch that runs in training only, and an error for images of another size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.branch = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        for norm in (self.main, self.branch):
+            nn.init.constant_(norm.running_mean, 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.main(x)
+        if len(x) != 4:
+            raise RuntimeError("four at a time")
+        return result + self.branch(x) if self.training else result
+
+
+def test_norms_that_do_not_run_keep_their_statistics_and_all_do_after_an_error() -> None:
+    model = Auxiliary()
+    reestimate_batch_norm_(model, [torch.zeros(4, 3, 5, 5)])
+    assert (model.main.running_mean == 0).all()
+    assert (model.branch.running_mean == 2).all()
+    with pytest.raises(RuntimeError):
+        reestimate_batch_norm_(model, [torch.ones(4, 3, 5, 5), torch.ones(5, 3, 5, 5)])
+    assert (model.main.running_mean == 0).all()
+    assert model.main.num_batches_tracked == 1

@@ -370,3 +370,16 @@ def test_networks_without_a_place_to_prune():
     assert check_method("ghost") == "ghost"
     with pytest.raises(InputError, match="unknown method 'gost'; did you mean 'ghost'"):
         check_method("gost")
+
+
+def test_labels_of_any_integer_type_are_taken():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    images = torch.rand(4, 3, 8, 8)
+    masks = []
+    for kind in (torch.int64, torch.int16, torch.uint8):
+        pairs = [(images, torch.tensor([0, 1, 2, 3], dtype=kind))]
+        masks.append(prune(model, "taylor", macs=0.7, calibration=pairs, example_input=images)[0][0].weight)
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])

@@ -158,3 +158,9 @@ def test_dense_init_records_the_orders_that_stay():
     again = apply_edits_(Residual(), ghost_model.ghostnet_edits).eval()
     again.load_state_dict(ghost_model.state_dict())
     assert torch.equal(again(IMAGES), ghost_model(IMAGES))
+
+
+def test_a_norm_that_moves_inside_keeps_its_eps_and_momentum():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-3, momentum=0.01), nn.ReLU())
+    ghost, _ = ghostify(model, layers="all", init="random", form="ghostnet")
+    assert [(n.eps, n.momentum) for n in (ghost[0].primary_norm, ghost[0].cheap_norm)] == [(1e-3, 0.01)] * 2

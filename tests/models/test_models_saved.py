@@ -379,3 +379,40 @@ def test_arguments_of_the_wrong_type_are_one_line(tmp_path):
     )
     with pytest.raises(ghostnet.InputError, match="holds a network that torchvision cannot build"):
         ghostnet.load(path)
+
+
+def test_a_part_of_a_converted_network_is_saved_and_loaded(tmp_path):
+    def parts():
+        return nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))})
+
+    class Trainer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = parts()
+
+        def forward(self, x):
+            return self.inner["net"](x)
+
+    ghost, _ = ghostnet.ghostify(Trainer(), init="random")
+    part = ghost.eval().inner["net"]
+    ghostnet.save(part, tmp_path / "part.safetensors")
+    again = ghostnet.load(tmp_path / "part.safetensors", model=parts()["net"])
+    images = torch.rand(1, 3, 8, 8)
+    assert torch.equal(again(images), part(images))
+    ghostnet.save(again[2:], tmp_path / "last.safetensors")  # and a part of what was loaded
+    last = ghostnet.load(tmp_path / "last.safetensors", model=parts()["net"][2:])
+    assert torch.equal(last(again[:2](images)), part(images))
+
+
+def test_hooks_that_were_added_are_noticed(tmp_path):
+    model = torchvision.models.resnet18()
+    model.register_forward_pre_hook(lambda _module, args: (args[0] - 0.5,))
+    ghostnet.save(model, tmp_path / "a.safetensors")
+    with pytest.raises(ghostnet.InputError, match="forward hooks were added or removed"):
+        ghostnet.load(tmp_path / "a.safetensors")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet9_050").mkdir()
+    assert ghostnet.load("resnet9_050").ghostnet_info["classes"]

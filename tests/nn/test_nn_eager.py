@@ -12,6 +12,7 @@ import ghostnet
 from ghostnet import InputError
 from ghostnet.convert import prune, sensitivity
 from ghostnet.deploy import export, load, optimize
+from ghostnet.measure.features import feature_maps, redundancy
 
 
 def small() -> nn.Module:
@@ -87,3 +88,53 @@ def test_a_network_of_another_precision_is_written_in_float32(dtype: torch.dtype
     assert next(model.parameters()).dtype == dtype
     answer = load(tmp_path / "net.onnx").predict(IMAGES.numpy())
     torch.testing.assert_close(torch.from_numpy(answer), model.float()(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ghostify", "prune", "sensitivity"])
+def test_what_is_made_in_inference_mode_can_be_trained(name):
+    with torch.inference_mode():
+        images = torch.rand(4, 3, 12, 12)
+        if name == "sensitivity":
+            assert sensitivity(small(), images).layers
+            return
+        made = (
+            ghostnet.ghostify(small(), calibration=images)[0]
+            if name == "ghostify"
+            else prune(small(), "taylor", macs=0.8, calibration=[(images, torch.tensor([0, 1, 2, 3]))])[0]
+        )
+    made(images.clone()).sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+
+
+class Counting(nn.Module):
+    """Counts its forward passes, in a way that `torch.fx` does not follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = small()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return self.layers(x) if x.sum() > -1e9 else x
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda model: ghostnet.ghostify(model, calibration=IMAGES),
+        lambda model: ghostnet.profile(model, (3, 12, 12)),
+        lambda model: redundancy(model, IMAGES),
+    ],
+    ids=["ghostify", "profile", "redundancy"],
+)
+def test_buffers_that_a_network_changes_as_it_runs_are_as_before(look):
+    model = Counting()
+    look(model)
+    assert model.runs == 0
+
+
+def test_layers_of_compiled_networks_have_their_own_names_in_scores_too():
+    compiled = torch.compile(small(), backend="eager")
+    assert [layer.name for layer in redundancy(compiled, IMAGES).layers] == ["0", "2"]
+    assert feature_maps(compiled, "1", IMAGES).shape[1] == 8

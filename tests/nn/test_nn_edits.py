@@ -10,6 +10,7 @@ from torch import nn
 
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, apply_edits_, replace_module_
+from ghostnet.nn.edits import record_edits_, recorded_edits
 
 
 def _network() -> nn.Module:
@@ -80,3 +81,15 @@ def test_a_name_that_the_container_also_uses():
 def test_bad_edits(edit, message):
     with pytest.raises(InputError, match=message):
         apply_edits_(_network(), [edit])
+
+
+def test_a_part_of_an_edited_network_tells_of_its_own_edits():
+    edited = _network()
+    replace_module_(edited, "1.0", ghost := GhostConv2d(4, 6, 3, padding=1))
+    record_edits_(edited, [{"path": "1.0", "kind": "ghost_conv2d", "config": ghost.config()}])
+    assert [edit["path"] for edit in recorded_edits(edited[1])] == ["0"]
+    wrapped = nn.Sequential(nn.Identity(), edited[1])
+    assert [edit["path"] for edit in recorded_edits(wrapped)] == ["1.0"]
+    assert [edit["path"] for edit in recorded_edits(nn.Sequential(edited))] == ["0.1.0"]  # once
+    record_edits_(wrapped, [])  # as a detector does, whose origin holds them
+    assert recorded_edits(wrapped) == []

@@ -229,3 +229,22 @@ def test_bad_configs():
     del config["kernel_size"]
     with pytest.raises(InputError, match="a ghost_conv2d config needs `kernel_size`"):
         GhostConv2d.from_config(config)
+
+
+@pytest.mark.parametrize("norm", [None, "batch"])
+def test_maps_of_one_image_may_come_without_a_batch_as_for_a_convolution(norm):
+    ghost = GhostConv2d(3, 7, 3, padding=1, ratio=3, norm=norm).eval()
+    ghost.set_channel_order_(torch.tensor([6, 0, 1, 2, 3, 4, 5]))
+    images = torch.rand(1, 3, 6, 5)
+    assert ghost(images[0]).shape == nn.Conv2d(3, 7, 3, padding=1)(images[0]).shape
+    assert torch.equal(ghost(images[0]), ghost(images)[0])
+
+
+def test_a_config_keeps_what_the_norms_were_given():
+    ghost = GhostConv2d(3, 8, 3, norm="batch")
+    assert "norm_options" not in ghost.config()  # files that older versions read
+    ghost.set_norm_options_(1e-3, None)
+    again = GhostConv2d.from_config(json.loads(json.dumps(ghost.config())))
+    assert [(n.eps, n.momentum) for n in (again.primary_norm, again.cheap_norm)] == [(1e-3, None)] * 2
+    with pytest.raises(InputError, match="norm_options"):
+        GhostConv2d.from_config({**ghost.config(), "norm_options": {"eps": 1e-3}})

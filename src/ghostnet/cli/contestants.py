@@ -77,7 +77,7 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 def _network_and_form(name: str) -> tuple[str, str]:
     """Return the network and "plain" or "optimized"; peers are plain unless the name says otherwise."""
     network, at, form = name.rpartition("@")
-    if not at or (form not in FORMS and ("/" in form or Path(name).exists())):  # the "@" is part of a path
+    if not at or (form not in FORMS and ("/" in form or Path(name).is_file())):  # the "@" is part of a path
         outside = outside_name(name)
         peer = outside is not None and outside.library is not None
         network, form = name, "plain" if peer else "optimized"

@@ -43,7 +43,7 @@ def _open_saved(name: str) -> Detector:
     from ghostnet import detect as room
     from ghostnet import models
 
-    if not Path(name).exists() and name.partition(".")[0] in models.list_models():
+    if not Path(name).is_file() and name.partition(".")[0] in models.list_models():
         raise InputError(
             f"{name} is a backbone, not a saved detector; `ghostnet detect train` makes a detector on one"
         )

@@ -17,7 +17,8 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
     """Replace all running means and variances by their exact averages over the batches, in place.
 
     Args:
-        model: any module; its modes and momenta are as before afterwards, and dropout stays off.
+        model: any module; its modes and momenta are as before afterwards, and dropout stays off. Batch norms that do
+            not run in evaluation mode keep what they have, and so do all when the network raises an error.
         batches: `(N, C, H, W)` inputs; every batch counts the same, and a single image at the end belongs to the batch
             before it.
 
@@ -39,6 +40,8 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
         inputs[-2:] = [torch.cat(inputs[-2:])]  # of one image and one pixel there is no variance
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    before = [[value.clone() for value in _statistics(norm)] for norm in norms]
+    done = False
     try:
         with evaluating(model):
             for norm in norms:
@@ -47,6 +50,7 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
                 norm.train()
             for batch in inputs:
                 model(batch.clone())
+        done = True
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -54,6 +58,17 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
             "a batch norm behind a pooling to one pixel needs at least two images a batch; give more images"
         ) from error
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, known in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
+            if not done or not norm.num_batches_tracked:
+                for value, earlier in zip(_statistics(norm), known, strict=True):
+                    value.copy_(earlier)
     return model
+
+
+def _statistics(norm: _BatchNorm) -> list[Tensor]:
+    return [
+        value
+        for value in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+        if value is not None
+    ]

@@ -73,7 +73,12 @@ def _checked(batch: object) -> Tensor:
             f"`calibration` has NaN or infinite values in {int(bad.sum())} of {len(batch)} images "
             f"(the first is image {first}); remove them"
         )
-    return batch.detach()
+    return without_inference(batch.detach())
+
+
+def without_inference(batch: Tensor) -> Tensor:
+    """Return a tensor that gradients may be taken through: a copy of one that was made in inference mode."""
+    return batch.clone() if batch.is_inference() else batch
 
 
 def on_device_of(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:

@@ -14,7 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostnet.convert.calibration import calibration_batches, check_images_fit, on_device_of
+from ghostnet.convert.calibration import (
+    calibration_batches,
+    check_images_fit,
+    on_device_of,
+    without_inference,
+)
 from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.order import absorb_channel_orders_
 from ghostnet.convert.plain_fit import can_be_refitted
@@ -47,6 +52,7 @@ class RandomInit:
     seed: int = 0
 
 
+@torch.inference_mode(mode=False)  # the new weights are to be trained
 def ghostify(
     model: nn.Module,
     *,
@@ -80,8 +86,9 @@ def ghostify(
         form: "linear" (the layer's own norm and activation stay behind it) or "ghostnet" (both inside, as in
             the paper; needs `init="random"`).
         refit_plain: with "dense" and images, also refit the convolutions that stay plain behind the first converted
-            one, and the batch norms behind them, to the inputs that they get now. Frozen ones (`requires_grad` is
-            False) and those whose weights others read stay as they are.
+            one, and the batch norms behind them, to the inputs that they get now. Frozen convolutions
+            (`requires_grad` is False), those whose weights others read, and the batch norms behind these stay as
+            they are.
         progress: with "dense", show a bar of layers on standard error.
 
     Returns:
@@ -149,7 +156,7 @@ def _notes(
 
 def _check_finite(model: nn.Module) -> None:
     for name, value in model.named_parameters():  # a buffer may hold infinity, as masks do
-        if not bool(torch.isfinite(value).all()):
+        if not bool(torch.isfinite(value.detach()).all()):
             raise InputError(f"{name} holds NaN or infinity; a broken network is not converted")
 
 
@@ -167,7 +174,9 @@ def example_of(model: nn.Module, example_input: Tensor | None, batches: list[Ten
     """Return one input on the model's device, from whatever was given."""
     if example_input is not None and not (isinstance(example_input, Tensor) and example_input.dim() == 4):
         raise InputError("`example_input` must be a tensor of shape (N, C, H, W)")
-    given = example_input if example_input is not None else (batches[0] if batches else None)
+    given = (
+        without_inference(example_input) if example_input is not None else (batches[0] if batches else None)
+    )
     return None if given is None else on_device_of(model, [given[:1]])[0]
 
 
@@ -222,7 +231,8 @@ def _initialise_(
     if init == "dense":
         from ghostnet.convert.sequential import initialise_from_dense_
 
-        errors = initialise_from_dense_(model, ghost_model, units, placed, plain=plain, progress=progress)
+        dense = model if placed is None else copy_model(model)  # some networks count or cache as they run
+        errors = initialise_from_dense_(dense, ghost_model, units, placed, plain=plain, progress=progress)
         absorb_channel_orders_(ghost_model)
         refresh_edits_(ghost_model)
         return dict(errors)

@@ -135,6 +135,7 @@ class Sensitivity:
         return "\n".join(line.rstrip() for line in lines)
 
 
+@torch.inference_mode(mode=False)
 @torch.no_grad()
 def sensitivity(
     model: nn.Module,

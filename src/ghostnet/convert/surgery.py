@@ -76,6 +76,9 @@ def replace_convolutions(
         settings: dict[str, Any] = {"ratio": own, "cheap_kernel_size": cheap_kernel_size, **inner}
         with torch.random.fork_rng(devices=[]):  # its weights are drawn later, from a seed
             ghost = ghost_like(convolution, settings)  # type: ignore[arg-type]
+        if inner:
+            norm: Any = copied.get_submodule(str(unit.norm))
+            ghost.set_norm_options_(norm.eps, norm.momentum)
         replace_module_(copied, unit.name, ghost)
         edits.append({"path": unit.name, "kind": "ghost_conv2d", "config": ghost.config()})
         if inner:

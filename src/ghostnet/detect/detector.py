@@ -99,6 +99,7 @@ def create_detector(
         detector = Detector(backbone, names, settings or DetectorSettings())
     edits = recorded_edits(backbone)
     record_edits_(backbone, edits)  # those on modules inside it would count as the detector's, too
+    record_edits_(detector, [])
     detector.ghostnet_origin = {  # type: ignore[assignment]
         "library": "ghostnet.detect",
         "name": detector.settings.kind,

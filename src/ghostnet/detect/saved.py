@@ -105,7 +105,7 @@ def _rebuilt(origin: dict[str, Any], edits: list[dict[str, Any]], source: str) -
     backbone: nn.Module = rebuild(origin["backbone"], source)
     apply_edits_(backbone, origin["backbone_edits"])
     backbone.ghostnet_origin = origin["backbone"]
-    backbone.ghostnet_edits = origin["backbone_edits"]
+    record_edits_(backbone, origin["backbone_edits"])
     args = origin["args"]
     detector = create_detector(backbone, args["classes"], DetectorSettings.from_dict(args["settings"]))
     apply_edits_(detector, edits)

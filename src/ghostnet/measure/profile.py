@@ -20,6 +20,7 @@ from ghostnet.checks import is_integer
 from ghostnet.columns import aligned
 from ghostnet.errors import InputError, first_line
 from ghostnet.measure.macs import macs_of
+from ghostnet.measure.untouched import as_written, restored_buffers
 from ghostnet.modes import evaluating
 
 ROOT = "(model)"
@@ -160,7 +161,13 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
         for name, module in model.named_modules():
             handles += mode.attach(name or ROOT, module)
         # in a caller's inference mode a convolution would reach `mode` as an operation that it does not know
-        with torch.inference_mode(False), torch.no_grad(), evaluating(model), _without_fused_attention():
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            evaluating(model),
+            restored_buffers(model),
+            _without_fused_attention(),
+        ):
             example = _example_input(model, input_size)
             with mode:
                 model(example)
@@ -204,7 +211,7 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
         raise InputError(
             f"profile needs a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: its layers keep their names
+    model = as_written(model)
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         raise InputError(
             "the model has lazy parameters without a shape; run it once on real input before profiling"

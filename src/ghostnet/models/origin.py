@@ -25,6 +25,7 @@ Origin = dict[str, Any]
 # what matters in training only; a builder's value for it is as good
 _OF_TRAINING = ("training", "momentum", "p", "inplace", "grad_checkpointing")
 _DRAWS = ("normal_", "uniform_", "trunc_normal_", "bernoulli_", "exponential_")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _SHOWN_BY_SHAPES = ("num_classes",)  # a note of the builder's, which a new classifier leaves as it was
 
 
@@ -195,6 +196,8 @@ def difference(model: nn.Module, fresh: nn.Module) -> str | None:
 def _other_setting(ours: nn.Module, theirs: nn.Module) -> str | None:
     if ("forward" in vars(ours)) != ("forward" in vars(theirs)):
         return "forward was replaced"
+    if any(bool(getattr(ours, hooks)) != bool(getattr(theirs, hooks)) for hooks in _HOOKS):
+        return "forward hooks were added or removed"
     have, made = dict(_settings(ours)), dict(_settings(theirs))
     for name, value in made.items():
         if name not in have or have[name] != value:

@@ -53,7 +53,7 @@ def outside_of(name: str) -> Outside | None:
         >>> outside_of("nets.py:Net(depth=18)=runs/mine.pth").label
         'nets.py:Net(depth=18)=mine.pth'
     """
-    if ":" not in name or Path(name).exists():
+    if ":" not in name or Path(name).is_file():
         return None
     found = library_of(name)
     if found is not None:

@@ -21,7 +21,7 @@ from ghostnet.files import atomic_write, refuse_overwrite
 from ghostnet.models.origin import check_origin, damaged, origin_of, rebuild
 from ghostnet.models.registry import create_model, list_models
 from ghostnet.nn.eager import eager_module
-from ghostnet.nn.edits import apply_edits_, recorded_edits
+from ghostnet.nn.edits import apply_edits_, record_edits_, recorded_edits
 
 _SCHEMA = 1
 
@@ -94,7 +94,7 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
         InputError: no such file or name, a file that is damaged, a pickle, or of another network.
     """
     name = os.fspath(path_or_name)
-    if not Path(name).exists():
+    if not Path(name).is_file():
         from ghostnet.models.weights import default_tag, packaged_network
 
         if name in list_models():
@@ -109,7 +109,7 @@ def load(path_or_name: str | os.PathLike[str], *, model: nn.Module | None = None
     apply_edits_(network, record["edits"])
     load_state_(network, tensors, name)
     network.ghostnet_origin = record["origin"]
-    network.ghostnet_edits = record["edits"]
+    record_edits_(network, record["edits"])
     network.ghostnet_info = record["info"]
     return network.eval()
 

@@ -59,17 +59,27 @@ EDIT_KINDS: dict[str, Callable[[dict[str, Any], nn.Module], nn.Module]] = {
 def recorded_edits(model: nn.Module) -> list[dict[str, Any]]:
     """Return copies of all edits recorded on a network or on a network inside it, with paths as seen from outside.
 
+    A part of an edited network has no record of its own: there, each module that an edit put in tells of it.
+
     Example:
         >>> inner = nn.Sequential(nn.Identity())
-        >>> inner.ghostnet_edits = [{"path": "0", "kind": "identity"}]
+        >>> record_edits_(inner, [{"path": "0", "kind": "identity"}])
         >>> recorded_edits(nn.Sequential(inner))
         [{'path': '0.0', 'kind': 'identity'}]
     """
-    return [
+    edits = [
         {**edit, "path": f"{name}.{edit['path']}" if name else edit["path"]}
         for name, module in model.named_modules()
         for edit in getattr(module, "ghostnet_edits", [])
     ]
+    if hasattr(model, "ghostnet_edits"):
+        return edits
+    told = {edit["path"] for edit in edits}
+    for name, module in model.named_modules():
+        edit: Any = getattr(module, "ghostnet_edit", None)
+        if edit is not None and name and name not in told:
+            edits.append({**edit, "path": name})
+    return edits
 
 
 def record_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> None:
@@ -78,6 +88,10 @@ def record_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> None:
         if hasattr(module, "ghostnet_edits"):
             del module.ghostnet_edits
     model.ghostnet_edits = list(edits)  # type: ignore[assignment]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for edit in edits:  # of several at one path, the last made the module that is there
+        if edit["path"] in modules:
+            modules[edit["path"]].ghostnet_edit = edit
 
 
 def replace_module_(model: nn.Module, path: str, module: nn.Module) -> nn.Module:

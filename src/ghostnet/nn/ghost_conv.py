@@ -149,7 +149,12 @@ class GhostConv2d(nn.Module):
         self.register_buffer("channel_order", None)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `(N, out_channels, H', W')` for `input` of shape `(N, in_channels, H, W)`, named as in `nn.Conv2d`."""
+        """Return `(N, out_channels, H', W')` for `input` of shape `(N, in_channels, H, W)`, named as in `nn.Conv2d`.
+
+        As there, maps of a single image may come and go without N.
+        """
+        if isinstance(input, Tensor) and input.dim() == 3:  # no proxy of a tracer, whose maps have N
+            return self.forward(input[None])[0]
         maps = self._finish(self.primary_conv(input), self.primary_norm)
         if self.cheap_operation is not None:
             ghosts = self._finish(self.cheap_operation(maps), self.cheap_norm)
@@ -190,12 +195,20 @@ class GhostConv2d(nn.Module):
             )
         self.channel_order = given
 
+    def set_norm_options_(self, eps: float, momentum: float | None) -> None:
+        """Give the batch norms inside, if there are any, these in place of PyTorch's own."""
+        for norm in (self.primary_norm, self.cheap_norm):
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.eps, norm.momentum = eps, momentum
+
     def config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this module with `from_config`, as JSON-able values."""
 
         def plain(value: object) -> Any:
             return list(value) if isinstance(value, tuple) else value
 
+        norm = self.primary_norm
+        options = {"eps": norm.eps, "momentum": norm.momentum} if isinstance(norm, nn.BatchNorm2d) else {}
         return {
             "in_channels": self.in_channels,
             "out_channels": self.out_channels,
@@ -212,6 +225,7 @@ class GhostConv2d(nn.Module):
             "norm": self.norm_name,
             "activation": self.activation_name,
             "channel_order": self.channel_order is not None,
+            **({} if options in ({}, _NORM_OPTIONS) else {"norm_options": options}),
         }
 
     @classmethod
@@ -227,6 +241,11 @@ class GhostConv2d(nn.Module):
         """
         arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
         ordered = bool(arguments.pop("channel_order", False))
+        options = arguments.pop("norm_options", _NORM_OPTIONS)
+        if not isinstance(options, dict) or set(options) != set(_NORM_OPTIONS):
+            raise InputError(
+                f"`norm_options` (={options!r}) must be a table of {' and '.join(_NORM_OPTIONS)}."
+            )
         for key in arguments:
             if key not in _CONFIG_KEYS:
                 raise unknown_name("ghost_conv2d config key", key, _CONFIG_KEYS)
@@ -234,6 +253,7 @@ class GhostConv2d(nn.Module):
             if key not in arguments:
                 raise InputError(f"a ghost_conv2d config needs `{key}`; it has {sorted(arguments)}.")
         module = GhostConv2d(**cast(Any, arguments))
+        module.set_norm_options_(**options)
         if ordered:
             module.set_channel_order_(torch.arange(module.out_channels))
         return module
@@ -273,6 +293,7 @@ def ghost_like(convolution: nn.Conv2d, settings: dict[str, Any]) -> GhostConv2d:
     return ghost
 
 
+_NORM_OPTIONS = {"eps": 1e-5, "momentum": 0.1}  # PyTorch's
 _CONFIG_KEYS = (
     *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
     *("padding_mode", "ratio", "cheap_kernel_size", "cheap_operation", "norm", "activation"),

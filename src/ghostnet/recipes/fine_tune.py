@@ -51,7 +51,7 @@ def fine_tune_recipe(
     if model is None and weights and models.outside_of(weights) is not None:
         model, weights = weights, None
     model, weights = name_and_file(model, weights)
-    if model is None and not start and weights in models.list_models() and not Path(str(weights)).exists():
+    if model is None and not start and weights in models.list_models() and not Path(str(weights)).is_file():
         raise InputError(
             f"{weights} names a network, not its weights; write --model {weights} (model={weights})"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostnet.convert.calibration import calibration_batches, on_device_of
+from ghostnet.convert.calibration import calibration_batches, on_device_of, without_inference
 from ghostnet.convert.ghostify import example_of
 from ghostnet.convert.graph import find_units
 from ghostnet.convert.pruning.budget import TOLERANCE, Budget, check_multiple
@@ -31,6 +31,7 @@ from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import record_edits_, recorded_edits
 
 
+@torch.inference_mode(mode=False)  # the new weights are to be trained
 def prune(
     model: nn.Module,
     method: str = "l1",
@@ -161,7 +162,7 @@ def calibration_for(
         raise InputError(
             f"method {method.name!r} needs labels: `calibration` must give (images, labels), not images"
         )
-    return [(pair[0], pair[1]) for pair in pairs], batches
+    return [(pair[0], without_inference(pair[1]).long()) for pair in pairs], batches
 
 
 def _as_tensors(item: Any) -> Any:

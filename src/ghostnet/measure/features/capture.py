@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ghostnet.errors import InputError, first_line, unknown_name
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
+from ghostnet.measure.untouched import as_written, restored_buffers
 from ghostnet.modes import evaluating
 
 # files whose modules treat each map by itself: norms, activations, nn.Identity, and what timm makes of a norm
@@ -44,6 +45,7 @@ def feature_maps(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         >>> feature_maps(network, "0", torch.zeros(1, 3, 6, 6)).shape
         torch.Size([1, 8, 4, 4])
     """
+    model = as_written(model)
     modules = dict(model.named_modules())
     if layer not in modules or not layer:
         raise unknown_name("layer", layer, [name for name in modules if name])
@@ -81,6 +83,7 @@ def layers_with_maps(model: nn.Module, images: Tensor) -> list[str]:
 
         return hook
 
+    model = as_written(model)
     hooks = [module.register_forward_hook(noted(name)) for name, module in model.named_modules() if name]
     run_hooked(model, images, hooks)
     return list(found)
@@ -103,6 +106,7 @@ def unit_outputs(model: nn.Module, images: Tensor) -> dict[str, str]:
         >>> unit_outputs(network, torch.zeros(1, 3, 6, 6))
         {'0': '2', '3': '3'}
     """
+    model = as_written(model)
     modules = dict(model.named_modules())
     inside = tuple(f"{name}." for name, module in modules.items() if name and is_ghost_convolution(module))
     units: dict[str, str] = {}
@@ -143,7 +147,7 @@ def run_hooked(model: nn.Module, images: Tensor, hooks: Sequence[RemovableHandle
         InputError: images that it does not take.
     """
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), restored_buffers(model), torch.no_grad():
             _run(model, images)
     finally:
         for hook in hooks:

@@ -23,6 +23,7 @@ from ghostnet.measure.features.capture import run_hooked
 from ghostnet.measure.features.pairs import PairFits, fit_pairs
 from ghostnet.measure.ghost_convolutions import is_ghost_convolution
 from ghostnet.measure.macs import macs_of
+from ghostnet.measure.untouched import as_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,7 @@ def redundancy(
         0.0
     """
     check_integer("`ratio`", ratio, least=2, ending="; at 1 nothing is made from other maps")
+    model = as_written(model)
     inside_ghosts = tuple(
         f"{name}." if name else "" for name, module in model.named_modules() if is_ghost_convolution(module)
     )
