@@ -8,6 +8,7 @@ target also makes up for the error that the other summand carries.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -70,10 +71,20 @@ class _Walk:
 
     def value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """Evaluate a node ahead of its turn, with all that it needs; nothing is kept, nor changed in place."""
-        if node in values:
-            return values[node]
-        sources = {source: self.value(source, values) for source in node.all_input_nodes}
-        return self.run(node, values | {source: _copied(value) for source, value in sources.items()})
+        wanted = _missing_for(node, values)
+        missing = [one for one in self.nodes if one in wanted]
+        unread = Counter(source for one in missing for source in one.all_input_nodes)
+        computed: dict[fx.Node, Any] = {}
+        for one in missing:
+            sources = one.all_input_nodes
+            # each reader gets a copy of its own, since it may change what it is given
+            given = {old: _copied(computed[old] if old in computed else values[old]) for old in sources}
+            computed[one] = self.run(one, given)
+            for source in sources:
+                unread[source] -= 1
+                if not unread[source]:
+                    computed.pop(source, None)
+        return computed[node] if missing else values[node]
 
     def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
         """Evaluate one node."""
@@ -121,11 +132,10 @@ class _Traced:
 
     def _known(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
         """Whether `node` follows from computed values without a layer that is still to be fitted."""
-        if node in values:
-            return True
-        if node.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(node.target))):
-            return False
-        return all(self._known(source, values) for source in node.all_input_nodes)
+        return not any(
+            one.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(one.target)))
+            for one in _missing_for(node, values)
+        )
 
     def _missing(self, unit: ConvUnit, dense: Tensor, ghost: Tensor, target: Tensor) -> Tensor | float:
         """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot help."""
@@ -138,6 +148,18 @@ class _Traced:
         usable = scale.abs() > 1e-2 * scale.abs().max()
         inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
         return (dense - ghost) * inverse[:, None, None]
+
+
+def _missing_for(node: fx.Node, values: dict[fx.Node, Any]) -> set[fx.Node]:
+    """Return the nodes that are still to be run for the value of one, itself among them."""
+    missing: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one not in missing and one not in values:
+            missing.add(one)
+            waiting.extend(one.all_input_nodes)
+    return missing
 
 
 def _copied(value: Any) -> Any:
