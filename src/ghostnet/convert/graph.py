@@ -28,6 +28,7 @@ NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
 FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
 FUNCTIONAL_ACTIVATIONS |= {F.hardswish: "hardswish", F.gelu: "gelu", torch.relu_: "relu"}
+CONSTANT = "ghostnet_constant"  # key in the `meta` of a node
 _METHOD_ACTIVATIONS = {"relu": "relu", "relu_": "relu"}
 _FUNCTIONAL_CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, torch.conv2d}
 
@@ -96,14 +97,21 @@ def trace_layers(model: nn.Module) -> fx.Graph | None:
 
     Returns:
         A graph whose `call_module` targets are paths in `model`. Modules of the model's own are looked into where that
-        can be done; where not, those without children stay whole.
+        can be done; where not, those without children stay whole. Tensors that the code makes of none of the images
+        are in `node.meta[CONSTANT]`.
     """
     for childless in (False, True):
+        copied = copy_model(model, share_parameters=True)
         try:
             with torch.no_grad():
-                return trace(_LeafTracer(childless=childless), copy_model(model, share_parameters=True))
+                graph = trace(_LeafTracer(childless=childless), copied)
         except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"
             continue
+        for node in graph.nodes:
+            name = str(node.target)
+            if node.op == "get_attr" and "." not in name and not hasattr(model, name):
+                node.meta[CONSTANT] = getattr(copied, name)  # where fx has put it, and nobody else
+        return graph
     return None
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.graph import ConvUnit, is_ghost, normalises_only, trace_layers
+from ghostnet.convert.graph import CONSTANT, ConvUnit, is_ghost, normalises_only, trace_layers
 from ghostnet.hooks import input_of
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -91,6 +91,8 @@ class _Walk:
         if node.op == "placeholder":
             # a copy, since the network may change what it is given
             return _copied(batch) if node is self.nodes[0] else (node.args[0] if node.args else None)
+        if CONSTANT in node.meta:
+            return _copied(node.meta[CONSTANT])  # the same one serves all batches of both networks
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.model)
         args = fx.node.map_arg(node.args, values.__getitem__)
