@@ -32,6 +32,7 @@ from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolu
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.own_forward import check_own_forwards
 
 _LAST = "it makes what the network answers: scores suffer most; Layers(last=False) keeps it"
 
@@ -103,6 +104,7 @@ def ghostify(
     init_name = _check_init(init, check_form(form))
     batches = calibration_batches(calibration)
     model = eager_module(model, "ghostify")
+    check_own_forwards(model, "ghostify")
     _check_finite(model)
     example = example_of(model, example_input, batches)
     units = _units(model, example)

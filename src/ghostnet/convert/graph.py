@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from ghostnet.convert.outputs import answering
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.own_forward import has_own_forward
 from ghostnet.nn.tracing import trace
 
 NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -77,6 +78,8 @@ class _LeafTracer(fx.Tracer):
         self._childless = childless
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if has_own_forward(m) and not _is_convolution(m):
+            return False  # nobody knows what it computes before its code is followed
         if isinstance(m, (_ConvNd, _BatchNorm, nn.Linear, *ACTIVATIONS)) or is_ghost(m):
             return True
         if self._childless and next(m.children(), None) is None:
@@ -260,7 +263,9 @@ def normalises_only(module: nn.Module) -> bool:
 
 def _fits(norm: nn.Module, convolution: nn.Module) -> bool:
     """Tell whether a module normalises a convolution's maps first of all."""
-    return isinstance(norm, NORMS_OF_MAPS) and norm.num_features == getattr(convolution, "out_channels", None)
+    if not isinstance(norm, NORMS_OF_MAPS) or has_own_forward(norm):
+        return False
+    return norm.num_features == getattr(convolution, "out_channels", None)
 
 
 def _is_norm_of(node: fx.Node, model: nn.Module, convolution: nn.Module) -> bool:
@@ -383,6 +388,8 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
             return f"a transposed convolution ({type(module).__name__})"
         if type(module) is not nn.Conv2d:
             return f"a {type(module).__name__}, not a plain nn.Conv2d"
+        if has_own_forward(module):
+            return "its forward was replaced on the instance, which a replacement would lose"
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
             return "it has hooks, which a replacement would lose"
         return None
