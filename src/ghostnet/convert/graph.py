@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from ghostnet.convert.aliases import held_elsewhere
 from ghostnet.convert.outputs import answering
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
@@ -29,6 +30,7 @@ NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
 FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
 FUNCTIONAL_ACTIVATIONS |= {F.hardswish: "hardswish", F.gelu: "gelu", torch.relu_: "relu"}
+HELD = "also held outside the registered modules (in a list, say), where a replacement would not be seen"
 CONSTANT = "ghostnet_constant"  # key in the `meta` of a node
 _METHOD_ACTIVATIONS = {"relu": "relu", "relu_": "relu"}
 _FUNCTIONAL_CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, torch.conv2d}
@@ -357,6 +359,7 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
         self.model = model
         every_path = list(model.named_modules(remove_duplicate=False))
         self.registered = Counter(id(module) for _, module in every_path)
+        self.held = held_elsewhere(model)
         self.owners = Counter(
             id(value)
             for module in model.modules()
@@ -397,6 +400,8 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
     def _reason_of_use(self, unit: ConvUnit, module: nn.Module) -> str | None:
         if self.registered[id(module)] > 1:
             return "the same module is registered at two paths"
+        if unit.name in self.held:
+            return HELD
         if any(self.owners[id(value)] > 1 for value in module.parameters()):
             return "its weight is shared with another module"
         if f"{unit.name}.weight" in self.attributes or f"{unit.name}.bias" in self.attributes:
