@@ -72,14 +72,14 @@ def test_a_block_in_a_list_is_another_matter_than_its_layers():
 def test_held_convolutions_are_not_converted():
     _, report = ghostnet.ghostify(Holding(PLACES["list"], "c1").eval(), calibration=IMAGES)
     assert report.converted == ["c2"]
-    assert report.layers[1].reason.startswith("also held outside the registered modules")
+    assert report.layers[1].reason.startswith("held in a list or the like, too")
 
 
 def test_held_norms_stay_behind_a_ghost_convolution():
     ghost, report = ghostnet.ghostify(
         Holding(PLACES["list"], "n1"), layers=["c1"], init="random", form="ghostnet"
     )
-    assert "linear form: a layer after it is also held outside" in report.layers[1].reason
+    assert "linear form: a layer after it is held in a list" in report.layers[1].reason
     assert isinstance(ghost.n1, nn.BatchNorm2d)
     assert ghost.held[0] is ghost.n1
 
@@ -88,8 +88,8 @@ def test_held_norms_stay_behind_a_ghost_convolution():
 def test_what_is_held_loses_no_channels(name, kept):
     model = Holding(PLACES["dict"], name).eval()
     pruned, report = prune(model, "l1", macs=0.9, example_input=IMAGES[:1])
-    left = {layer.name for layer in report.layers if "held outside" in str(layer.reason)}
+    left = {layer.name for layer in report.layers if "held in a list" in str(layer.reason)}
     assert left == set(kept.split())
     assert pruned.held[name] is getattr(pruned, name)
-    with pytest.raises(InputError, match=r"nothing in this Holding can be pruned .*held outside"):
+    with pytest.raises(InputError, match=r"nothing in this Holding can be pruned .*held in a list"):
         prune(Holding(PLACES["dict"], "stem", "c1", "c2", "c3"), "l1", example_input=IMAGES[:1])
