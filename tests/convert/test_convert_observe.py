@@ -95,3 +95,24 @@ def test_frozen_norms_make_tensors_in_their_forward():
     images = torch.rand(2, 3, 32, 32)
     _, report = ghostnet.ghostify(dense, layers=["layer1.0.*"], calibration=images, refit_plain=False)
     assert report.converted == ["layer1.0.conv1", "layer1.0.conv2"]
+
+
+class _InBfloat16(nn.Module):
+    """Runs its layers under autocast, which fx cannot follow here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = _small(nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = self.layers(x)
+        return y.float() if y.dtype == torch.bfloat16 else y
+
+
+def test_layers_under_autocast_are_fitted_in_the_type_of_their_weights():
+    dense = _InBfloat16().eval()
+    _, report = ghostnet.ghostify(dense, calibration=IMAGES)
+    _, expected = ghostnet.ghostify(dense.layers, calibration=IMAGES)
+    found = [layer.reconstruction_error for layer in report.layers[1:]]
+    assert found == pytest.approx([layer.reconstruction_error for layer in expected.layers[1:]], rel=0.05)

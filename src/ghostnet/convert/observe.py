@@ -194,12 +194,14 @@ class _Hooks:
 
     def _record(self, model: nn.Module, name: str, *, of_input: bool) -> Iterator[Tensor]:
         seen: list[Tensor] = []
+        layer = model.get_submodule(name)
+        dtype = next(layer.parameters()).dtype  # under autocast, maps have another type than weights
 
         def keep(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
             given = input_of(args, kwargs)
-            seen.append((given if of_input else output).clone())
+            seen.append((given if of_input else output).to(dtype, copy=True))
 
-        handle = model.get_submodule(name).register_forward_hook(keep, with_kwargs=True)
+        handle = layer.register_forward_hook(keep, with_kwargs=True)
         try:
             for batch in self.batches:
                 seen.clear()
