@@ -49,6 +49,24 @@ def test_traced_activation_of_first_unit_is_found():
     assert by_name(Block(branch=False))["first"].activation == "relu"
 
 
+def test_without_trace_or_example_the_order_of_other_modules_says_nothing():
+    class Crossed(nn.Module):
+        """Registers the second convolution in front of the first one's norm."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.norm1, self.norm2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 1e9:
+                return x
+            return self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+
+    assert {unit.norm for unit in find_units(Crossed())} == {None}
+    assert [unit.norm for unit in find_units(Crossed(), torch.rand(1, 3, 8, 8))] == ["norm1", "norm2"]
+
+
 def test_without_trace_or_example_module_order_answers():
     model = nn.Sequential(Block(branch=True), nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
     units = by_name(model)
@@ -58,17 +76,36 @@ def test_without_trace_or_example_module_order_answers():
     assert units["0.second"].norm is None
 
 
-def test_norm_that_is_not_the_only_reader_does_not_count():
+READERS = {
+    "norm alone": lambda y, norm, _add: norm(y),
+    "shape": lambda y, norm, _add: norm(y)[:, : y.shape[1]],
+    "addition": lambda y, norm, _add: norm(y) + y,
+    "in place": lambda y, norm, _add: norm(y.add_(1)),
+    "layer with two inputs": lambda y, norm, add: add(norm(y), y),
+    "layer with a list": lambda y, norm, add: add([norm(y), y], 0),
+    "answer": lambda y, norm, _add: (norm(y), {"maps": [y]}),
+}
+
+
+@pytest.mark.parametrize("branch", [False, True], ids=["traced", "hooked"])
+@pytest.mark.parametrize("kind", READERS)
+def test_norm_that_is_not_the_only_reader_does_not_count(kind, branch):
+    class Add(nn.Module):
+        def forward(self, x: Tensor | list[Tensor], y: Tensor | int) -> Tensor:
+            return sum(x) if isinstance(x, list) else x + y
+
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.conv, self.norm, self.add = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), Add()
 
         def forward(self, x: Tensor) -> Tensor:
-            y = self.conv(x)
-            return self.norm(y) + y
+            if branch and x.sum() > 1e9:
+                return x
+            return READERS[kind](self.conv(x), self.norm, self.add)
 
-    assert by_name(Shared())["conv"].norm is None
+    alone = kind == "norm alone" or (branch and kind == "shape")
+    assert by_name(Shared(), torch.rand(1, 3, 4, 4))["conv"].norm == ("norm" if alone else None)
 
 
 def test_dedicated_and_functional_activations():
@@ -138,6 +175,31 @@ def test_every_reason_to_leave_a_convolution_alone():
     assert set(units) == {"plain", *expected}
     for name, text in expected.items():
         assert text in str(units[name].reason), name
+
+
+def test_weights_that_are_read_where_fx_does_not_trace():
+    class Reads(nn.Module):
+        def __init__(self, what: str) -> None:
+            super().__init__()
+            self.what = what
+            self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 1e9 or next(self.parameters()).dtype is torch.half:
+                return x
+            x = self.one(x)
+            if self.what == "type":
+                x = x.to(self.two.weight.dtype)
+            elif self.what == "bias" and self.two.bias is not None:
+                x = x + self.two.bias[:, None, None]
+            return self.two(x)
+
+    example = torch.rand(1, 3, 4, 4)
+    assert [unit.reason for unit in find_units(Reads("nothing"), example)] == [None, None]
+    for what in ("type", "bias"):
+        one, two = find_units(Reads(what), example)
+        assert one.reason is None
+        assert two.reason == "its weight is read as an attribute elsewhere"
 
 
 def test_old_style_weight_norm_is_left_alone():

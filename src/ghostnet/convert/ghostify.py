@@ -6,6 +6,7 @@ dense weights or at random), absorbs channel orders, and reports. Left out: any 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolu
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.own_forward import check_own_forwards
 
 _LAST = "it makes what the network answers: scores suffer most; Layers(last=False) keeps it"
 
@@ -110,6 +112,7 @@ def ghostify(
     init_name = _check_init(init, check_form(form))
     batches = calibration_batches(calibration)
     model = eager_module(model, "ghostify")
+    check_own_forwards(model, "ghostify")
     _check_finite(model)
     example = example_of(model, example_input, batches)
     units = _units(model, example)
@@ -118,9 +121,12 @@ def ghostify(
     chosen = [unit for unit in units if kept[unit.name] is None]
     each = ratio_of_each(ratio, [unit.name for unit in units])
     said = {unit.name: each[unit.name] for unit in chosen} if isinstance(ratio, Mapping) else ratio
-    ghost_model, remarks = replace_convolutions(
-        model, chosen, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
+    replaced = functools.partial(
+        replace_convolutions, model, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
     )
+    ghost_model, remarks = replaced(chosen)
+    if example is not None and not _runs(ghost_model, example):
+        raise _in_the_way([unit for unit in chosen if not _runs(replaced([unit])[0], example)] or chosen)
     errors: dict[str, float] = {}
     refitted = (
         _refittable(ghost_model, units, chosen) if refit_plain and batches and init == "dense" else set()
@@ -208,6 +214,24 @@ def _check_input(
                 f"`{name}` has {images.shape[1]} channels, but the first convolution ({first.name}) takes "
                 f"{expected}"
             ) from error
+
+
+def _runs(model: nn.Module, example: Tensor) -> bool:
+    try:
+        check_images_fit(copy_model(model, share_parameters=True), example, name="example_input")
+    except InputError:
+        return False
+    return True
+
+
+def _in_the_way(units: list[ConvUnit]) -> InputError:
+    """Name convolutions whose replacement stops a network that ran before."""
+    names = [unit.name for unit in units]
+    some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return InputError(
+        f"the network does not run with a Ghost convolution for {some}, perhaps because its code asks a convolution "
+        f"for more than its output; leave out such layers: layers=Layers(exclude={names[:4]})"
+    )
 
 
 def _refittable(model: nn.Module, units: list[ConvUnit], chosen: list[ConvUnit]) -> set[str]:

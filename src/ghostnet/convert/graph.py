@@ -19,15 +19,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from ghostnet.convert.aliases import held_elsewhere
 from ghostnet.convert.outputs import answering
+from ghostnet.convert.running import Recording, record
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
+from ghostnet.nn.own_forward import has_own_forward
 from ghostnet.nn.tracing import trace
 
 NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
 FUNCTIONAL_ACTIVATIONS = {F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.silu: "silu"}
 FUNCTIONAL_ACTIVATIONS |= {F.hardswish: "hardswish", F.gelu: "gelu", torch.relu_: "relu"}
+HELD = "held in a list or the like, too, where a replacement would not be seen"
+CONSTANT = "ghostnet_constant"  # key in the `meta` of a node
 _METHOD_ACTIVATIONS = {"relu": "relu", "relu_": "relu"}
 _FUNCTIONAL_CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, torch.conv2d}
 
@@ -76,6 +81,8 @@ class _LeafTracer(fx.Tracer):
         self._childless = childless
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if has_own_forward(m) and not _is_convolution(m):
+            return False  # nobody knows what it computes before its code is followed
         if isinstance(m, (_ConvNd, _BatchNorm, nn.Linear, *ACTIVATIONS)) or is_ghost(m):
             return True
         if self._childless and next(m.children(), None) is None:
@@ -96,14 +103,21 @@ def trace_layers(model: nn.Module) -> fx.Graph | None:
 
     Returns:
         A graph whose `call_module` targets are paths in `model`. Modules of the model's own are looked into where that
-        can be done; where not, those without children stay whole.
+        can be done; where not, those without children stay whole. Tensors that the code makes of none of the images
+        are in `node.meta[CONSTANT]`.
     """
     for childless in (False, True):
+        copied = copy_model(model, share_parameters=True)
         try:
             with torch.no_grad():
-                return trace(_LeafTracer(childless=childless), copy_model(model, share_parameters=True))
+                graph = trace(_LeafTracer(childless=childless), copied)
         except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"
             continue
+        for node in graph.nodes:
+            name = str(node.target)
+            if node.op == "get_attr" and "." not in name and not hasattr(model, name):
+                node.meta[CONSTANT] = getattr(copied, name)  # where fx has put it, and nobody else
+        return graph
     return None
 
 
@@ -143,11 +157,12 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
     for graph in graphs:
         for unit in _units_of_graph(graph, model):
             found[unit.name] = _merge(found[unit.name], unit) if unit.name in found else unit
+    recording = None if graphs else record(model, example_input, _is_whole)
     if not graphs:
-        found = {unit.name: unit for unit in _units_without_graph(model, example_input)}
+        found = {unit.name: unit for unit in _units_without_graph(model, recording)}
     for name in paths:
         found.setdefault(name, _describe(name, paths[name], calls=0))
-    reasons = _reasons(model, graphs)
+    reasons = _reasons(model, graphs, set() if recording is None else recording.borrowed)
     dots = _of_one_pixel(model, [name for name, unit in found.items() if unit.pointwise], example_input)
     units = [replace(unit, reason=reasons(unit), one_pixel=unit.name in dots) for unit in found.values()]
     last = set().union(*(answering(graph, model) for graph in graphs))
@@ -252,7 +267,9 @@ def normalises_only(module: nn.Module) -> bool:
 
 def _fits(norm: nn.Module, convolution: nn.Module) -> bool:
     """Tell whether a module normalises a convolution's maps first of all."""
-    return isinstance(norm, NORMS_OF_MAPS) and norm.num_features == getattr(convolution, "out_channels", None)
+    if not isinstance(norm, NORMS_OF_MAPS) or has_own_forward(norm):
+        return False
+    return norm.num_features == getattr(convolution, "out_channels", None)
 
 
 def _is_norm_of(node: fx.Node, model: nn.Module, convolution: nn.Module) -> bool:
@@ -273,23 +290,22 @@ def _activation_after(node: fx.Node, model: nn.Module, calls: Counter) -> tuple[
     return None, False
 
 
-def _units_without_graph(model: nn.Module, example_input: Tensor | None) -> list[ConvUnit]:
-    """Find the units by a forward pass with hooks, or by module order where that is impossible."""
-    leaves = [(name, module) for name, module in model.named_modules() if _is_whole(module)]
-    runs = _recorded_runs(model, example_input)
-    if runs is None:
+def _units_without_graph(model: nn.Module, recording: Recording | None) -> list[ConvUnit]:
+    """Find the units in a recorded forward pass, or by module order where there is none."""
+    if recording is None:
+        leaves = [name for name, module in model.named_modules() if _is_whole(module)]
         return [
-            _unit_in_line(model, [follower for follower, _ in leaves[index : index + 3]])
-            for index, (name, module) in enumerate(leaves)
-            if _is_convolution(module)
+            _unit_in_line(model, _in_sequence(model, leaves[index : index + 3]))
+            for index, name in enumerate(leaves)
+            if _is_convolution(model.get_submodule(name))
         ]
-    counts = Counter(name for name, _, _ in runs)
+    counts = Counter(name for name, _, _ in recording.calls)
     units = {}
-    for name, _, output in runs:
+    for name, _, output in recording.calls:
         if name not in units and _is_convolution(model.get_submodule(name)):
             line, last = [name], output
-            while len(line) < 3:
-                readers = [(reader, result) for reader, source, result in runs if source == last]
+            while len(line) < 3 and last not in recording.read:
+                readers = [(reader, result) for reader, source, result in recording.calls if source == last]
                 # an activation in place returns its input, so that what follows seems to read twice
                 if not readers or (len(readers) > 1 and readers[0][1] != last) or counts[readers[0][0]] != 1:
                     break
@@ -303,47 +319,33 @@ def _is_whole(module: nn.Module) -> bool:
     return _is_convolution(module) or not list(module.children())
 
 
+def _in_sequence(model: nn.Module, line: list[str]) -> list[str]:
+    """Keep of modules that are registered one after the other those that surely run so."""
+    parent = model.get_submodule(line[0].rpartition(".")[0])
+    runs_in_order = type(parent).forward is nn.Sequential.forward and not has_own_forward(parent)
+    return line if runs_in_order else line[:1]
+
+
 def _unit_in_line(model: nn.Module, line: list[str]) -> ConvUnit:
     """Read norm and activation off a line of modules that follow each other within one parent."""
     convolution, norm = model.get_submodule(line[0]), None
     rest = [name for name in line[1:] if name.rpartition(".")[0] == line[0].rpartition(".")[0]]
     if rest and _fits(model.get_submodule(rest[0]), convolution):
         norm = rest.pop(0)
-    activation = rest[0] if rest and isinstance(model.get_submodule(rest[0]), ACTIVATIONS) else None
+    activates = rest and isinstance(model.get_submodule(rest[0]), ACTIVATIONS)
+    activation = rest[0] if activates and not has_own_forward(model.get_submodule(rest[0])) else None
     # without a graph nobody can tell that nothing else uses the activation, so it counts as shared
     return _describe(line[0], convolution, norm=norm, activation=activation)
-
-
-def _recorded_runs(model: nn.Module, example_input: Tensor | None) -> list[tuple[str, int, int]] | None:
-    """Run the model once and list (path, id of the input, id of the output) of each leaf call."""
-    if example_input is None:
-        return None
-    copied = copy_model(model, share_parameters=True).eval()
-    runs: list[tuple[str, int, int]] = []
-    alive: list[object] = []  # ids are only unique while the tensors live
-    for name, module in copied.named_modules():
-        if _is_whole(module):
-
-            def record(_: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
-                alive.extend((inputs, output))
-                runs.append((name, id(inputs[0]) if inputs else 0, id(output)))
-
-            module.register_forward_hook(record)
-    try:
-        with torch.no_grad():
-            copied(example_input[:1].clone())
-    except Exception:  # the example does not fit this model: module order is still there
-        return None
-    return runs
 
 
 class _reasons:  # noqa: N801 - used as a function that remembers the model's shared parts
     """Say why a unit must be left alone, from facts about the whole model."""
 
-    def __init__(self, model: nn.Module, graphs: list[fx.Graph]) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, graphs: list[fx.Graph], borrowed: set[str]) -> None:
+        self.model, self.borrowed = model, borrowed
         every_path = list(model.named_modules(remove_duplicate=False))
         self.registered = Counter(id(module) for _, module in every_path)
+        self.held = held_elsewhere(model)
         self.owners = Counter(
             id(value)
             for module in model.modules()
@@ -375,6 +377,8 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
             return f"a transposed convolution ({type(module).__name__})"
         if type(module) is not nn.Conv2d:
             return f"a {type(module).__name__}, not a plain nn.Conv2d"
+        if has_own_forward(module):
+            return "its forward was replaced on the instance, which a replacement would lose"
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
             return "it has hooks, which a replacement would lose"
         return None
@@ -382,9 +386,12 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
     def _reason_of_use(self, unit: ConvUnit, module: nn.Module) -> str | None:
         if self.registered[id(module)] > 1:
             return "the same module is registered at two paths"
+        if unit.name in self.held:
+            return HELD
         if any(self.owners[id(value)] > 1 for value in module.parameters()):
             return "its weight is shared with another module"
-        if f"{unit.name}.weight" in self.attributes or f"{unit.name}.bias" in self.attributes:
+        read = {f"{unit.name}.weight", f"{unit.name}.bias"} & self.attributes
+        if read or unit.name in self.borrowed:
             return "its weight is read as an attribute elsewhere"
         if unit.calls != 1:
             return "it never runs" if unit.calls == 0 else f"one forward pass calls it {unit.calls} times"

@@ -17,7 +17,7 @@ from ghostnet.convert.graph import ConvUnit
 from ghostnet.convert.group_fit import fit_layer
 from ghostnet.convert.layer_fit import FitOptions
 from ghostnet.convert.observe import Pairs, observe
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
 from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn.edits import replace_module_
 from ghostnet.nn.ghost_conv import ghost_like
@@ -110,6 +110,11 @@ def _cost(
         for path in old:
             replace_module_(dense, path, new[path])  # type: ignore[arg-type]
         moved = [_tensors(dense(batch.clone())) for batch in batches]
+    except Exception as raised:  # the network's own code, which ran with the plain layer
+        raise InputError(
+            f"the network does not run with a Ghost convolution for {next(iter(old))} ({first_line(raised)}); leave "
+            "that layer out of `layers`"
+        ) from raised
     finally:
         for path, module in old.items():
             replace_module_(dense, path, module)

@@ -8,13 +8,14 @@ target also makes up for the error that the other summand carries.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.graph import ConvUnit, is_ghost, normalises_only, trace_layers
+from ghostnet.convert.graph import CONSTANT, ConvUnit, is_ghost, normalises_only, trace_layers
 from ghostnet.hooks import input_of
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -70,16 +71,28 @@ class _Walk:
 
     def value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """Evaluate a node ahead of its turn, with all that it needs; nothing is kept, nor changed in place."""
-        if node in values:
-            return values[node]
-        sources = {source: self.value(source, values) for source in node.all_input_nodes}
-        return self.run(node, values | {source: _copied(value) for source, value in sources.items()})
+        wanted = _missing_for(node, values)
+        missing = [one for one in self.nodes if one in wanted]
+        unread = Counter(source for one in missing for source in one.all_input_nodes)
+        computed: dict[fx.Node, Any] = {}
+        for one in missing:
+            sources = one.all_input_nodes
+            # each reader gets a copy of its own, since it may change what it is given
+            given = {old: _copied(computed[old] if old in computed else values[old]) for old in sources}
+            computed[one] = self.run(one, given)
+            for source in sources:
+                unread[source] -= 1
+                if not unread[source]:
+                    computed.pop(source, None)
+        return computed[node] if missing else values[node]
 
     def run(self, node: fx.Node, values: dict, batch: Tensor | None = None) -> Any:
         """Evaluate one node."""
         if node.op == "placeholder":
             # a copy, since the network may change what it is given
             return _copied(batch) if node is self.nodes[0] else (node.args[0] if node.args else None)
+        if CONSTANT in node.meta:
+            return _copied(node.meta[CONSTANT])  # the same one serves all batches of both networks
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.model)
         args = fx.node.map_arg(node.args, values.__getitem__)
@@ -121,11 +134,10 @@ class _Traced:
 
     def _known(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
         """Whether `node` follows from computed values without a layer that is still to be fitted."""
-        if node in values:
-            return True
-        if node.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(node.target))):
-            return False
-        return all(self._known(source, values) for source in node.all_input_nodes)
+        return not any(
+            one.op == "call_module" and is_ghost(self.ghost.model.get_submodule(str(one.target)))
+            for one in _missing_for(node, values)
+        )
 
     def _missing(self, unit: ConvUnit, dense: Tensor, ghost: Tensor, target: Tensor) -> Tensor | float:
         """What the other summand lacks, in units of the convolution's output; 0 where the norm cannot help."""
@@ -138,6 +150,18 @@ class _Traced:
         usable = scale.abs() > 1e-2 * scale.abs().max()
         inverse = torch.where(usable, scale, torch.ones_like(scale)).reciprocal() * usable
         return (dense - ghost) * inverse[:, None, None]
+
+
+def _missing_for(node: fx.Node, values: dict[fx.Node, Any]) -> set[fx.Node]:
+    """Return the nodes that are still to be run for the value of one, itself among them."""
+    missing: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one not in missing and one not in values:
+            missing.add(one)
+            waiting.extend(one.all_input_nodes)
+    return missing
 
 
 def _copied(value: Any) -> Any:
@@ -170,12 +194,14 @@ class _Hooks:
 
     def _record(self, model: nn.Module, name: str, *, of_input: bool) -> Iterator[Tensor]:
         seen: list[Tensor] = []
+        layer = model.get_submodule(name)
+        dtype = next(layer.parameters()).dtype  # under autocast, maps have another type than weights
 
         def keep(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
             given = input_of(args, kwargs)
-            seen.append((given if of_input else output).clone())
+            seen.append((given if of_input else output).to(dtype, copy=True))
 
-        handle = model.get_submodule(name).register_forward_hook(keep, with_kwargs=True)
+        handle = layer.register_forward_hook(keep, with_kwargs=True)
         try:
             for batch in self.batches:
                 seen.clear()

@@ -21,6 +21,7 @@ from ghostnet.convert.gate import gate_of
 from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, normalises_only, trace_graphs
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.narrow import is_batch_norm, is_depthwise
+from ghostnet.nn.own_forward import has_own_forward
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _PER_CHANNEL = (*ACTIVATIONS, *_POOLS, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Upsample, nn.ZeroPad2d)
@@ -174,6 +175,8 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: boo
 
 def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> str | None:
     """Return "maps", "flat" or "end" for a module that can follow, None for one that cannot."""
+    if has_own_forward(module):
+        return None
     kind = type(module)
     known_norm = normalises_only(module) or activates_too(module)
     if readers.through_depthwise:  # channels are cut out, not only put in another order

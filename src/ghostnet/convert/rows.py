@@ -36,6 +36,9 @@ class Rows:
         chosen: names of the converted layers.
         input_size: `(C, H, W)`; where the network does not run on it, MACs stay unknown.
         action: what was done to the chosen layers.
+
+    Raises:
+        InputError: the first network runs on an image of this size, and the second does not.
     """
 
     def __init__(
@@ -50,11 +53,20 @@ class Rows:
         self.model, self.new_model = model, new_model
         self.chosen, self.action = chosen, action
         self.input_size: tuple[int, ...] | None = input_size
+        self.before: Any = None
+        self.after: Any = None
         try:
-            self.before: Any = profile(model, input_size)
-            self.after: Any = profile(new_model, input_size)
+            self.before = profile(model, input_size)
         except InputError:  # the size was a guess
-            self.before = self.after = self.input_size = None
+            self.input_size = None
+            return
+        try:
+            self.after = profile(new_model, input_size)
+        except InputError as error:
+            raise InputError(
+                f"the network ran before, and does not with these layers replaced ({error}); give `example_input`, "
+                "for which layers in the way are found, or name fewer `layers`"
+            ) from error
 
     def report(
         self,

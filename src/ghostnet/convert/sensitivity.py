@@ -34,6 +34,7 @@ from ghostnet.measure.ghost_convolutions import ghost_macs
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.ghost_conv import ghost_like
+from ghostnet.nn.own_forward import check_own_forwards
 from ghostnet.progress import Progress
 
 
@@ -183,6 +184,7 @@ def sensitivity(
     if batches is None:
         raise InputError("sensitivity looks at images: give `calibration`; 512 are enough")
     model = eager_module(model, "sensitivity")
+    check_own_forwards(model, "sensitivity")
     dense = copy_model(model).eval()
     batches = on_device_of(dense, batches)
     for batch in {tuple(batch.shape[1:]): batch for batch in batches}.values():

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostnet.convert.graph import ConvUnit
+from ghostnet.convert.aliases import held_elsewhere
+from ghostnet.convert.graph import HELD, ConvUnit
 from ghostnet.errors import InputError
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import record_edits_, recorded_edits, replace_module_
@@ -63,12 +64,13 @@ def replace_convolutions(
     """
     check_form(form)
     copied = copy_model(model)
+    held = held_elsewhere(model)
     edits = recorded_edits(model)
     remarks: dict[str, str] = {}
     for unit in units:
         inner: dict[str, Any] = {}
         if form == "ghostnet":
-            inner, remark = _inner_layers(unit, copied)
+            inner, remark = _inner_layers(unit, copied, held)
             if remark:
                 remarks[unit.name] = remark
         convolution = copied.get_submodule(unit.name)
@@ -89,13 +91,15 @@ def replace_convolutions(
     return copied, remarks
 
 
-def _inner_layers(unit: ConvUnit, model: nn.Module) -> tuple[dict[str, Any], str | None]:
+def _inner_layers(unit: ConvUnit, model: nn.Module, held: set[str]) -> tuple[dict[str, Any], str | None]:
     """Choose the norm and activation inside a Ghost convolution, or say why it stays linear."""
     if unit.norm is None:
         return {}, "linear form: no batch norm follows it alone"
     norm = model.get_submodule(unit.norm)
     if type(norm) is not nn.BatchNorm2d:
         return {}, f"linear form: {type(norm).__name__} after it cannot move into the Ghost convolution"
+    if held & {unit.norm, unit.activation}:
+        return {}, f"linear form: a layer after it is {HELD}"
     if unit.activation is None:
         return {"norm": "batch"}, None
     kind = unit.activation

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ghostnet.nn import DepthwiseOperation, GhostConv2d
+from ghostnet.nn.own_forward import has_own_forward
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -30,8 +31,11 @@ def is_foldable(module: nn.Module, norm: nn.Module) -> bool:
     """Tell whether `norm` (right after `module`, which nothing else reads) can be folded away."""
     exact = type(module) in (*CONVOLUTIONS, DeployedGhostConv2d) or is_ghost(module)
     plain = not any(hasattr(part, "parametrizations") for part in module.modules())
-    hooked = any(part._forward_pre_hooks or part._forward_hooks for part in (*module.modules(), norm))
-    return exact and plain and not hooked and _scalable(module) and has_statistics(norm)
+    replaced = any(
+        part._forward_pre_hooks or part._forward_hooks or has_own_forward(part)
+        for part in (*module.modules(), norm)
+    )
+    return exact and plain and not replaced and _scalable(module) and has_statistics(norm)
 
 
 def has_statistics(norm: nn.Module) -> bool:

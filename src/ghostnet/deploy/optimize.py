@@ -34,6 +34,7 @@ from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
 from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.own_forward import has_own_forward
 from ghostnet.nn.tracing import trace
 
 PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
@@ -148,9 +149,11 @@ def passes_of(model: nn.Module) -> list[str] | None:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into Ghost convolutions, but not into layers whose code depends on sizes."""
+    """Looks into Ghost convolutions and forwards set on instances, but not into layers whose code depends on sizes."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if has_own_forward(m):
+            return False
         whole = isinstance(m, (AffineOperation, WaveletOperation, WinogradConv2d))
         return whole or super().is_leaf_module(m, module_qualified_name)
 

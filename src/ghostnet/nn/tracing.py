@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -17,7 +19,7 @@ def trace(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
 
     Args:
         tracer: says which modules stay whole.
-        model: whose forward takes images and, perhaps, more.
+        model: whose forward takes images and, perhaps, more; one that was set on the instance counts.
 
     Returns:
         A graph with one placeholder.
@@ -30,14 +32,15 @@ def trace(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
         >>> [node.op for node in trace(fx.Tracer(), nn.Sequential(nn.ReLU())).nodes]
         ['placeholder', 'call_module', 'output']
     """
-    _self, _images, *others = inspect.signature(type(model).forward).parameters.values()
-    defaults: dict[str, Any] = {
-        parameter.name: parameter.default
-        for parameter in others
-        if parameter.default is not inspect.Parameter.empty
-    }
-    with warnings.catch_warnings():
+    with _one_that_fx_takes(tracer, model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fx cannot check at run time that some defaults were not replaced
+        forward = getattr(type(model), tracer.traced_func_name)
+        _self, _images, *others = inspect.signature(forward).parameters.values()
+        defaults: dict[str, Any] = {
+            parameter.name: parameter.default
+            for parameter in others
+            if parameter.default is not inspect.Parameter.empty
+        }
         graph = tracer.trace(model, concrete_args=defaults or None)
     _, *placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node in placeholders:
@@ -48,6 +51,26 @@ def trace(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
         else:
             raise ValueError(f"forward needs `{node.target}` beside the images")
     return graph
+
+
+@contextlib.contextmanager
+def _one_that_fx_takes(tracer: fx.Tracer, model: nn.Module) -> Iterator[None]:
+    """Give the class of a model a method that is the forward set on the instance: fx asks the class alone."""
+    own, kind = vars(model).get("forward"), type(model)
+    if own is None:
+        yield
+        return
+
+    def forward(_self: nn.Module, images: Any) -> Any:
+        return own(images)
+
+    # under a name of its own, since what was set may well call the class's forward
+    tracer.traced_func_name = "_forward_of_instance"
+    model.__class__ = type(kind.__name__, (kind,), {tracer.traced_func_name: forward})
+    try:
+        yield
+    finally:
+        model.__class__ = kind
 
 
 def _erase_with_users(node: fx.Node) -> None:

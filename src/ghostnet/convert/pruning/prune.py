@@ -29,6 +29,7 @@ from ghostnet.measure import profile
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.edits import record_edits_, recorded_edits
+from ghostnet.nn.own_forward import check_own_forwards
 
 
 @torch.inference_mode(mode=False)  # the new weights are to be trained
@@ -75,6 +76,7 @@ def prune(
     if method not in PRUNE_METHODS:
         raise unknown_name("pruning method", method, PRUNE_METHODS)
     model = eager_module(model, "prune")
+    check_own_forwards(model, "prune")
     labelled, batches = calibration_for(PRUNE_METHODS[method], calibration)
     example = example_of(model, example_input, batches)
     units = find_units(model, example)
@@ -117,6 +119,7 @@ def least_share(model: nn.Module, example_input: Tensor, *, multiple: int = 1) -
     """
     multiple = check_multiple(multiple)
     model = eager_module(model, "prune")
+    check_own_forwards(model, "prune")
     narrowest = copy_model(model).eval()
     sites, _ = find_sites(model, find_units(model, example_input))
     narrow_(narrowest, sites, {site.name: torch.arange(min(multiple, site.channels)) for site in sites})

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ghostnet.convert.graph import ConvUnit, trace_graphs
+from ghostnet.convert.aliases import held_elsewhere
+from ghostnet.convert.graph import HELD, ConvUnit, trace_graphs
 from ghostnet.convert.order import find_readers
 from ghostnet.errors import InputError
 from ghostnet.nn.edits import replace_module_
@@ -71,8 +72,12 @@ def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite]
         )
     by_name = {unit.name: unit for unit in units}
     sites, reasons = [], {}
+    held = held_elsewhere(model)
     for unit in units:
         found = _site(model, graphs, unit, by_name)
+        if isinstance(found, PruneSite):
+            stays = sorted(held & {found.name, found.reader, *found.followers, *found.gates, *found.squeezes})
+            found = f"{stays[0]} would change with it, and is {HELD}" if stays else found
         if isinstance(found, PruneSite):
             sites.append(found)
         else:
