@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -108,3 +109,46 @@ def test_what_writes_into_its_input_is_compared_on_the_same_input() -> None:
             return self.norm(self.conv(images))
 
     optimize(Normalises(nn.Identity()), input_size=(3, 5, 5))
+
+
+class Aliased(nn.Module):
+    """A tensor under two names, of which one is written to."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.other, self.write = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), write
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = skip = self.conv(images)
+        maps = self.write(maps, self.other(maps).exp())
+        return maps * skip + images.mean()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [operator.iadd, operator.isub, operator.imul, operator.itruediv],
+    ids=lambda write: write.__name__,
+)
+def test_operators_that_write_are_seen_under_other_names(write: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Aliased(write)
+    result = optimize(model)
+    assert isinstance(result, fx.GraphModule)
+    assert agree(model, result)
+
+
+class Sizes(nn.Module):
+    """Numbers, which `+=` does not write to."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        height = kept = images.size(2)
+        rows, columns = images.shape[2:]
+        height += 1
+        rows *= 2
+        return images * height + kept + rows * columns
+
+
+def test_sizes_are_no_memory() -> None:
+    result = optimize(Sizes())
+    assert isinstance(result, fx.GraphModule)
+    assert agree(Sizes(), result)

@@ -250,3 +250,25 @@ class ClampsByChannel(nn.Module):
 def test_bounds_of_each_channel_need_the_concatenation_whole(target):
     model = ClampsByChannel()
     assert error_of(model, optimize(model, target=target)) < 1e-5
+
+
+class InPieces(nn.Module):
+    """Calls the layers of an `nn.Sequential` one by one, in code that does not trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.whole = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.layers[0](images)
+        if maps.sum() > 1e9:
+            return maps
+        return self.whole(self.layers[1](maps) + maps)
+
+
+def test_what_other_code_calls_one_by_one_is_not_folded() -> None:
+    model = randomise_(InPieces())
+    result = optimize(model, input_size=(3, 6, 6))
+    assert isinstance(result.layers[1], nn.BatchNorm2d)
+    assert isinstance(result.whole[1], nn.Identity)

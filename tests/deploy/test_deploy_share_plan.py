@@ -13,6 +13,7 @@ from torch import nn
 
 from ghostnet.deploy import plan_share
 from ghostnet.deploy.share_plan import search_share
+from ghostnet.deploy.whole_times import form_of
 from ghostnet.errors import InputError
 
 SIZE = (3, 24, 24)
@@ -158,3 +159,23 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(InputError, match=message):
         plan_share(network(), "onnx", **given)
+
+
+class Repeats(nn.Module):
+    """Prints as another one does, whatever its number of passes."""
+
+    def __init__(self, times: int, trick: bool = False) -> None:
+        super().__init__()
+        self.layer, self.times, self.trick = nn.Conv2d(3, 3, 1), times, trick
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            images = self.layer(images)
+        return images if not self.trick or images.sum() > 0 else -images
+
+
+@pytest.mark.parametrize("trick", [False, True], ids=["traced", "not traced"])
+def test_networks_that_print_alike_are_told_apart(trick: bool) -> None:
+    assert str(Repeats(1, trick)) == str(Repeats(9, trick))
+    assert form_of(Repeats(1, trick)) != form_of(Repeats(9, trick))
+    assert form_of(Repeats(9, trick)) == form_of(Repeats(9, trick))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ghostnet.deploy.compare import (
     RELATIVE_TOLERANCE,
@@ -56,6 +58,8 @@ def optimize(
         passes: names of `passes.PASSES` instead; they run in that table's order.
         input_size: shape of one input without the batch; when given, both outputs' floating tensors are all
             compared on random input. "winograd" depends on it, and is left out of a target's own set without it.
+            Convolutions that pad by the size of their input (TensorFlow's "SAME") are written for this one, and the
+            result is right for no other.
 
     Returns:
         A new network in eval mode (a `torch.fx.GraphModule` where the model traces; where it does not, only batch
@@ -129,7 +133,7 @@ def _rewritten(model: nn.Module, names: Sequence[str], input_size: Sequence[int]
             rewritten = apply_passes(graph, names, example)
             rewritten.meta[PASSES_KEY] = list(names)
             return rewritten.eval()
-    folded_model = _optimized_by_order(working) if "fold_batch_norm" in names else working
+    folded_model = _optimized_by_order(working, example) if "fold_batch_norm" in names else working
     return _with_deployed_ghosts(folded_model).eval()
 
 
@@ -148,6 +152,22 @@ def passes_of(model: nn.Module) -> list[str] | None:
     return meta.get(PASSES_KEY) if isinstance(meta, dict) else None
 
 
+class _Proxy(fx.Proxy):
+    """Stands for a tensor, and knows `x += y` from `x = x + y`: other names of x see what the first wrote."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Looks into Ghost convolutions and forwards set on instances, but not into layers whose code depends on sizes."""
 
@@ -156,6 +176,9 @@ class _Tracer(fx.Tracer):
             return False
         whole = isinstance(m, (AffineOperation, WaveletOperation, WinogradConv2d))
         return whole or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
 def traced(model: nn.Module) -> fx.GraphModule | None:
@@ -168,10 +191,12 @@ def traced(model: nn.Module) -> fx.GraphModule | None:
         return None
 
 
-def _optimized_by_order(model: nn.Module) -> nn.Module:
+def _optimized_by_order(model: nn.Module, example: Tensor | None) -> nn.Module:
+    """Fold what stands one after the other in an `nn.Sequential`, if the layers run in that order and in no other."""
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    taken_apart = set() if example is None else _run_in_pieces(model, example)
     for parent in list(model.modules()):
-        if type(parent) is not nn.Sequential:
+        if type(parent) is not nn.Sequential or id(parent) in taken_apart:
             continue
         names = list(parent._modules)
         for first, second in itertools.pairwise(names):
@@ -181,6 +206,34 @@ def _optimized_by_order(model: nn.Module) -> nn.Module:
             if is_foldable(before, after):
                 parent._modules[first], parent._modules[second] = folded(before, after), nn.Identity()
     return model
+
+
+def _run_in_pieces(model: nn.Module, example: Tensor) -> set[int]:
+    """Return the ids of the `nn.Sequential`s whose layers other code calls, seen in one forward pass."""
+    running: Counter[int] = Counter()
+    found: set[int] = set()
+    handles = []
+    for parent in model.modules():
+        if type(parent) is not nn.Sequential:
+            continue
+        own = id(parent)
+        handles += [
+            parent.register_forward_pre_hook(lambda _module, _args, own=own: running.update([own])),
+            parent.register_forward_hook(lambda _module, _args, _result, own=own: running.subtract([own])),
+        ]
+
+        def inside(_module: nn.Module, _args: object, own: int = own) -> None:
+            if not running[own]:
+                found.add(own)
+
+        handles += [layer.register_forward_pre_hook(inside) for layer in parent]
+    try:
+        with torch.no_grad():
+            model(example.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _with_deployed_ghosts(model: nn.Module) -> nn.Module:

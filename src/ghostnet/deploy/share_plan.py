@@ -18,7 +18,7 @@ from ghostnet.deploy.plan_search import CLOSE, INSIDE
 from ghostnet.deploy.processor import processor_features
 from ghostnet.deploy.quantization.calibration import calibration_array
 from ghostnet.deploy.targets import TARGETS
-from ghostnet.deploy.whole_times import WholeTimes, check_setting, folder_for_exports, versions_of
+from ghostnet.deploy.whole_times import WholeTimes, check_setting, folder_for_exports, form_of, versions_of
 from ghostnet.errors import InputError
 from ghostnet.measure import environment
 
@@ -135,7 +135,7 @@ def plan_share(
 
         def ratio_of(share: float) -> float:
             network = build(share)
-            form = str(network)
+            form = form_of(network)
             if form not in known:
                 whole.ratio(network, f"share {share:.3f}", {"share": share})
                 known[form] = whole.attempts[-1]

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ghostnet.checks import check_integer, is_number
 from ghostnet.deploy.layer_times import Setting
+from ghostnet.deploy.optimize import traced
 from ghostnet.deploy.quantization.quantiser import require_quantiser
 from ghostnet.deploy.targets import require_to_write, target_named
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.copies import copy_model
 
 
 class WholeTimes:
@@ -46,15 +48,42 @@ class WholeTimes:
             what: completes "the network with ...".
             facts: of the candidate, for `attempts`.
         """
-        dense = self._setting.session("the network", f"{self._size} {self._model}", self._model, self._size)
+        dense = self._setting.session(
+            "the network", f"{self._size} {form_of(self._model)}", self._model, self._size
+        )
         other = self._setting.session(
-            f"the network with {what}", f"{self._size} {network}", network, self._size
+            f"the network with {what}", f"{self._size} {form_of(network)}", network, self._size
         )
         found = self._setting.times({"dense": dense, "other": other}, self._size, 4 * self._setting.seconds)
         before, after = found["dense"].median_ms, found["other"].median_ms
         self.attempts.append({**facts, "dense_ms": before, "ms": after, "ratio": after / before})
         self._setting.announce(f"{what}: whole network at {after / before:.3f} of the time")
         return after / before
+
+
+def form_of(network: nn.Module) -> str:
+    """Return text that two networks share only if they compute the same but for the values of their weights.
+
+    What a network prints as does not tell what its forward does with its layers; a trace does. Where there is none,
+    the numbers and texts that its modules keep must do.
+
+    Example:
+        >>> form_of(nn.Sequential(nn.ReLU())) == form_of(nn.Sequential(nn.Tanh()))
+        False
+    """
+    graph = traced(copy_model(network, share_parameters=True))
+    kept = graph.code if graph is not None else [_plain_values(module) for module in network.modules()]
+    shapes = [
+        (name, tuple(value.shape))
+        for name, value in network.state_dict().items()
+        if isinstance(value, Tensor)
+    ]
+    return f"{network} {kept} {shapes}"
+
+
+def _plain_values(module: nn.Module) -> dict[str, Any]:
+    kinds = (bool, int, float, str, tuple, list)
+    return {name: value for name, value in vars(module).items() if isinstance(value, kinds)}
 
 
 @contextlib.contextmanager

@@ -74,9 +74,7 @@ def without_in_place_work(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network with every in-place operation replaced, and operations that do nothing in eval mode dropped.
 
     What reads a tensor after it was overwritten reads the result of the overwriting node from then on; nothing may be
-    taken for dead before, since `relu_(x)` as a statement has no reader of its own. (`x += y` is traced as a plain
-    sum: a network that reads `x` under another name behind it does not trace as it runs, which the comparison of
-    `optimize` shows.)
+    taken for dead before, since `relu_(x)` as a statement has no reader of its own.
 
     Raises:
         NotFollowedError: it writes into a tensor whose memory another one shares that is read afterwards.
@@ -108,7 +106,7 @@ def _write_elsewhere(traced: fx.GraphModule, node: fx.Node) -> None:
         node.target = add_module(traced, str(node.target), out_of_place(module))
     elif not (_switched_off(node) or _renamed(node) or node.target in _OPERATORS):
         return
-    if not isinstance(written, fx.Node):
+    if not isinstance(written, fx.Node) or _is_number(written):
         return
     later = _nodes_behind(node)
     shared = _sharing_memory(traced, written) - {written}
@@ -197,6 +195,14 @@ def _asks_for_facts(node: fx.Node) -> bool:
     """Tell whether a node reads a tensor's shape or kind and not its values."""
     asks = node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")
     return asks or (node.op == "call_method" and node.target in _FACTS)
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Tell whether a node is a size or computed of sizes: `h += 1` gives the name to another number."""
+    if _asks_for_facts(node):
+        return True
+    computes = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+    return computes and all(_is_number(source) for source in node.all_input_nodes)
 
 
 def _plain_form(node: fx.Node) -> None:

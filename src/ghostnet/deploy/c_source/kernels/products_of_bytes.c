@@ -186,7 +186,9 @@ KERNEL byte_map(const void *self, const struct memory *memory, int from, int to)
         numbers &= ranges[2 * y + 1] == ranges[2 * y + 1];
     }
     struct scale scale = scale_of(low, high, numbers);
-    const int zero = (int)(-low * scale.steps + .5f);
+    /* a little under a half, so that the largest value, too, stays below a byte's end where low and high are as far
+     * from zero: 127.5 rounded up would make it 256 */
+    const int zero = (int)(-low * scale.steps + .499f);
     scale.low = -zero * scale.step;
     if (from == 0) tell(memory->work + layer->scales, scale);
     if (!numbers) scale.low = 0; /* the bytes do not matter */
