@@ -8,9 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ghostnet import InputError
-from ghostnet.data import DetectionBatches, coco_splits, open_coco, open_detection, read_coco, read_voc
+from ghostnet.data import (
+    DetectionBatches,
+    DetectionSet,
+    coco_splits,
+    open_coco,
+    open_detection,
+    read_coco,
+    read_voc,
+)
+from ghostnet.data.detection import box_image
 
 _CELLS = Path(__file__).parents[1] / "detect" / "cells"
 _OBJECT = (
@@ -320,6 +330,19 @@ def test_batches_are_a_function_of_seed_epoch_and_index():
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     other = [int(t["image_id"]) for _, ts in batches.epoch(2) for t in ts]
     assert other != [int(t["image_id"]) for _, ts in whole for t in ts]
+
+
+@pytest.mark.parametrize("size, odd", [((6, 4), (4, 6)), ((4, 6), (6, 4))])
+def test_an_image_of_another_shape_is_trained_on_too(size, odd, tmp_path):
+    images = []
+    for number, (width, height) in enumerate([odd, size, size, size, size], 1):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (width, height)).save(path)
+        images.append(box_image(number, path, (width, height), [([1.0, 1.0, 3.0, 3.0], 0, False, 4.0)]))
+    batches = DetectionBatches(DetectionSet(images, ["cat"], [1], "shapes"), 2, training=True)
+    seen = [[int(t["image_id"]) for _, ts in batches.epoch(epoch) for t in ts] for epoch in range(20)]
+    assert all(len(set(ids)) == 4 for ids in seen)
+    assert {number for ids in seen for number in ids} == {1, 2, 3, 4, 5}
 
 
 def test_mirrored_boxes_stay_on_their_objects():

@@ -116,10 +116,10 @@ class DetectionBatches:
         if not self.training:
             return [list(range(i, min(i + size, self.count))) for i in range(0, self.count, size)]
         random = np.random.default_rng([self.seed, epoch, 0])
-        order = random.permutation(self.count)
+        order = random.permutation(self.count)[: len(self) * size]  # grouped first, one shape alone would lose images
         upright = np.asarray([image.height > image.width for image in self.source.images])[order]
-        cut = np.concatenate([order[upright], order[~upright]])[: len(self) * size].reshape(-1, size)
-        return [row.tolist() for row in random.permutation(cut)]
+        rows = np.concatenate([order[upright], order[~upright]]).reshape(-1, size)
+        return [row.tolist() for row in random.permutation(rows)]
 
 
 class _Samples(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
