@@ -116,7 +116,8 @@ class DetectionBatches:
         if not self.training:
             return [list(range(i, min(i + size, self.count))) for i in range(0, self.count, size)]
         random = np.random.default_rng([self.seed, epoch, 0])
-        order = random.permutation(self.count)[: len(self) * size]  # grouped first, one shape alone would lose images
+        # the rest is left out before grouping; behind it, it would always be of the shape that comes last
+        order = random.permutation(self.count)[: len(self) * size]
         upright = np.asarray([image.height > image.width for image in self.source.images])[order]
         rows = np.concatenate([order[upright], order[~upright]]).reshape(-1, size)
         return [row.tolist() for row in random.permutation(rows)]
