@@ -132,13 +132,13 @@ def read_images(files: list[Path], wanted: Preprocessing) -> tuple[list[np.ndarr
     """
     import torch
 
-    from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform
+    from ghostnet.data import UnreadableImageError, evaluation_transform, read_image
 
     transform = evaluation_transform(wanted)
     pixels = []
     for path in files:
         try:
-            pixels.append(transform(decode_image(path.read_bytes(), str(path))))
+            pixels.append(transform(read_image(path.read_bytes, str(path))))
         except UnreadableImageError as error:
             if len(files) == 1:
                 raise

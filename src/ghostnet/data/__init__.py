@@ -4,7 +4,7 @@ from ghostnet.data.augment import Augmentation
 from ghostnet.data.batches import Batches, TensorBatches
 from ghostnet.data.cifar10 import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Cifar10, load_cifar10
 from ghostnet.data.coco import check_instances, coco_splits, open_coco, read_coco, read_json
-from ghostnet.data.decode import UnreadableImageError, decode_image
+from ghostnet.data.decode import UnreadableImageError, decode_image, read_image
 from ghostnet.data.detection import BadBoxError, BoxImage, DetectionSet
 from ghostnet.data.detection_batches import DetectionBatches
 from ghostnet.data.detection_sets import open_detection
@@ -78,6 +78,7 @@ __all__ = [
     "open_images",
     "open_split",
     "read_coco",
+    "read_image",
     "read_json",
     "read_voc",
     "split_at_random",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import signal
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,26 @@ def decode_image(content: bytes, name: str = "image") -> Tensor:
             name, f"it is {width}x{height} pixels, a strip that resizing would blow up; crop it"
         )
     return pixels
+
+
+def read_image(read: Callable[[], bytes], name: str) -> Tensor:
+    """Read and decode one image file, so that one that cannot be opened is told like one that is damaged.
+
+    Args:
+        read: gives the file's bytes; a path's `read_bytes`, for instance.
+        name: what an error calls it.
+
+    Returns:
+        As `decode_image`.
+
+    Raises:
+        UnreadableImageError: as `decode_image`, or the file cannot be read.
+    """
+    try:
+        content = read()
+    except OSError as error:
+        raise UnreadableImageError(name, error.strerror or str(error)) from error
+    return decode_image(content, name)
 
 
 def _decode_with_pillow(content: bytes, name: str) -> Tensor:
