@@ -308,9 +308,15 @@ def test_report_of_results_alone_touches_nothing_else(
         (["--results", "none"], "there is no folder none"),
         (["--check", "--page", "x.html"], "--check looks at a repository's documents"),
         ([], "there is no README.md; give the repository with --root, or results alone"),
+        (["--results", "results", "--page", "notes.html"], "notes.html exists; pass --force"),
+        (["--results", "results", "--force"], "--force is for a page elsewhere, with --page FILE"),
     ):
+        (tmp_path / "notes.html").write_text("mine", encoding="utf-8")
         assert cli.run(["report", *arguments]) == 2
         assert message in capsys.readouterr().err
+        assert (tmp_path / "notes.html").read_text(encoding="utf-8") == "mine"
+    assert cli.run(["report", "--results", "results", "--page", "notes.html", "--force"]) == 0
+    assert "GhostNet, reproduced" in (tmp_path / "notes.html").read_text(encoding="utf-8")
     assert results.is_dir()
 
 
