@@ -222,15 +222,21 @@ def test_report_names_each_bad_record_and_reports_the_rest(
     (repository / "results" / "table7" / "newer.json").write_text('{"schema": 2, "exhibit": "table7"}')
     (repository / "results" / "table7" / "poor.json").write_text('{"schema": 1, "exhibit": "table7"}')
     (repository / "results" / "table7" / "zip.json").mkdir()
+    (repository / "results" / "table7" / "deep.json").write_text("[" * 100_000)
+    timed = json.loads((repository / "results" / "figure7" / "table7_mnn.json").read_text())
+    timed["metrics"]["rows"][0]["top1"] = 9000
+    (repository / "results" / "figure7" / "odd.json").write_text(json.dumps(timed))
     assert cli.run(["report", "--root", str(repository)]) == 1
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert all(line.startswith("not reported: ") for line in lines)
     assert "broken.json is not JSON" in lines[0]
-    assert "of schema 1 but of 2: a newer ghostnet wrote it" in lines[1]
-    assert "poor.json lacks 'command'" in lines[2]
-    assert "zip.json cannot be read: Is a directory" in lines[3]
+    assert "deep.json is not JSON (maximum recursion depth" in lines[1]
+    assert "of schema 1 but of 2: a newer ghostnet wrote it" in lines[2]
+    assert "poor.json lacks 'command'" in lines[3]
+    assert "zip.json cannot be read: Is a directory" in lines[4]
+    assert "odd.json cannot be shown (ValueError: a top-1 of 9000 % lies outside 0 and 100)" in lines[5]
     page = (repository / "runs" / "report.html").read_text(encoding="utf-8")
     assert "broken.json" in page
     assert "92.77" in page
