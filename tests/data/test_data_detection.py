@@ -428,6 +428,8 @@ def test_bad_batches(content, tmp_path):
         DetectionBatches(cells, 11, training=True)
     with pytest.raises(InputError, match=r"`workers` \(=-1\)"):
         DetectionBatches(cells, 1, workers=-1)
+    with pytest.raises(InputError, match=r"`workers` \(=2\) decode elsewhere; set one of them"):
+        DetectionBatches(cells, 1, workers=2, keep_in_memory=True)
 
 
 def test_cocos_splits_by_rule_and_count(tmp_path):
