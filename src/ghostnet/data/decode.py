@@ -23,6 +23,7 @@ _WHITE = (255, 255, 255, 255)
 _PLAIN = ("RGB", "L", "1", "CMYK", "YCbCr")  # Pillow converts these to RGB as a viewer shows them
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 _LONGEST = 100  # times the shorter side
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag and its value; Pillow heeds it in 8 bits only
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -129,6 +130,8 @@ def _from_deep_grey(image: Any) -> object:
     from PIL import Image
 
     deep = np.asarray(image).astype(np.uint32)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        deep = 65535 - deep
     clear = image.info.get("transparency")  # the one grey that is transparent
     if isinstance(clear, int):
         deep[deep == clear] = 65535
