@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ghostnet import cli
 from ghostnet.cli import app
@@ -218,6 +220,17 @@ def test_failures_are_one_line_and_exit_1(
     monkeypatch.setitem(app.VERBS, "data", fail)
     assert cli.run(["data"]) == 1
     assert re.search(message, _line(capsys))
+
+
+def test_shards_are_not_made_of_a_sets_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/a", "train/b", "val/a"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "pets" / name / "0.png")
+    assert cli.run(["data", "shards", str(tmp_path / "pets"), str(tmp_path / "out")]) == 2
+    assert "pets holds a set in parts, train and val, which are no classes; name one, " in _line(capsys)
+    assert not (tmp_path / "out").exists()
+    assert cli.run(["data", "shards", str(tmp_path / "pets" / "train"), str(tmp_path / "out")]) == 0
+    assert "2 images of 2 classes" in capsys.readouterr().out
 
 
 def test_what_keeps_nothing_does_not_promise_to_go_on(

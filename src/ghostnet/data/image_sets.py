@@ -45,6 +45,20 @@ def open_held_out(path: str | os.PathLike[str]) -> ImageSource:
     return open_images(found if found is not None and not _is_class(root, found) else path)
 
 
+def refuse_parts(path: str | os.PathLike[str]) -> None:
+    """Raise where a folder holds a set in parts, `train` and `val`, whose names would be taken for those of classes.
+
+    Raises:
+        InputError: it does; the line names the parts.
+    """
+    root = Path(path).expanduser()
+    found = [_part(root, names) for names in (_TRAINING, _HELD_OUT)]
+    parts = [part for part in found if part is not None and not _is_class(root, part)]
+    if parts and not shard_paths(root):
+        names = " and ".join(part.name for part in parts)
+        raise InputError(f"{root} holds a set in parts, {names}, which are no classes; name one, {parts[0]}")
+
+
 def training_folder(path: str | os.PathLike[str]) -> Path:
     """Return what a network may look at before it is evaluated: the `train` folder where there is one, else all."""
     root = Path(path).expanduser()
