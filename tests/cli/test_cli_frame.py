@@ -274,6 +274,22 @@ def test_debug_shows_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_an_interrupt_while_the_command_is_loaded_is_one_line() -> None:
+    code = """
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("ghostnet", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "ghostnet: interrupted\n")
+    scripts = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'ghostnet = "ghostnet.__main__:main"' in scripts
+
+
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     done = subprocess.run(
         f"'{sys.executable}' -m ghostnet --help | true",
