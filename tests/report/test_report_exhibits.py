@@ -381,6 +381,24 @@ def test_page_shows_how_well_the_scores_and_the_closed_form_do() -> None:
     assert state_of("figure7", found).word == "not run"
 
 
+def test_page_shows_scores_at_the_ratio_that_they_were_made_for() -> None:
+    layer = {
+        "name": "conv1",
+        "channels": 16,
+        "map_size": [8, 8],
+        "macs": 1e6,
+        "ghost_error": 0.25,
+        "alike": 0.5,
+    }
+    layers = [{**layer, "name": "conv2", "ghost_error": 0.125}, layer]
+    metrics = {"network": "resnet56", "scores": {"layers": layers[::-1], "ratio": 3, "skipped": {}}}
+    page, problems = exhibits_page([(Path("features/x.json"), _record("features", metrics))], "nowhere")
+    assert problems == []
+    cells = re.findall(r"<t[hd][^>]*>([^<]+)</t[hd]>", page[page.index("Which layers") :])
+    assert cells[:6] == ["layer", "maps", "size", "MACs M", "lost at s=3", "alike %"]
+    assert [cells[6:12], cells[12]] == [["conv2", "16", "8x8", "1.0", "0.125", "50"], "conv1"]
+
+
 def test_committed_scores_order_layers_as_the_accuracy_lost_does() -> None:
     records = dict(read_results(_ROOT / "results"))
     metrics = records[Path("features/single_resnet9_050.json")]["metrics"]

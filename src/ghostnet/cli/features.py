@@ -261,22 +261,10 @@ def _text(value: dict[str, Any]) -> str:
 
 def scores_text(scores: dict[str, Any]) -> str:
     """Return a network's scores as a table, the layer that ghosting would hurt least first."""
-    from ghostnet.report import text_table
+    from ghostnet.report import scores_cells, text_table
 
-    rows = [
-        (
-            layer["name"],
-            str(layer["channels"]),
-            "x".join(map(str, layer["map_size"])),
-            f"{layer['macs'] / 1e6:,.1f}",
-            f"{layer['ghost_error']:.3f}",
-            f"{100 * layer['alike']:.0f}",
-        )
-        for layer in sorted(scores["layers"], key=lambda layer: layer["ghost_error"])
-    ]
-    header = ("layer", "maps", "size", "MACs M", "lost at s=" + str(scores["ratio"]), "alike %")
     skipped = [f"skipped {name}: {reason}" for name, reason in scores["skipped"].items()]
-    return "\n".join([text_table(header, rows), *skipped])
+    return "\n".join([text_table(*scores_cells(scores)), *skipped])
 
 
 def _pairs_text(value: dict[str, Any]) -> str:
