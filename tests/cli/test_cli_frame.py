@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ghostnet import cli
 from ghostnet.cli import app
@@ -220,6 +222,17 @@ def test_failures_are_one_line_and_exit_1(
     assert re.search(message, _line(capsys))
 
 
+def test_shards_are_not_made_of_a_sets_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/a", "train/b", "val/a"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "pets" / name / "0.png")
+    assert cli.run(["data", "shards", str(tmp_path / "pets"), str(tmp_path / "out")]) == 2
+    assert "pets holds a set in parts, train and val, which are no classes; name one, " in _line(capsys)
+    assert not (tmp_path / "out").exists()
+    assert cli.run(["data", "shards", str(tmp_path / "pets" / "train"), str(tmp_path / "out")]) == 0
+    assert "2 images of 2 classes" in capsys.readouterr().out
+
+
 def test_what_keeps_nothing_does_not_promise_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +272,22 @@ def test_debug_shows_the_traceback(
     monkeypatch.setenv("GHOSTNET_DEBUG", "1")
     assert cli.run(["data", "cifar1"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_the_command_is_loaded_is_one_line() -> None:
+    code = """
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("ghostnet", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "ghostnet: interrupted\n")
+    scripts = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'ghostnet = "ghostnet.__main__:main"' in scripts
 
 
 def test_a_reader_that_leaves_is_no_traceback() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 
 import ghostnet
 from ghostnet import InputError, cli, train
+from ghostnet.cli.calibration import folder_images
+from ghostnet.cli.features import read_images
 from ghostnet.cli.images import class_names, count_classes, labelled_for, preprocessing_for
+from ghostnet.data import Preprocessing
 from ghostnet.train.objective import Classification
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 40, 50)}
@@ -92,6 +96,34 @@ def test_predict_names_classes_with_probabilities(
     image = str(photos / "red" / "3.jpg")
     assert cli.run(["predict", network, image, "--top-k", "1"]) == 0
     assert "%" in capsys.readouterr().out
+
+
+def test_an_image_that_cannot_be_opened_is_skipped_and_named(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked, plain = photos / "red" / "1.jpg", Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:  # no permission keeps root, as which tests may run, from reading
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    model, wanted, paths = (
+        ghostnet.create_model("resnet20"),
+        Preprocessing(32, 1.0),
+        [photos / "red/0.jpg", locked],
+    )
+    line = f"skipped {locked}: Permission denied\n"
+    found = train.predict(model, paths, wanted)
+    assert [prediction.error for prediction in found] == ["", "Permission denied"]
+    assert capsys.readouterr().err == line
+    with pytest.raises(InputError, match=r"1.jpg cannot be read as an image: Permission denied"):
+        train.predict(model, paths, wanted, strict=True)
+    assert len(read_images(paths, wanted)[0]) == 1
+    assert capsys.readouterr().err == line
+    assert len(folder_images(model, str(photos / "red"), 99, wanted)[0]) == 11
+    assert capsys.readouterr().err == line
 
 
 def test_bad_images_are_named(

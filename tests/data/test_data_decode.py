@@ -68,6 +68,13 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     assert len(found.unique()) == 256  # clipping would leave nearly everything white
 
 
+def test_sixteen_bit_grey_may_count_from_white() -> None:
+    deep = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    content = io.BytesIO()
+    Image.fromarray(deep).save(content, "TIFF", tiffinfo={262: 0})  # Pillow writes the numbers as they are
+    _close(decode_image(content.getvalue()), np.stack([255 - np.round(deep / 257)] * 3, 2), most=1)
+
+
 def test_transparency_lies_on_white() -> None:
     layer = np.dstack([PIXELS, np.zeros((30, 40), np.uint8)])
     layer[:, 20:, 3] = 255

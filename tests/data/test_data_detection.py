@@ -8,9 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ghostnet import InputError
-from ghostnet.data import DetectionBatches, coco_splits, open_coco, open_detection, read_coco, read_voc
+from ghostnet.data import (
+    DetectionBatches,
+    DetectionSet,
+    coco_splits,
+    open_coco,
+    open_detection,
+    read_coco,
+    read_voc,
+)
+from ghostnet.data.detection import box_image
 
 _CELLS = Path(__file__).parents[1] / "detect" / "cells"
 _OBJECT = (
@@ -247,6 +257,55 @@ def test_voc_files_that_other_tools_write(as_voc):
         read_voc(as_voc, "latin")
 
 
+def _renamed(root, old, new):
+    (root / f"Annotations/{old}.xml").rename(root / f"Annotations/{new}.xml")
+    (root / f"JPEGImages/{old}.jpg").rename(root / f"JPEGImages/{new}.jpg")
+
+
+def test_voc_pictures_are_those_of_their_annotations_name(as_voc):
+    """`<filename>` is what a tool left in it: the source of a copied file, no ending, the name before a renaming."""
+    first = as_voc / "Annotations/BloodImage_00007.xml"
+    text = first.read_text()
+
+    def found():
+        return read_voc(as_voc).images[0].path.name
+
+    for stale in ("BloodImage_00011.jpg", "BloodImage_00007", "gone.png", ""):
+        first.write_text(text.replace("BloodImage_00007.jpg", stale))
+        assert found() == "BloodImage_00007.jpg"
+    picture = as_voc / "JPEGImages/BloodImage_00007.jpg"
+    shutil.copy(picture, picture.with_suffix(".PNG"))
+    assert found() == "BloodImage_00007.PNG"  # the first of two, unless it is named
+    first.write_text(text)
+    assert found() == "BloodImage_00007.jpg"
+    picture.unlink()
+    assert found() == "BloodImage_00007.PNG"
+    picture.with_suffix(".PNG").rename(as_voc / "JPEGImages/elsewhere.jpg")
+    first.write_text(text.replace("BloodImage_00007.jpg", "elsewhere.jpg"))
+    assert found() == "elsewhere.jpg"
+    first.write_text(text.replace("BloodImage_00007.jpg", "BloodImage_00011.jpg"))
+    with pytest.raises(InputError, match=r"BloodImage_00007.jpg, which is missing \(1 of 10"):
+        found()
+
+
+def test_voc_names_may_have_spaces(as_voc):
+    _renamed(as_voc, "BloodImage_00007", "my photo 1")
+    _renamed(as_voc, "BloodImage_00011", "my photo")
+    lists = as_voc / "ImageSets/Main"
+    for lines, names in (
+        ("my photo 1\nmy photo\n", ["my photo", "my photo 1"]),
+        (
+            "my photo 1  1\nmy photo  -1\nBloodImage_00015  0\n",
+            ["BloodImage_00015", "my photo", "my photo 1"],
+        ),
+    ):
+        (lists / "spaces.txt").write_text(lines)
+        assert [image.path.stem for image in read_voc(as_voc, "spaces").images] == names
+    (lists / "spaces.txt").write_text("my photo 2\n")
+    with pytest.raises(InputError, match="lists my photo 2, for which there is no"):
+        read_voc(as_voc, "spaces")
+
+
 def test_broken_voc(as_voc):
     with pytest.raises(InputError, match=r"unknown class in .*xml: 'RBC'"):
         read_voc(as_voc, classes=["Platelets", "WBC"])
@@ -322,6 +381,19 @@ def test_batches_are_a_function_of_seed_epoch_and_index():
     assert other != [int(t["image_id"]) for _, ts in whole for t in ts]
 
 
+@pytest.mark.parametrize(("size", "odd"), [((6, 4), (4, 6)), ((4, 6), (6, 4))])
+def test_an_image_of_another_shape_is_trained_on_too(size, odd, tmp_path):
+    images = []
+    for number, (width, height) in enumerate([odd, size, size, size, size], 1):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (width, height)).save(path)
+        images.append(box_image(number, path, (width, height), [([1.0, 1.0, 3.0, 3.0], 0, False, 4.0)]))
+    batches = DetectionBatches(DetectionSet(images, ["cat"], [1], "shapes"), 2, training=True)
+    seen = [[int(t["image_id"]) for _, ts in batches.epoch(epoch) for t in ts] for epoch in range(20)]
+    assert all(len(set(ids)) == 4 for ids in seen)
+    assert {number for ids in seen for number in ids} == {1, 2, 3, 4, 5}
+
+
 def test_mirrored_boxes_stay_on_their_objects():
     cells = read_coco(_CELLS / "cells.json")
     plain = {int(t["image_id"]): (i[0], t) for i, ts in DetectionBatches(cells, 1) for t in ts}
@@ -356,6 +428,8 @@ def test_bad_batches(content, tmp_path):
         DetectionBatches(cells, 11, training=True)
     with pytest.raises(InputError, match=r"`workers` \(=-1\)"):
         DetectionBatches(cells, 1, workers=-1)
+    with pytest.raises(InputError, match=r"`workers` \(=2\) decode elsewhere; set one of them"):
+        DetectionBatches(cells, 1, workers=2, keep_in_memory=True)
 
 
 def test_cocos_splits_by_rule_and_count(tmp_path):

@@ -53,6 +53,31 @@ def test_a_folder_in_use_is_refused(tmp_path):
         write_cifar10_folder(DATASET, tmp_path)
 
 
+def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
+    saved, save = [], Image.Image.save
+
+    def interrupted(image, path, **options):
+        saved.append(path)
+        if len(saved) == 8:
+            path.write_bytes(b"half an image")
+            raise KeyboardInterrupt
+        save(image, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_cifar10_folder(DATASET, tmp_path, per_class=5)
+    with pytest.raises(InputError, match="is not empty; name another folder"):
+        write_cifar10_folder(DATASET, tmp_path, per_class=5, classes=["dog"])
+    assert write_cifar10_folder(DATASET, tmp_path, per_class=5) == {"train": 50, "val": 10}
+    assert len(saved) == 8 + 53, "the first seven are not written again"
+    monkeypatch.undo()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".png"}
+    images = {"train": DATASET.train_images, "val": DATASET.test_images}
+    assert len(files) == 60
+    assert all(np.array_equal(Image.open(p), images[p.parts[-3]][int(p.stem)]) for p in files)
+
+
 def write(root, *names, count=4):
     for name in names:
         (root / name).mkdir(parents=True)

@@ -129,10 +129,12 @@ def test_pictures_and_cocos_json(small_detector, cells, tmp_path, capsys):
     detector = small_detector("retinanet", score_threshold=0.0)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
-    paths = [cells.images[0].path, broken]
+    paths = [cells.images[0].path, broken, tmp_path / "gone.jpg"]
     found = detect_files(detector, paths, least_score=0.0, out_dir=tmp_path / "drawn")
-    assert "skipped" in capsys.readouterr().err
-    assert found[1].error
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"skipped {path}" for path in paths[1:]
+    ]
+    assert [image.error for image in found] == ["", "its format is not known", "No such file or directory"]
     assert len(found[0].boxes) == 100
     drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{cells.images[0].path.stem}_boxes.jpg"))
     original = np.asarray(Image.open(cells.images[0].path))

@@ -175,6 +175,22 @@ def test_frozen_parts_stay_as_they_are_in_training_mode(small_detector):
     assert detector.network.head.training
 
 
+def test_frozen_stages_keep_their_statistics_where_other_norms_learn(small_detector):
+    detector = small_detector("retinanet", frozen_stages=1).train()
+    first, second = (
+        [module for module in part.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for part in detector.network.backbone.body.parts[:2]
+    )
+    before = [norm.running_mean.clone() for norm in (*first, *second)]
+    detector([torch.rand(3, 96, 96)] * 2, _targets(last=1))
+    moved = [
+        not torch.equal(*pair)
+        for pair in zip(before, (n.running_mean for n in (*first, *second)), strict=True)
+    ]
+    assert moved == [False] * len(first) + [True] * len(second)
+    assert first
+
+
 def test_bf16_losses_are_close(small_detector):
     images = [torch.rand(3, 128, 128)] * 2
     for kind in KINDS:

@@ -1,6 +1,7 @@
 """The plan of a table: order, state, time, resumption; and every row of every table has its recipe."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from ghostnet import InputError, cli, data
 from ghostnet.download import DownloadError
 from ghostnet.models import remote
 from ghostnet.recipes import list_recipes, load_recipe, load_variant, make_plan
-from ghostnet.recipes.plan import cached_step_seconds, network_of, run_plan
+from ghostnet.recipes.demo import _finished_or_run
+from ghostnet.recipes.plan import cached_step_seconds, known_step_seconds, network_of, run_plan
 from ghostnet.report import EXHIBITS, exhibit
 
 
@@ -21,6 +23,20 @@ def small_cifar10(monkeypatch):
     images, labels = random.integers(0, 256, (256, 32, 32, 3), dtype=np.uint8), np.arange(256) % 10
     dataset = data.Cifar10(images, labels, images[:20], labels[:20])
     monkeypatch.setattr(data, "load_cifar10", lambda *_args, **_kwargs: dataset)
+
+
+@pytest.mark.parametrize("content", ['{"a": 1.0', "[]", '{"a": null}'])
+def test_damaged_notes_and_records_are_named(content, tmp_path):
+    place = tmp_path / "step_seconds.json"
+    place.write_text(content)
+    for read in (known_step_seconds, partial(cached_step_seconds, load_recipe("resnet56"))):
+        with pytest.raises(InputError, match=r"step_seconds.json holds no measured seconds; delete it"):
+            read(place)
+    (tmp_path / "demo_dense_init-seed0.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"seed0.json is no whole record of a run; run the demo again with --force"
+    ):
+        _finished_or_run(load_recipe("demo_dense_init"), tmp_path, None, progress=False, force=False)
 
 
 def test_every_row_has_a_recipe_and_every_recipe_of_the_tables_a_row():

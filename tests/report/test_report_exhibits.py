@@ -222,15 +222,21 @@ def test_report_names_each_bad_record_and_reports_the_rest(
     (repository / "results" / "table7" / "newer.json").write_text('{"schema": 2, "exhibit": "table7"}')
     (repository / "results" / "table7" / "poor.json").write_text('{"schema": 1, "exhibit": "table7"}')
     (repository / "results" / "table7" / "zip.json").mkdir()
+    (repository / "results" / "table7" / "deep.json").write_text("[" * 100_000)
+    timed = json.loads((repository / "results" / "figure7" / "table7_mnn.json").read_text())
+    timed["metrics"]["rows"][0]["top1"] = 9000
+    (repository / "results" / "figure7" / "odd.json").write_text(json.dumps(timed))
     assert cli.run(["report", "--root", str(repository)]) == 1
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert all(line.startswith("not reported: ") for line in lines)
     assert "broken.json is not JSON" in lines[0]
-    assert "of schema 1 but of 2: a newer ghostnet wrote it" in lines[1]
-    assert "poor.json lacks 'command'" in lines[2]
-    assert "zip.json cannot be read: Is a directory" in lines[3]
+    assert "deep.json is not JSON (maximum recursion depth" in lines[1]
+    assert "of schema 1 but of 2: a newer ghostnet wrote it" in lines[2]
+    assert "poor.json lacks 'command'" in lines[3]
+    assert "zip.json cannot be read: Is a directory" in lines[4]
+    assert "odd.json cannot be shown (ValueError: a top-1 of 9000 % lies outside 0 and 100)" in lines[5]
     page = (repository / "runs" / "report.html").read_text(encoding="utf-8")
     assert "broken.json" in page
     assert "92.77" in page
@@ -308,9 +314,15 @@ def test_report_of_results_alone_touches_nothing_else(
         (["--results", "none"], "there is no folder none"),
         (["--check", "--page", "x.html"], "--check looks at a repository's documents"),
         ([], "there is no README.md; give the repository with --root, or results alone"),
+        (["--results", "results", "--page", "notes.html"], "notes.html exists; pass --force"),
+        (["--results", "results", "--force"], "--force is for a page elsewhere, with --page FILE"),
     ):
+        (tmp_path / "notes.html").write_text("mine", encoding="utf-8")
         assert cli.run(["report", *arguments]) == 2
         assert message in capsys.readouterr().err
+        assert (tmp_path / "notes.html").read_text(encoding="utf-8") == "mine"
+    assert cli.run(["report", "--results", "results", "--page", "notes.html", "--force"]) == 0
+    assert "GhostNet, reproduced" in (tmp_path / "notes.html").read_text(encoding="utf-8")
     assert results.is_dir()
 
 
@@ -367,6 +379,24 @@ def test_page_shows_how_well_the_scores_and_the_closed_form_do() -> None:
     assert "0.50 with top-1 lost, – with the loss (1 layers)" in page
     assert "3 to 4, d = 5</td><td>1.000</td><td>2.000</td><td>2.000" in page
     assert state_of("figure7", found).word == "not run"
+
+
+def test_page_shows_scores_at_the_ratio_that_they_were_made_for() -> None:
+    layer = {
+        "name": "conv1",
+        "channels": 16,
+        "map_size": [8, 8],
+        "macs": 1e6,
+        "ghost_error": 0.25,
+        "alike": 0.5,
+    }
+    layers = [{**layer, "name": "conv2", "ghost_error": 0.125}, layer]
+    metrics = {"network": "resnet56", "scores": {"layers": layers[::-1], "ratio": 3, "skipped": {}}}
+    page, problems = exhibits_page([(Path("features/x.json"), _record("features", metrics))], "nowhere")
+    assert problems == []
+    cells = re.findall(r"<t[hd][^>]*>([^<]+)</t[hd]>", page[page.index("Which layers") :])
+    assert cells[:6] == ["layer", "maps", "size", "MACs M", "lost at s=3", "alike %"]
+    assert [cells[6:12], cells[12]] == [["conv2", "16", "8x8", "1.0", "0.125", "50"], "conv1"]
 
 
 def test_committed_scores_order_layers_as_the_accuracy_lost_does() -> None:

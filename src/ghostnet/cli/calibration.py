@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ghostnet.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ghostnet.data import Preprocessing
+    from ghostnet.data import ImageSource, Preprocessing
 
 CALIBRATION = "--calibration FOLDER, cifar10 or synthetic"
 SYNTHETIC = "synthetic"
@@ -48,25 +49,24 @@ def folder_images(
     """
     import torch
 
-    from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform, training_folder
+    from ghostnet.data import UnreadableImageError, evaluation_transform, read_image, training_folder
 
     folder = training_folder(place)
-    available, read, label_of = _listed(model, folder, wanted)
+    source, labelled = _source(model, folder, wanted)
     transform = evaluation_transform(wanted)
     pixels, labels = [], []
-    for index in spread(available, count):
-        content, name = read(index)
+    for index in spread(len(source), count):
+        name = source.name(index)
         try:
-            pixels.append(transform(decode_image(content, name)))
+            pixels.append(transform(read_image(partial(source.read, index), name)))
         except UnreadableImageError as error:
             note(f"skipped {name}: {error.reason}")
             continue
-        if label_of is not None:
-            labels.append(label_of(index))
+        labels.append(int(source.labels[index]))
     if not pixels:
         raise InputError(f"none of the images in {folder} can be read")
     images = wanted.normalise(torch.stack(pixels)).float()
-    return images, torch.tensor(labels) if label_of is not None else None
+    return images, torch.tensor(labels) if labelled else None
 
 
 def synthetic_batches(model: nn.Module, size: tuple[int, int, int], count: int | None) -> list[Tensor]:
@@ -135,22 +135,15 @@ def _batch_size(pixels: int) -> int:
     return max(1, min(256, _BATCH_PIXELS // pixels))
 
 
-def _listed(
-    model: nn.Module, folder: Path, wanted: Preprocessing
-) -> tuple[int, Callable[[int], tuple[bytes, str]], Callable[[int], int] | None]:
-    """Return how many images there are, how one is read with its name, and how its label is found, if there are any."""
-    from ghostnet.cli.images import count_classes, image_files, labelled_for
+def _source(model: nn.Module, folder: Path, wanted: Preprocessing) -> tuple[ImageSource, bool]:
+    """Return a folder's images, and whether their labels are the network's classes."""
+    from ghostnet.cli.images import count_classes, labelled_for
+    from ghostnet.data import UnlabelledImages
 
     try:
-        source = labelled_for(model, str(folder), count_classes(model, wanted.size))
+        return labelled_for(model, str(folder), count_classes(model, wanted.size)), True
     except InputError:  # no class folders, or not this network's
-        files = image_files([folder])
-        return len(files), lambda index: (files[index].read_bytes(), str(files[index])), None
-    return (
-        len(source),
-        lambda index: (source.read(index), source.name(index)),
-        lambda index: int(source.labels[index]),
-    )
+        return UnlabelledImages(folder), False
 
 
 def spread(available: int, count: int) -> list[int]:

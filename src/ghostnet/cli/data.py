@@ -102,8 +102,9 @@ def _cifar10(
 
 
 def _shards(source: Path, out: Path, images_per_shard: int, seed: int, as_json: bool) -> None:
-    from ghostnet.data import open_images, write_shards
+    from ghostnet.data import open_images, refuse_parts, write_shards
 
+    refuse_parts(source)
     images = open_images(source)
     written = write_shards(images, out, images_per_shard=images_per_shard, seed=seed, progress=True)
     value = {"out": str(out), "images": len(images), "classes": len(images.classes), "shards": len(written)}

@@ -122,9 +122,9 @@ def _pixels(image: Path | None) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 256, (3, 320, 427), dtype=np.uint8)
     if not image.is_file():
         raise InputError(f"there is no image {image}")
-    from ghostnet.data import decode_image
+    from ghostnet.data import read_image
 
-    return decode_image(image.read_bytes(), str(image)).numpy()
+    return read_image(image.read_bytes, str(image)).numpy()
 
 
 def _scores(source: DetectionSet, session: DetectorSession) -> dict[str, float]:

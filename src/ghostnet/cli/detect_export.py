@@ -152,6 +152,6 @@ def export(
 
 
 def _decoded(files: list[Path]) -> list[Tensor]:
-    from ghostnet.data import decode_image
+    from ghostnet.data import read_image
 
-    return [decode_image(file.read_bytes(), str(file)) for file in files]
+    return [read_image(file.read_bytes, str(file)) for file in files]

@@ -132,13 +132,13 @@ def read_images(files: list[Path], wanted: Preprocessing) -> tuple[list[np.ndarr
     """
     import torch
 
-    from ghostnet.data import UnreadableImageError, decode_image, evaluation_transform
+    from ghostnet.data import UnreadableImageError, evaluation_transform, read_image
 
     transform = evaluation_transform(wanted)
     pixels = []
     for path in files:
         try:
-            pixels.append(transform(decode_image(path.read_bytes(), str(path))))
+            pixels.append(transform(read_image(path.read_bytes, str(path))))
         except UnreadableImageError as error:
             if len(files) == 1:
                 raise
@@ -261,22 +261,10 @@ def _text(value: dict[str, Any]) -> str:
 
 def scores_text(scores: dict[str, Any]) -> str:
     """Return a network's scores as a table, the layer that ghosting would hurt least first."""
-    from ghostnet.report import text_table
+    from ghostnet.report import scores_cells, text_table
 
-    rows = [
-        (
-            layer["name"],
-            str(layer["channels"]),
-            "x".join(map(str, layer["map_size"])),
-            f"{layer['macs'] / 1e6:,.1f}",
-            f"{layer['ghost_error']:.3f}",
-            f"{100 * layer['alike']:.0f}",
-        )
-        for layer in sorted(scores["layers"], key=lambda layer: layer["ghost_error"])
-    ]
-    header = ("layer", "maps", "size", "MACs M", "lost at s=" + str(scores["ratio"]), "alike %")
     skipped = [f"skipped {name}: {reason}" for name, reason in scores["skipped"].items()]
-    return "\n".join([text_table(header, rows), *skipped])
+    return "\n".join([text_table(*scores_cells(scores)), *skipped])
 
 
 def _pairs_text(value: dict[str, Any]) -> str:

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from ghostnet.cli.idle import refuse_idle
 from ghostnet.cli.output import answer, note
 from ghostnet.errors import InputError
-from ghostnet.files import atomic_write
+from ghostnet.files import atomic_write, refuse_overwrite
 
 
 def report(
+    context: typer.Context,
     root: Annotated[Path, typer.Option(help="The repository: README.md, results/, docs/.")] = Path(),
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; exit 1 if something is stale.")
@@ -26,6 +28,7 @@ def report(
         Path | None,
         typer.Option(help="Make the page from this folder alone; no repository is needed or changed."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file that --page names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Regenerate the README's table, docs/'s tables and plots (Figures 6 and 7), and make one page of all results.
@@ -39,15 +42,8 @@ def report(
       ghostnet report --check
       ghostnet report --results results --page report.html
     """
-    readme = root / "README.md"
-    if check and (page is not None or results is not None):
-        raise InputError("--check looks at a repository's documents; leave out --page and --results")
-    if results is None and not readme.is_file():
-        raise InputError(
-            f"there is no {readme}; give the repository with --root, or results alone with --results"
-        )
-    if results is not None and not results.is_dir():
-        raise InputError(f"there is no folder {results}")
+    _refuse_places(root, page, results, check=check, force=force)
+    refuse_idle(context, (page is not None, "a page elsewhere, with --page FILE", ("force",)))
     problems: list[str] = []
     folder = results or root / "results"
     found = _read(folder, problems)
@@ -70,6 +66,21 @@ def report(
     answer(value, as_json=as_json, text=lambda: _lines(value, verb))
     if (check and stale) or problems:
         raise typer.Exit(1)
+
+
+def _refuse_places(root: Path, page: Path | None, results: Path | None, *, check: bool, force: bool) -> None:
+    """Raise where something is asked for that is not there, or that is there and would be replaced."""
+    readme = root / "README.md"
+    if check and (page is not None or results is not None):
+        raise InputError("--check looks at a repository's documents; leave out --page and --results")
+    if results is None and not readme.is_file():
+        raise InputError(
+            f"there is no {readme}; give the repository with --root, or results alone with --results"
+        )
+    if results is not None and not results.is_dir():
+        raise InputError(f"there is no folder {results}")
+    if page is not None:
+        refuse_overwrite(page, force=force)
 
 
 def _lines(value: dict[str, Any], verb: str) -> str:

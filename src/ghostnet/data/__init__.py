@@ -4,7 +4,7 @@ from ghostnet.data.augment import Augmentation
 from ghostnet.data.batches import Batches, TensorBatches
 from ghostnet.data.cifar10 import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Cifar10, load_cifar10
 from ghostnet.data.coco import check_instances, coco_splits, open_coco, read_coco, read_json
-from ghostnet.data.decode import UnreadableImageError, decode_image
+from ghostnet.data.decode import UnreadableImageError, decode_image, read_image
 from ghostnet.data.detection import BadBoxError, BoxImage, DetectionSet
 from ghostnet.data.detection_batches import DetectionBatches
 from ghostnet.data.detection_sets import open_detection
@@ -23,6 +23,7 @@ from ghostnet.data.image_sets import (
     open_held_out,
     open_images,
     open_split,
+    refuse_parts,
     training_folder,
     with_class_indices,
     with_labels_of,
@@ -78,8 +79,10 @@ __all__ = [
     "open_images",
     "open_split",
     "read_coco",
+    "read_image",
     "read_json",
     "read_voc",
+    "refuse_parts",
     "split_at_random",
     "split_stratified",
     "timm_info",

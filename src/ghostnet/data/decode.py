@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import signal
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _WHITE = (255, 255, 255, 255)
 _PLAIN = ("RGB", "L", "1", "CMYK", "YCbCr")  # Pillow converts these to RGB as a viewer shows them
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 _LONGEST = 100  # times the shorter side
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag and its value; Pillow heeds it in 8 bits only
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -62,6 +64,26 @@ def decode_image(content: bytes, name: str = "image") -> Tensor:
             name, f"it is {width}x{height} pixels, a strip that resizing would blow up; crop it"
         )
     return pixels
+
+
+def read_image(read: Callable[[], bytes], name: str) -> Tensor:
+    """Read and decode one image file, so that one that cannot be opened is told like one that is damaged.
+
+    Args:
+        read: gives the file's bytes; a path's `read_bytes`, for instance.
+        name: what an error calls it.
+
+    Returns:
+        As `decode_image`.
+
+    Raises:
+        UnreadableImageError: as `decode_image`, or the file cannot be read.
+    """
+    try:
+        content = read()
+    except OSError as error:
+        raise UnreadableImageError(name, error.strerror or str(error)) from error
+    return decode_image(content, name)
 
 
 def _decode_with_pillow(content: bytes, name: str) -> Tensor:
@@ -108,6 +130,8 @@ def _from_deep_grey(image: Any) -> object:
     from PIL import Image
 
     deep = np.asarray(image).astype(np.uint32)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        deep = 65535 - deep
     clear = image.info.get("transparency")  # the one grey that is transparent
     if isinstance(clear, int):
         deep[deep == clear] = 65535

@@ -29,12 +29,13 @@ class DetectionBatches:
         training: shuffle, mirror at random, and leave out ignored boxes and images without a box.
         longest: pixels; larger images are reduced to it when they are read, boxes too. 0 keeps their size.
         mirror: when training, flip left-right with probability 1/2.
-        keep_in_memory: decode each image once; for small sets, `longest` should be set.
+        keep_in_memory: decode each image once, in this process; for small sets, `longest` should be set.
         seed: of shuffling and mirroring.
         workers: processes that decode; 0 decodes in this one.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images, or no box to train on.
+        InputError: a batch size below 1 or above the number of images, no box to train on, or images that are to be
+            kept but decoded by workers.
     """
 
     def __init__(
@@ -58,6 +59,11 @@ class DetectionBatches:
             )
         if workers < 0 or longest < 0:
             raise InputError(f"`workers` (={workers}) and `longest` (={longest}) must be >= 0")
+        if keep_in_memory and workers:
+            raise InputError(
+                f"`keep_in_memory` keeps what this process decodes, and `workers` (={workers}) decode elsewhere; set "
+                "one of them, keep_in_memory=true for small sets"
+            )
         self.batch_size = batch_size
         self.training = training
         self.seed = seed
@@ -116,10 +122,11 @@ class DetectionBatches:
         if not self.training:
             return [list(range(i, min(i + size, self.count))) for i in range(0, self.count, size)]
         random = np.random.default_rng([self.seed, epoch, 0])
-        order = random.permutation(self.count)
+        # the rest is left out before grouping; behind it, it would always be of the shape that comes last
+        order = random.permutation(self.count)[: len(self) * size]
         upright = np.asarray([image.height > image.width for image in self.source.images])[order]
-        cut = np.concatenate([order[upright], order[~upright]])[: len(self) * size].reshape(-1, size)
-        return [row.tolist() for row in random.permutation(cut)]
+        rows = np.concatenate([order[upright], order[~upright]]).reshape(-1, size)
+        return [row.tolist() for row in random.permutation(rows)]
 
 
 class _Samples(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):

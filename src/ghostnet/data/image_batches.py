@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ghostnet.data.augment import check_reflected_border
 from ghostnet.data.batches import Batch
-from ghostnet.data.decode import UnreadableImageError, decode_image, leave_interrupts_to_parent
+from ghostnet.data.decode import UnreadableImageError, leave_interrupts_to_parent, read_image
 from ghostnet.data.image_folder import ImageSource
 from ghostnet.data.preprocessing import (
     CropAugmentation,
@@ -195,11 +196,9 @@ class _Samples(torch.utils.data.Dataset[_Sample]):
         epoch, index = request
         label = int(self.source.labels[index])
         try:
-            pixels = decode_image(self.source.read(index), self.source.name(index))
+            pixels = read_image(partial(self.source.read, index), self.source.name(index))
         except UnreadableImageError as error:
             return None, label, (error.name, error.reason)
-        except OSError as error:
-            return None, label, (self.source.name(index), error.strerror or str(error))
         if not self.random:
             return self.transform(pixels), label, None
         with torch.random.fork_rng(devices=[]):  # the network's dropout must not depend on who decodes

@@ -6,7 +6,7 @@ Left out: downloading; ImageNet itself has to be brought by who may have it.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ghostnet.data.cifar10 import CIFAR10_CLASSES, Cifar10
 from ghostnet.data.image_folder import ImageFolder, ImageSource, Subset, split_stratified
 from ghostnet.data.shards import ShardFolder, shard_paths
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.files import files_in
 from ghostnet.progress import Progress
 
 _TRAINING = ("train", "training")
@@ -42,6 +43,20 @@ def open_held_out(path: str | os.PathLike[str]) -> ImageSource:
     root = Path(path).expanduser()
     found = _part(root, _HELD_OUT)
     return open_images(found if found is not None and not _is_class(root, found) else path)
+
+
+def refuse_parts(path: str | os.PathLike[str]) -> None:
+    """Raise where a folder holds a set in parts, `train` and `val`, whose names would be taken for those of classes.
+
+    Raises:
+        InputError: it does; the line names the parts.
+    """
+    root = Path(path).expanduser()
+    found = [_part(root, names) for names in (_TRAINING, _HELD_OUT)]
+    parts = [part for part in found if part is not None and not _is_class(root, part)]
+    if parts and not shard_paths(root):
+        names = " and ".join(part.name for part in parts)
+        raise InputError(f"{root} holds a set in parts, {names}, which are no classes; name one, {parts[0]}")
 
 
 def training_folder(path: str | os.PathLike[str]) -> Path:
@@ -160,16 +175,16 @@ def write_cifar10_folder(
 
     Args:
         dataset: from `load_cifar10`.
-        out_dir: a new or empty folder.
+        out_dir: a new or empty folder, or one that an interrupted call left: what is there is not written again.
         per_class: training images a class, the first ones; None writes all. The test set shrinks in proportion.
         classes: names of the classes to write.
         progress: show a bar on standard error.
 
     Returns:
-        Number of images written, by part.
+        Number of images in the folder, by part.
 
     Raises:
-        InputError: the folder is not empty, `per_class` is not between 5 and 5,000, or a class is not CIFAR-10's or
+        InputError: the folder holds other files, `per_class` is not between 5 and 5,000, or a class is unknown or
             named twice.
     """
     out = Path(out_dir)
@@ -180,36 +195,39 @@ def write_cifar10_folder(
     if twice is not None:
         raise InputError(f"class {twice!r} is named twice; name each once")
     wanted = [CIFAR10_CLASSES.index(name) for name in classes]
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; name another folder")
     if per_class is not None and not 5 <= per_class <= 5000:
         raise InputError(f"--per-class (={per_class}) must be between 5 and 5000")
+    fewer = None if per_class is None else per_class // 5
     parts = {
-        "train": (dataset.train_images, dataset.train_labels, per_class),
-        "val": (dataset.test_images, dataset.test_labels, None if per_class is None else per_class // 5),
+        "train": _chosen(out / "train", dataset.train_images, dataset.train_labels, per_class, wanted),
+        "val": _chosen(out / "val", dataset.test_images, dataset.test_labels, fewer, wanted),
     }
-    return {
-        part: _write_part(out / part, images, labels, most, wanted=wanted, progress=progress)
-        for part, (images, labels, most) in parts.items()
-    }
+    known = {path for files in parts.values() for path in files}
+    if out.exists() and any(file.with_suffix(".png") not in known for file in files_in(out)):
+        raise InputError(f"{out} is not empty; name another folder")
+    for part, files in parts.items():
+        _write_missing(files, f"write {part}", progress)
+    return {part: len(files) for part, files in parts.items()}
 
 
-def _write_part(
-    folder: Path,
-    images: np.ndarray,
-    labels: np.ndarray,
-    most: int | None,
-    *,
-    wanted: Sequence[int],
-    progress: bool,
-) -> int:
+def _chosen(
+    folder: Path, images: np.ndarray, labels: np.ndarray, most: int | None, wanted: Sequence[int]
+) -> dict[Path, np.ndarray]:
+    """Return the pixels of the first images of each wanted class, by their files."""
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:most] for label in wanted])
+    return {folder / CIFAR10_CLASSES[labels[index]] / f"{index:05d}.png": images[index] for index in chosen}
+
+
+def _write_missing(files: Mapping[Path, np.ndarray], description: str, progress: bool) -> None:
+    """Write the images that are not there, each under another name first: a file of its own name is whole."""
     from PIL import Image
 
-    chosen = np.concatenate([np.flatnonzero(labels == label)[:most] for label in wanted])
-    with Progress(f"write {folder.name}", total=len(chosen), unit="images", enabled=progress) as bar:
-        for index in chosen:
-            path = folder / CIFAR10_CLASSES[labels[index]] / f"{index:05d}.png"
+    missing = [path for path in files if not path.is_file()]
+    done = len(files) - len(missing)
+    with Progress(description, total=len(files), unit="images", start=done, enabled=progress) as bar:
+        for path in missing:
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(images[index]).save(path)
+            unfinished = path.with_suffix(".part")
+            Image.fromarray(files[path]).save(unfinished, format="PNG")
+            unfinished.replace(path)
             bar.update()
-    return len(chosen)

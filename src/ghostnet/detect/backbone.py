@@ -35,28 +35,30 @@ class PyramidBackbone(nn.Module):
         extra: Any = LastLevelP6P7(width, width) if settings.kind == "retinanet" else LastLevelMaxPool()
         self.fpn = FeaturePyramidNetwork(list(self.body.channels), width, extra_blocks=extra)
         self.out_channels = width
-        self._frozen_norm = settings.freeze_batch_norm
+        self._settings = settings
         for part in self.body.parts[: settings.frozen_stages]:
             part.requires_grad_(False)
-        for norm in self._norms():
-            if settings.freeze_batch_norm:
+        if settings.freeze_batch_norm:
+            for norm in _norms(self.body):
                 norm.requires_grad_(False)
-            if settings.batch_norm_eps is not None:
+        if settings.batch_norm_eps is not None:
+            for norm in _norms(self.body):
                 norm.eps = settings.batch_norm_eps
         self.train(self.training)
 
-    def _norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
-        return [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
     def train(self, mode: bool = True) -> PyramidBackbone:
-        """Set the mode; frozen batch norms stay in evaluation mode."""
+        """Set the mode; frozen batch norms and those of frozen stages stay in evaluation mode."""
         super().train(mode)
-        if self._frozen_norm:
-            for norm in self._norms():
-                norm.eval()
+        stages = None if self._settings.freeze_batch_norm else self._settings.frozen_stages
+        for norm in _norms(self.body.parts[:stages]):
+            norm.eval()
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the maps, finest first."""
         maps = self.body(images)
         return self.fpn(OrderedDict((str(level), found) for level, found in enumerate(maps)))
+
+
+def _norms(part: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in part.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ghostnet.data import UnreadableImageError, decode_image
+from ghostnet.data import UnreadableImageError, read_image
 from ghostnet.detect.detector import Detector
 from ghostnet.detect.exported import ExportedDetector
 from ghostnet.errors import InputError
@@ -100,7 +100,7 @@ def detect_files(
 
 
 def _usable(detector: Detector | ExportedDetector, path: Path) -> Tensor:
-    pixels = decode_image(path.read_bytes(), str(path))
+    pixels = read_image(path.read_bytes, str(path))
     if isinstance(detector, ExportedDetector):  # its settings are not known
         return pixels
     try:

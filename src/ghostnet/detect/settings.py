@@ -32,7 +32,7 @@ class DetectorSettings:
         anchor_scale: side of the smallest anchor over its map's stride; 0 takes 4 (RetinaNet) or 8 (Faster R-CNN).
         proposals: boxes that Faster R-CNN's first stage hands on; twice as many in training.
         box_channels: width of Faster R-CNN's two hidden layers.
-        frozen_stages: pieces of the backbone, from the image on, that are not trained.
+        frozen_stages: pieces of the backbone, from the image on, whose weights and batch norms' statistics stay.
         freeze_batch_norm: the backbone's batch norms keep their statistics and factors.
         batch_norm_eps: of the backbone's batch norms; None keeps the backbone's own. torchvision's COCO weights of the
             first version need 0.

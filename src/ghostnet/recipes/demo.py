@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ghostnet import data, deploy, models
+from ghostnet.errors import InputError
 from ghostnet.files import refuse_unwritable
 from ghostnet.measure import profile
 from ghostnet.measure.features import feature_maps
@@ -87,8 +88,14 @@ def _finished_or_run(
 ) -> dict[str, Any]:
     path = out / f"{recipe.name}-seed{recipe.seed}.json"
     if path.exists() and not force:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["recipe"] == json.loads(json.dumps(recipe.model_dump())):
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            known = found["recipe"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is no whole record of a run; run the demo again with --force"
+            ) from error
+        if known == json.loads(json.dumps(recipe.model_dump())):
             return found
     return run_recipe(recipe, out, data_root=data_root, progress=progress, force=True)
 

@@ -270,18 +270,30 @@ def cached_step_seconds(recipe: Recipe, cache: str | Path) -> float:
     """
     key = f"{recipe.name}{' compiled' if recipe.compile else ''}{_on_this_machine()}"
     path = Path(cache)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = _read_seconds(path)
     if key not in known:
         known[key] = step_seconds(recipe)
         write_json(path, known)
-    return float(known[key])
+    return known[key]
 
 
 def known_step_seconds(cache: str | Path) -> dict[str, float]:
     """Return, by recipe, what `cached_step_seconds` has measured on this machine so far."""
     path, ending = Path(cache), _on_this_machine()
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {key.removesuffix(ending): float(value) for key, value in known.items() if key.endswith(ending)}
+    known = _read_seconds(path)
+    return {key.removesuffix(ending): value for key, value in known.items() if key.endswith(ending)}
+
+
+def _read_seconds(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): float(value) for key, value in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} holds no measured seconds; delete it, and they are measured again"
+        ) from error
 
 
 def _on_this_machine() -> str:

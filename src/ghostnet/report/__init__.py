@@ -14,7 +14,7 @@ from ghostnet.report.page import demo_page, render_demo_page
 from ghostnet.report.picture import demo_picture
 from ghostnet.report.results import read_result, read_results
 from ghostnet.report.sheets import Sheet, exhibit_text, sheets_of
-from ghostnet.report.tables import demo_table, replace_section, runs_section, text_table
+from ghostnet.report.tables import demo_table, replace_section, runs_section, scores_cells, text_table
 from ghostnet.report.usable import usable_records
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "results_page",
     "rows_that_were_run",
     "runs_section",
+    "scores_cells",
     "sheets_of",
     "state_of",
     "tables_page",

@@ -72,7 +72,7 @@ def compare(key: str, results: Results) -> list[Compared]:
         InputError: an unknown key.
     """
     shown = exhibit(key)
-    return [_compared(row, _runs_of(row, shown, results), _counts(results)) for row in shown.rows]
+    return [_compared(row, _runs_of(row, shown, results), counts_of(results)) for row in shown.rows]
 
 
 def _runs_of(row: Row, shown: Exhibit, results: Results) -> list[tuple[Path, Mapping[str, Any]]]:
@@ -86,7 +86,8 @@ def _runs_of(row: Row, shown: Exhibit, results: Results) -> list[tuple[Path, Map
     ]
 
 
-def _counts(results: Results) -> Mapping[str, Mapping[str, int]]:
+def counts_of(results: Results) -> Mapping[str, Mapping[str, int]]:
+    """Return the params and MACs of networks that were only counted, by their recipes' names."""
     found = [result["metrics"]["counts"] for _, result in results if result["exhibit"] == COUNTS]
     return found[-1] if found else {}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ghostnet.paper import table
 from ghostnet.report.catalogue import NOT_RUN, Records, records_of
+from ghostnet.report.comparison import counts_of
 from ghostnet.report.tables import markdown_table
 
 _HEAD = """# Paper against computed
@@ -136,11 +137,6 @@ def _printed_width(width: float) -> str:
     return "–" if found is None else f"– / {found['backbone_macs_m']}"
 
 
-def _counts(results: Records) -> Mapping[str, Mapping[str, int]]:
-    found = [result["metrics"]["counts"] for _, result in results if result["exhibit"] == "cifar10_counts"]
-    return found[-1] if found else {}
-
-
 def _pair(counted: Mapping[str, int] | None, digits: int = 3) -> tuple[str, str]:
     if not counted:
         return NOT_RUN, NOT_RUN
@@ -148,7 +144,7 @@ def _pair(counted: Mapping[str, int] | None, digits: int = 3) -> tuple[str, str]
 
 
 def _cifar(results: Records, number: int) -> str:
-    counts = _counts(results)
+    counts = counts_of(results)
     rows = []
     for printed in table(number):
         ghost = printed["s"] is not None
@@ -162,7 +158,7 @@ def _cifar(results: Records, number: int) -> str:
 
 
 def _resnet56(results: Records) -> str:
-    counts = _counts(results)
+    counts = counts_of(results)
     printed = {str(row["model"]): row for row in table(5)}
     rows = []
     for label, key, name in (

@@ -19,7 +19,7 @@ from ghostnet.report.page_assets import SCRIPT, STYLE
 from ghostnet.report.points import Point, figure6, figure7
 from ghostnet.report.scatter import family_colours, scatter
 from ghostnet.report.sheets import Sheet, sheets_of
-from ghostnet.report.tables import demo_rows, runs_cells, single_runs, speedup_line
+from ghostnet.report.tables import DEMO_HEADER, demo_rows, runs_cells, scores_cells, single_runs, speedup_line
 from ghostnet.report.usable import usable_records
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -27,7 +27,6 @@ _PLOTS: dict[str, tuple[Callable[[Records], list[Point]], str]] = {
     "figure6": (figure6, "MACs in millions (logarithmic)"),
     "figure7": (figure7, "latency in ms (logarithmic)"),
 }
-_DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
 _HEAD = (
     "Every table and figure of “GhostNet: More Features from Cheap Operations” (CVPR 2020), the paper's numbers beside "
     "ours. Differences are ours minus the paper's. What was not run says so."
@@ -218,28 +217,16 @@ def _others(results: Records) -> str:
     for _, result in results:
         if result["exhibit"] == "demo":
             caption = f"{result['command']}: {result['model']}, seed {result['seed']}, n = 1"
-            sheet = Sheet(_DEMO_HEADER, demo_rows(result), caption, (speedup_line(result) + ".",))
+            sheet = Sheet(DEMO_HEADER, demo_rows(result), caption, (speedup_line(result) + ".",))
             parts.append(_table(sheet))
     runs = single_runs(results)
     if runs:
         parts.append(_table(Sheet(*runs_cells(runs, None), "Single networks")))
     scores = [(path, result) for path, result in results if "scores" in result.get("metrics", {})]
     for path, result in scores:
-        layers = sorted(result["metrics"]["scores"]["layers"], key=lambda layer: layer["ghost_error"])
-        rows = [
-            (
-                layer["name"],
-                str(layer["channels"]),
-                "×".join(map(str, layer["map_size"])),
-                f"{layer['macs'] / 1e6:.1f}",
-                f"{layer['ghost_error']:.3f}",
-                f"{100 * layer['alike']:.0f}",
-            )
-            for layer in layers
-        ]
-        caption = f"Which layers would ghosting hurt least? {result['metrics']['network']}, {path.as_posix()}"
-        header = ("layer", "maps", "size", "MACs M", "share of variance lost at s = 2", "maps alike, %")
-        parts.append(_table(Sheet(header, rows, caption)))
+        where = f"{result['metrics']['network']}, {path.as_posix()}"
+        caption = f"Which layers would ghosting hurt least, in shares of variance? {where}"
+        parts.append(_table(Sheet(*scores_cells(result["metrics"]["scores"]), caption)))
     parts += _score_checks(results) + _sgd_checks(results)
     inside = "".join(parts) or "<p>Nothing else was run.</p>"
     return f'<section id="others"><h2>Beyond the paper</h2>{inside}</section>'

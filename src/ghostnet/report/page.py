@@ -16,7 +16,7 @@ from ghostnet.errors import InputError
 from ghostnet.files import atomic_write
 from ghostnet.report.chart import line_chart
 from ghostnet.report.results import check_demo, read_result
-from ghostnet.report.tables import demo_rows, speedup_line
+from ghostnet.report.tables import DEMO_HEADER, demo_rows, speedup_line
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -33,7 +33,6 @@ figure{margin:0 0 1rem}img{max-width:100%;height:auto;image-rendering:pixelated}
 dt{font-weight:600}dd{margin:0 0 .4rem;overflow-wrap:anywhere}
 code{overflow-wrap:anywhere}
 """
-_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
 
 
 def demo_page(source: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -99,7 +98,7 @@ def _text(value: object) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in _HEADER)
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in DEMO_HEADER)
     rows = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in demo_rows(result)]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

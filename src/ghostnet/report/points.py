@@ -95,7 +95,7 @@ def figure7(results: Records) -> list[Point]:
         for row in timed_rows(result):
             label, whose = _label(str(row["name"]), labels)
             own = row.get("top1")
-            top1 = float(own) if own is not None else printed.get(label)
+            top1 = _percentage(own) if own is not None else printed.get(label)
             source = "ours" if own is not None else "the paper's" if top1 is not None else "not known"
             runtime = RUNTIMES.get(str(row["runtime"]), str(row["runtime"]))
             kind = " ".join(str(part) for part in (runtime, row.get("precision", "")) if part)
@@ -104,6 +104,14 @@ def figure7(results: Records) -> list[Point]:
             family, x = family_of(label), float(row["median_ms"])
             points.append(Point(label + whose, family, kind, x, top1, source, path.as_posix()))
     return points
+
+
+def _percentage(value: Any) -> float:
+    """Return an accuracy that a record holds; an axis reaches from 0 to 100 at most."""
+    percent = float(value)
+    if percent < 0 or percent > 100:
+        raise ValueError(f"a top-1 of {percent:g} % lies outside 0 and 100")
+    return percent
 
 
 def _label(name: str, labels: Mapping[str, str]) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"there is no result file {place}") from error
     except OSError as error:  # a folder of that name, or a file of another user
         raise InputError(f"{place} cannot be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{place} is not JSON ({error}); run its command again") from error
     if not isinstance(value, dict) or value.get("schema") != SCHEMA or "exhibit" not in value:
         raise InputError(f"{place} is not a result of schema {SCHEMA}{_way_out(value)}")

@@ -22,7 +22,7 @@ _WITH_TABLES = (
     "cifar10_short",
     "int8",
 )  # these have tables of their own: `comparison`, `deploy_tables`
-_DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
+DEMO_HEADER = ("network", "top-1 %", "top-5 %", "params", "MACs", "latency ms", "time / dense")
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -47,7 +47,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def demo_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells of a demo's table, one tuple a network, in the order of `_DEMO_HEADER`."""
+    """Return the cells of a demo's table, one tuple a network, in the order of `DEMO_HEADER`."""
     return [
         (
             str(row["name"]),
@@ -62,13 +62,35 @@ def demo_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def scores_cells(scores: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of a network's redundancy scores, the layer that ghosting would hurt least first.
+
+    Args:
+        scores: `measure.features.redundancy`'s, as a record holds them.
+    """
+    header = ("layer", "maps", "size", "MACs M", f"lost at s={scores['ratio']}", "alike %")
+    layers = sorted(scores["layers"], key=lambda layer: layer["ghost_error"])
+    rows: list[tuple[str, ...]] = [
+        (
+            str(layer["name"]),
+            str(layer["channels"]),
+            "x".join(map(str, layer["map_size"])),
+            f"{layer['macs'] / 1e6:,.1f}",
+            f"{layer['ghost_error']:.3f}",
+            f"{100 * layer['alike']:.0f}",
+        )
+        for layer in layers
+    ]
+    return header, rows
+
+
 def demo_table(result: Mapping[str, Any]) -> str:
     """Return a demo's table and its two speed-ups as plain text.
 
     Args:
         result: the record in `demo.json`.
     """
-    lines = [text_table(_DEMO_HEADER, demo_rows(result)), ""]
+    lines = [text_table(DEMO_HEADER, demo_rows(result)), ""]
     return "\n".join([*lines, speedup_line(result)])
 
 
@@ -101,7 +123,7 @@ def _demo_part(path: Path, result: Mapping[str, Any], link_root: str) -> str:
     runtime = f"ONNX Runtime {place.get('onnxruntime', '?')}"
     title = f"`{result['command']}`: {result['model']} on CIFAR-10's 10,000 test images, n = 1"
     title += f" (seed {result['seed']}), {device}, {runtime}; [record]({link_root}/{path.as_posix()}):"
-    return "\n\n".join([title, markdown_table(_DEMO_HEADER, demo_rows(result)), speedup_line(result) + "."])
+    return "\n\n".join([title, markdown_table(DEMO_HEADER, demo_rows(result)), speedup_line(result) + "."])
 
 
 def _runs_part(runs: Sequence[tuple[Path, Mapping[str, Any]]], link_root: str) -> str:

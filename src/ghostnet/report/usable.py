@@ -9,7 +9,7 @@ from pathlib import Path
 from ghostnet.errors import InputError
 from ghostnet.report.catalogue import Records
 
-_FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
+_FAULTS = (KeyError, TypeError, ValueError, IndexError, StopIteration, AttributeError, ArithmeticError)
 
 
 def usable_records(

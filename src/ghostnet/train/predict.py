@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ghostnet.data import Preprocessing, UnreadableImageError, decode_image, evaluation_transform
+from ghostnet.data import Preprocessing, UnreadableImageError, evaluation_transform, read_image
 from ghostnet.errors import InputError
 from ghostnet.progress import Progress
 from ghostnet.train.evaluate import device_and_type, scores_of
@@ -91,7 +91,7 @@ def _batches(
         read, failed = [], {}
         for number, path in enumerate(paths[start : start + _BATCH], start):
             try:
-                read.append((number, transform(decode_image(path.read_bytes(), str(path)))))
+                read.append((number, transform(read_image(path.read_bytes, str(path)))))
             except UnreadableImageError as error:
                 if strict or len(paths) == 1:
                     raise

@@ -34,7 +34,7 @@ class DetectionRecipe(pydantic.BaseModel):
         batch_size: images a step, over all processes.
         longest: pixels; larger training images are reduced to it when they are read, held-out ones never. 0 keeps
             their size.
-        keep_in_memory: decode each training image once; for small sets.
+        keep_in_memory: decode each training image once; for small sets, without workers.
         mirror: flip at random.
         workers: processes that decode.
         seed: of weights, shuffling and mirroring.
