@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 from ghostnet import data, models
-from ghostnet.errors import InputError, first_line
+from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.conversion import convert_network
-from ghostnet.recipes.head import give_fresh_head_, output_count
+from ghostnet.recipes.head import count_outputs, give_fresh_head_, output_count
 from ghostnet.recipes.identity import conversion_identity, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets, preprocessing_of
+from ghostnet.recipes.teacher import adapted_teacher, load_teacher
 from ghostnet.recipes.unlabelled import answered_sets
 from ghostnet.train import (
     Evaluation,
@@ -81,7 +82,7 @@ def _tells_apart(model: nn.Module, classes: tuple[str, ...], recipe: Recipe) -> 
     """
     own = _own_builder(recipe)
     if own is not None:
-        count = _scored(model, preprocessing_of(recipe, model).size, own)
+        count = count_outputs(model, preprocessing_of(recipe, model).size, own)
         if count != len(classes):
             raise InputError(
                 f"{own} tells {count} classes apart and {recipe.data} has {len(classes)}; let it be built "
@@ -90,37 +91,6 @@ def _tells_apart(model: nn.Module, classes: tuple[str, ...], recipe: Recipe) -> 
         return True
     known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
     return known in (None, list(classes)) and output_count(model) == len(classes)
-
-
-def _scored(model: nn.Module, side: int, name: str) -> int:
-    """Return how many numbers a network of one's own gives for an image."""
-    try:
-        with torch.no_grad():
-            scores = model.eval()(torch.zeros(1, 3, side, side))
-    except Exception as error:  # the network's code may raise anything
-        raise InputError(
-            f"{name} does not run on images of {side}x{side} (set image_size=…): {first_line(error)}"
-        ) from error
-    if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
-        raise InputError(
-            f"{name} is no classifier: it gives something else than one row of scores for an image"
-        )
-    return scores.shape[1]
-
-
-def _teacher(recipe: Recipe) -> nn.Module | None:
-    """Return the network to distil from, unless there is none or it is the one before conversion."""
-    if recipe.teacher == "dense" and not recipe.converts:
-        raise InputError(
-            f"recipe {recipe.name} converts nothing, so `teacher` cannot be 'dense'; name a network"
-        )
-    if recipe.teacher in ("", "dense"):
-        return None
-    if models.outside_of(recipe.teacher) is not None:
-        return models.create_outside(recipe.teacher, recipe.teacher_weights or None)
-    if recipe.teacher_weights:
-        return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
-    return models.load(recipe.teacher)
 
 
 def _own_builder(recipe: Recipe) -> str | None:
@@ -347,8 +317,10 @@ def prepare(
         )
     asked, stem = recipe, stem_of(recipe, out_dir)
     recipe = with_references(recipe, out_dir)
-    teacher = _teacher(recipe)
+    teacher = load_teacher(recipe)
     model, sets = _model_and_sets(recipe, teacher, data_root, progress)
+    if teacher is not None:
+        teacher = adapted_teacher(teacher, recipe, model, sets)
     info: dict[str, Any] = {}
     if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher

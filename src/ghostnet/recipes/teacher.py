@@ -1,0 +1,90 @@
+"""The network that a recipe distils from: loaded, held against the classes that are learnt, and brought to their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ghostnet import models
+from ghostnet.errors import InputError
+from ghostnet.recipes.head import count_outputs
+from ghostnet.recipes.schema import Recipe
+from ghostnet.recipes.sets import Sets
+from ghostnet.train import AdaptedTeacher
+
+_SHOWN = 5  # class names in a message
+
+
+def load_teacher(recipe: Recipe) -> nn.Module | None:
+    """Return the network to distil from, unless there is none or it is the one before conversion.
+
+    Raises:
+        InputError: "dense" where nothing is converted, or a network that cannot be loaded.
+    """
+    if recipe.teacher == "dense" and not recipe.converts:
+        raise InputError(
+            f"recipe {recipe.name} converts nothing, so `teacher` cannot be 'dense'; name a network"
+        )
+    if recipe.teacher in ("", "dense"):
+        return None
+    if models.outside_of(recipe.teacher) is not None:
+        return models.create_outside(recipe.teacher, recipe.teacher_weights or None)
+    if recipe.teacher_weights:
+        return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
+    return models.load(recipe.teacher)
+
+
+def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: Sets) -> nn.Module:
+    """Return the teacher as the training of `model` needs it: its answers in the order of the set's classes.
+
+    Names decide. A teacher with as many classes of other names is an error and no note: renamed folders look just like
+    other classes, or like the same ones in another order, and a wrong guess teaches nonsense without a sign. Networks
+    that are fine-tuned are held to the same rule (other names: a fresh classifier). Of a teacher whose file names no
+    classes the number alone is checked. Where the labels are the teacher's own answers there is nothing to compare.
+
+    Args:
+        teacher: from `load_teacher`.
+        recipe: what is run.
+        model: that is to learn.
+        sets: what it learns from.
+
+    Raises:
+        InputError: another number of classes, classes of other names, or a teacher that does not run on such images.
+    """
+    side = sets.input_size[1]
+    count = count_outputs(teacher, side, f"the teacher {recipe.teacher}")
+    if recipe.labels == "teacher":
+        return teacher
+    learnt = count_outputs(model, side, "the network")
+    if count != learnt:
+        raise InputError(
+            f"the teacher {recipe.teacher} tells {count} classes apart and the network learns {learnt}; take a teacher "
+            "that was trained on the classes of this set, or leave `teacher` out"
+        )
+    known = known_classes(teacher, count)
+    if known is None or known == list(sets.classes):
+        return teacher
+    if sorted(known) != sorted(sets.classes):
+        raise InputError(
+            f"the teacher {recipe.teacher} knows the classes {_told(known)} and {recipe.data} has "
+            f"{_told(sets.classes)}; if they are the same, name the folders as the teacher's classes"
+        )
+    return AdaptedTeacher(teacher, order=[known.index(name) for name in sets.classes])
+
+
+def known_classes(model: nn.Module, count: int) -> list[str] | None:
+    """Return the names of a network's classes in the order of its outputs, where its file says them.
+
+    Args:
+        model: its file may state `classes`.
+        count: of its outputs; a file that names another number speaks of an earlier classifier.
+    """
+    names = [str(name) for name in (getattr(model, "ghostnet_info", None) or {}).get("classes") or ()]
+    numbered = names == [str(number) for number in range(count)]  # stands for outputs without names
+    return names if len(names) == count and not numbered else None
+
+
+def _told(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
