@@ -36,6 +36,11 @@ def small(name, folder):
         reference = (recipe.weights + recipe.teacher.removeprefix("dense"))[1:]
         dense = ghostnet.create_model(recipe.model.removeprefix("ghost_"), width_mult=0.25)
         ghostnet.save(dense, folder / f"{reference}-seed0.safetensors")
+    elif recipe.teacher == "dense":
+        ghostnet.save(
+            ghostnet.create_model(recipe.model, **changes["model_args"]), folder / "dense.safetensors"
+        )
+        changes["start"], changes["weights"] = str(folder / "dense.safetensors"), ""
     else:
         changes["weights"] = ""
     if recipe.teacher_weights not in ("", "cifar10"):  # published, not packaged: a download

@@ -127,3 +127,14 @@ def test_what_is_learnt_is_what_the_teacher_means(photos: Path, tmp_path: Path) 
     )
     loss = run_recipe(recipe, tmp_path / "out", progress=False)["metrics"]["curve"][0]["loss"]
     assert loss == pytest.approx(0, abs=1e-4)
+
+
+def test_a_network_whose_classifier_is_drawn_anew_does_not_teach_itself(photos: Path, tmp_path: Path) -> None:
+    other = saved(tmp_path, 3, classes=["red", "blue", "green"])
+    for weights in (other, saved(tmp_path, 5)):
+        with pytest.raises(InputError, match=r"\(='dense'\) has nothing to teach: the classifier is drawn anew for"):
+            prepared(photos, tmp_path, "dense", "convert_ratio=2", model=None, weights=str(weights))
+    with pytest.raises(InputError, match=r"nothing to teach: resnet20 starts from random weights; name trained"):
+        prepared(photos, tmp_path, "dense", "convert_ratio=2")
+    with pytest.raises(InputError, match=r"nothing to teach: torchvision:resnet18 starts from random weights"):
+        prepared(photos, tmp_path, "dense", "convert_ratio=2", model="torchvision:resnet18")

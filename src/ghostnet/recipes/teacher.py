@@ -20,11 +20,16 @@ def load_teacher(recipe: Recipe) -> nn.Module | None:
     """Return the network to distil from, unless there is none or it is the one before conversion.
 
     Raises:
-        InputError: "dense" where nothing is converted, or a network that cannot be loaded.
+        InputError: "dense" where nothing is converted or nothing was trained, or a network that cannot be loaded.
     """
     if recipe.teacher == "dense" and not recipe.converts:
         raise InputError(
             f"recipe {recipe.name} converts nothing, so `teacher` cannot be 'dense'; name a network"
+        )
+    if recipe.teacher == "dense" and _untrained(recipe):
+        raise InputError(
+            f"`teacher` (='dense') has nothing to teach: {recipe.model} starts from random weights; name trained ones "
+            "(weights=… or start=…), or leave `teacher` out"
         )
     if recipe.teacher in ("", "dense"):
         return None
@@ -33,6 +38,13 @@ def load_teacher(recipe: Recipe) -> nn.Module | None:
     if recipe.teacher_weights:
         return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
     return models.load(recipe.teacher)
+
+
+def _untrained(recipe: Recipe) -> bool:
+    """Tell whether a recipe's network has the weights that were drawn for it; code of one's own may give it better."""
+    outside = models.outside_of(recipe.model)
+    own = outside is not None and outside.library is None
+    return not (recipe.start or recipe.weights or own)
 
 
 def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: Sets) -> nn.Module:

@@ -49,6 +49,9 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
         recipe: says which, and with which weights.
         classes: names of the classes to tell apart; a network whose file names others, or none, gets a fresh
             classifier. None leaves the network's own.
+
+    Raises:
+        InputError: weights or a name that cannot be used, or a fresh classifier on a network that is its own teacher.
     """
     args: dict[str, Any] = dict(recipe.model_args)
     with torch.random.fork_rng(devices=[]):
@@ -62,6 +65,12 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
         else:
             return models.create_model(recipe.model, **{**args, "num_classes": len(classes)})
     if classes is not None and not _tells_apart(model, classes, recipe):
+        if recipe.teacher == "dense":
+            raise InputError(
+                f"`teacher` (='dense') has nothing to teach: the classifier is drawn anew for the {len(classes)} classes "
+                f"of {recipe.data}, which are not those of the network's file; train it on them first, without "
+                "converting, and convert the result"
+            )
         give_fresh_head_(model, len(classes), seed=recipe.seed)
     return model
 
