@@ -14,6 +14,9 @@ _AUTHORS = "https://github.com/huawei-noah/Efficient-AI-Backbones"
 _PADDLE = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
 
 
+IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")  # `info` of how images are prepared
+
+
 @dataclass(frozen=True)
 class WeightCard:
     """One published file of weights.
@@ -59,14 +62,15 @@ class WeightCard:
         return asdict(self)
 
     def info(self) -> dict[str, Any]:
-        """Return what a network that was filled with these weights carries in `ghostnet_info`."""
+        """Return what a network that was filled with these weights carries in `ghostnet_info`: `IMAGE_FACTS` and whose."""
         return {
             "weights": f"{self.model}.{self.tag}",
             "source": self.source,
             "licence": self.licence,
             "mean": list(self.mean),
             "std": list(self.std),
-            "crop": self.crop,
+            "image_size": self.input_size[1],
+            "crop_fraction": self.crop,
             "interpolation": self.interpolation,
         }
 
