@@ -13,8 +13,9 @@ from torch import nn
 
 import ghostnet
 from ghostnet import InputError
-from ghostnet.recipes import fine_tune_recipe, run_recipe
+from ghostnet.recipes import fine_tune_recipe, load_recipe, run_recipe
 from ghostnet.recipes import train as room
+from ghostnet.recipes.sets import preprocessing_of
 from ghostnet.recipes.teacher import known_classes
 from ghostnet.recipes.train import prepare
 from ghostnet.train.feature_match import feature_match
@@ -127,6 +128,15 @@ def test_what_is_learnt_is_what_the_teacher_means(photos: Path, tmp_path: Path) 
     )
     loss = run_recipe(recipe, tmp_path / "out", progress=False)["metrics"]["curve"][0]["loss"]
     assert loss == pytest.approx(0, abs=1e-4)
+
+
+def test_the_size_of_a_network_of_timm_is_known() -> None:
+    model = nn.Identity()
+    given = load_recipe("fine_tune")
+    assert preprocessing_of(given, model).size == 224
+    look = {"interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.9}
+    model.pretrained_cfg = {"input_size": (3, 260, 260), **look}  # type: ignore[assignment]
+    assert preprocessing_of(given, model).size == 260
 
 
 def test_a_network_whose_classifier_is_drawn_anew_does_not_teach_itself(photos: Path, tmp_path: Path) -> None:

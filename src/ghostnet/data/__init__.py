@@ -35,7 +35,7 @@ from ghostnet.data.preprocessing import (
     CropAugmentation,
     Preprocessing,
     evaluation_transform,
-    timm_info,
+    image_info,
     training_transform,
 )
 from ghostnet.data.shards import ShardFolder, write_shards
@@ -70,6 +70,7 @@ __all__ = [
     "compare_loading_speed",
     "decode_image",
     "evaluation_transform",
+    "image_info",
     "list_images",
     "load_cifar10",
     "open_coco",
@@ -82,7 +83,6 @@ __all__ = [
     "read_voc",
     "split_at_random",
     "split_stratified",
-    "timm_info",
     "training_folder",
     "training_transform",
     "with_class_indices",

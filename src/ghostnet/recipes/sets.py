@@ -110,8 +110,7 @@ def preprocessing_of(recipe: Recipe, model: nn.Module) -> data.Preprocessing:
     side = recipe.image_size
     if not side:
         origin = getattr(model, "ghostnet_origin", None) or {}
-        info = getattr(model, "ghostnet_info", None) or {}
-        side = int(info.get("image_size") or origin.get("input_size", (3, 224, 224))[1])
+        side = int(data.image_info(model).get("image_size") or origin.get("input_size", (3, 224, 224))[1])
     return data.Preprocessing(side, recipe.crop_fraction, recipe.interpolation, recipe.mean, recipe.std)
 
 
