@@ -13,11 +13,13 @@ from torch import nn
 
 import ghostnet
 from ghostnet import InputError
+from ghostnet.data import Preprocessing
 from ghostnet.recipes import fine_tune_recipe, load_recipe, run_recipe
 from ghostnet.recipes import train as room
 from ghostnet.recipes.sets import preprocessing_of
 from ghostnet.recipes.teacher import known_classes
 from ghostnet.recipes.train import prepare
+from ghostnet.train import predict
 from ghostnet.train.feature_match import feature_match
 
 CLASSES = ("blue", "green", "red")
@@ -148,3 +150,39 @@ def test_a_network_whose_classifier_is_drawn_anew_does_not_teach_itself(photos: 
         prepared(photos, tmp_path, "dense", "convert_ratio=2")
     with pytest.raises(InputError, match=r"nothing to teach: torchvision:resnet18 starts from random weights"):
         prepared(photos, tmp_path, "dense", "convert_ratio=2", model="torchvision:resnet18")
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_a_teacher_sees_images_as_its_file_says(unlabelled: bool, photos: Path, tmp_path: Path) -> None:
+    mean, std = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
+    teacher = saved(tmp_path, 10 if unlabelled else 3, mean=mean, std=std, image_size=48)
+    run = prepared(photos, tmp_path, teacher, "mean=[0.4, 0.5, 0.6]", "std=[0.2, 0.3, 0.4]", unlabelled=unlabelled)
+    pixels = torch.rand(4, 3, 32, 32)
+
+    def normalised(mean: list[float], std: list[float]) -> torch.Tensor:
+        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    alone = network(10 if unlabelled else 3)
+    larger = nn.functional.interpolate(normalised(mean, std), (48, 48), mode="bilinear", antialias=True)
+    found = run.teacher(normalised([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]))
+    torch.testing.assert_close(found, alone(larger), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_stay_where_maps_are_matched(photos: Path, tmp_path: Path) -> None:
+    run = prepared(photos, tmp_path, saved(tmp_path, 3, image_size=48), 'feature_layers=["layer1.0"]')
+    assert not isinstance(run.teacher, ghostnet.train.AdaptedTeacher)
+
+
+def test_a_teacher_labels_images_as_its_file_says(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Preprocessing] = []
+
+    def answer(teacher: nn.Module, paths: list[Path], wanted: Preprocessing, **_: Any) -> list[Any]:
+        asked.append(wanted)
+        return predict(teacher, paths, wanted, top_k=1)
+
+    monkeypatch.setattr("ghostnet.recipes.unlabelled.predict", answer)
+    own = Preprocessing(40, 0.8, "bicubic", (0.0,) * 3, (1.0,) * 3)
+    prepared(photos, tmp_path, saved(tmp_path, 10, **own.to_dict()), unlabelled=True)
+    assert asked == [own]

@@ -1,16 +1,17 @@
-"""The network that a recipe distils from: loaded, held against the classes that are learnt, and brought to their order."""
+"""The network that a recipe distils from: loaded, held against the classes that are learnt, and adapted."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import nn
 
-from ghostnet import models
+from ghostnet import data, models
 from ghostnet.errors import InputError
 from ghostnet.recipes.head import count_outputs
 from ghostnet.recipes.schema import Recipe
-from ghostnet.recipes.sets import Sets
+from ghostnet.recipes.sets import Sets, preprocessing_of_teacher
 from ghostnet.train import AdaptedTeacher
 
 _SHOWN = 5  # class names in a message
@@ -48,7 +49,11 @@ def _untrained(recipe: Recipe) -> bool:
 
 
 def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: Sets) -> nn.Module:
-    """Return the teacher as the training of `model` needs it: its answers in the order of the set's classes.
+    """Return the teacher as the training of `model` needs it: images as it wants them, answers in the set's order.
+
+    Its file, or timm's configuration of it, says mean, deviation and size of its images; what it leaves out is as for the
+    student. Images of another size are resized to the teacher's own, which suits networks that take one size alone as
+    well as those that take any; with `feature_layers` they stay, since maps have to be of one shape there.
 
     Names decide. A teacher with as many classes of other names is an error and no note: renamed folders look just like
     other classes, or like the same ones in another order, and a wrong guess teaches nonsense without a sign. Networks
@@ -64,11 +69,22 @@ def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: 
     Raises:
         InputError: another number of classes, classes of other names, or a teacher that does not run on such images.
     """
-    side = sets.input_size[1]
-    count = count_outputs(teacher, side, f"the teacher {recipe.teacher}")
-    if recipe.labels == "teacher":
-        return teacher
-    learnt = count_outputs(model, side, "the network")
+    given = data.Preprocessing.from_info(sets.info, data.Preprocessing())
+    wanted = preprocessing_of_teacher(teacher, given)
+    if recipe.feature_layers:
+        wanted = dataclasses.replace(wanted, size=given.size)
+    order = None
+    count = count_outputs(teacher, wanted.size, f"the teacher {recipe.teacher}")
+    if recipe.labels != "teacher":
+        order = _order(teacher, count, recipe, learnt=count_outputs(model, given.size, "the network"), sets=sets)
+    alike = all(getattr(given, name) == getattr(wanted, name) for name in ("size", "mean", "std"))
+    return (
+        teacher if alike and order is None else AdaptedTeacher(teacher, order=order, given=given, wanted=wanted)
+    )
+
+
+def _order(teacher: nn.Module, count: int, recipe: Recipe, *, learnt: int, sets: Sets) -> list[int] | None:
+    """Return which output of the teacher each class of the set is; None where all are in their places."""
     if count != learnt:
         raise InputError(
             f"the teacher {recipe.teacher} tells {count} classes apart and the network learns {learnt}; take a teacher "
@@ -76,13 +92,13 @@ def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: 
         )
     known = known_classes(teacher, count)
     if known is None or known == list(sets.classes):
-        return teacher
+        return None
     if sorted(known) != sorted(sets.classes):
         raise InputError(
             f"the teacher {recipe.teacher} knows the classes {_told(known)} and {recipe.data} has "
             f"{_told(sets.classes)}; if they are the same, name the folders as the teacher's classes"
         )
-    return AdaptedTeacher(teacher, order=[known.index(name) for name in sets.classes])
+    return [known.index(name) for name in sets.classes]
 
 
 def known_classes(model: nn.Module, count: int) -> list[str] | None:
