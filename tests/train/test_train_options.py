@@ -158,7 +158,7 @@ def test_a_step_is_the_formula_of_sgd(nesterov, decay_norms):
         bf16=False,
         freeze_batch_norm=True,
     )
-    one_batch = batches(16)
+    one_batch = batches(16, shuffle=True)
     images, labels = next(iter(one_batch.epoch(0)))
     nn.functional.cross_entropy(start(images), labels).backward()
 
