@@ -126,9 +126,9 @@ def fit(
         placed = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=placed):  # each step seeds the generators anew
             _steps(session, Step(wrapped, optimizer, objective, settings, accelerator), batches)
-    share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)
+    share_buffers_(model)  # each process has averaged the statistics of its own images
     model.eval()
     return run.result
 
