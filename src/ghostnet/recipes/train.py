@@ -5,7 +5,7 @@ Under `torchrun` every process runs this; the first one writes the files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,22 @@ def _converted(
     return model, info
 
 
+@dataclass(frozen=True)
+class _WholeSet:
+    """All images of a set for one process, batch by batch: `evaluate` shares out what can be asked for an epoch."""
+
+    batches: data.Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self.batches)
+
+
 def _alone(batches: data.Batches) -> Any:
     """Return all batches for this process: the first one converts while the others wait."""
-    return list(batches) if join_processes()[1] > 1 else batches
+    return _WholeSet(batches) if join_processes()[1] > 1 else batches
 
 
 def run_recipe(
