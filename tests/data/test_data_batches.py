@@ -59,7 +59,9 @@ def test_with_augmentation_a_partial_batch_is_dropped_and_nothing_comes_twice() 
 def test_shuffled_without_augmentation_images_stay_as_they_are() -> None:
     batches = TensorBatches(IMAGES, LABELS, 5, mean=MEAN, std=STD, shuffle=True)
     epochs = [[torch.cat(parts) for parts in zip(*batches.epoch(number), strict=True)] for number in (0, 1)]
-    assert len(batches) == 4  # the last one, with 2 images, is dropped, so that each process gets its share of all
+    assert (
+        len(batches) == 4
+    )  # the last one, with 2 images, is dropped, so that each process gets its share of all
     assert epochs[0][1].tolist() != epochs[1][1].tolist()
     for images, labels in epochs:
         assert sorted({*labels.tolist()}) == sorted(labels.tolist())

@@ -183,7 +183,9 @@ def test_a_converting_process_looks_at_all_images_batch_by_batch(monkeypatch):
     monkeypatch.setattr(data.TensorBatches, "__iter__", lambda _: counted())
     monkeypatch.setattr("ghostnet.recipes.train.join_processes", lambda: (0, 2))
     monkeypatch.setattr(sys.modules["ghostnet.train.evaluate"], "share_of_processes", lambda: (0, 2))
-    found = ghostnet.evaluate(ghostnet.create_model("resnet20", width_mult=0.25), recipes_train._alone(batches))
+    found = ghostnet.evaluate(
+        ghostnet.create_model("resnet20", width_mult=0.25), recipes_train._alone(batches)
+    )
     assert found.count == 20
     assert len(most) == 5
     assert max(most) <= 3

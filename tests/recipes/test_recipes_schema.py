@@ -121,7 +121,9 @@ def test_overrides_may_switch_off_what_a_recipes_keys_are_for():
     assert load_recipe("vgg16", ["schedule=cosine"]).milestones == (0.5, 0.75)
     with pytest.raises(InputError, match="`temperature`"):
         load_recipe("convert_resnet20", ["teacher=", "temperature=2"])
-    with pytest.raises(InputError, match=r'`schedule` \(="step"\) lowers the rate at `milestones`, and there are none'):
+    with pytest.raises(
+        InputError, match=r'`schedule` \(="step"\) lowers the rate at `milestones`, and there are none'
+    ):
         load_recipe("resnet9_050", ["schedule=step"])
     with pytest.raises(InputError, match="unknown schedule 'steps'"):
         load_recipe("resnet9_050", ["schedule=steps"])

@@ -84,7 +84,11 @@ def test_a_teacher_of_these_classes_or_of_unknown_ones_answers_as_it_is(
 @pytest.mark.parametrize(
     ("count", "names", "message"),
     [
-        (3, ["a_red", "b_blue", "c_green"], r"knows the classes a_red, b_blue, c_green and .*photos has blue, g"),
+        (
+            3,
+            ["a_red", "b_blue", "c_green"],
+            r"knows the classes a_red, b_blue, c_green and .*photos has blue, g",
+        ),
         (4, [], r"teacher\.safetensors tells 4 classes apart and the network learns 3; take a teacher that"),
         (7, list("abcdefg"), r"tells 7 classes apart and the network learns 3"),
     ],
@@ -126,7 +130,13 @@ def test_what_is_learnt_is_what_the_teacher_means(photos: Path, tmp_path: Path) 
         model=None,
         weights=str(tmp_path / "start.safetensors"),
         teacher=str(tmp_path / "teacher.safetensors"),
-        overrides=["batch_size=4", "epochs=1", "distillation_weight=1", "freeze_batch_norm=true", "bf16=false"],
+        overrides=[
+            "batch_size=4",
+            "epochs=1",
+            "distillation_weight=1",
+            "freeze_batch_norm=true",
+            "bf16=false",
+        ],
     )
     loss = run_recipe(recipe, tmp_path / "out", progress=False)["metrics"]["curve"][0]["loss"]
     assert loss == pytest.approx(0, abs=1e-4)
@@ -144,11 +154,17 @@ def test_the_size_of_a_network_of_timm_is_known() -> None:
 def test_a_network_whose_classifier_is_drawn_anew_does_not_teach_itself(photos: Path, tmp_path: Path) -> None:
     other = saved(tmp_path, 3, classes=["red", "blue", "green"])
     for weights in (other, saved(tmp_path, 5)):
-        with pytest.raises(InputError, match=r"\(='dense'\) has nothing to teach: the classifier is drawn anew for"):
+        with pytest.raises(
+            InputError, match=r"\(='dense'\) has nothing to teach: the classifier is drawn anew for"
+        ):
             prepared(photos, tmp_path, "dense", "convert_ratio=2", model=None, weights=str(weights))
-    with pytest.raises(InputError, match=r"nothing to teach: resnet20 starts from random weights; name trained"):
+    with pytest.raises(
+        InputError, match=r"nothing to teach: resnet20 starts from random weights; name trained"
+    ):
         prepared(photos, tmp_path, "dense", "convert_ratio=2")
-    with pytest.raises(InputError, match=r"nothing to teach: torchvision:resnet18 starts from random weights"):
+    with pytest.raises(
+        InputError, match=r"nothing to teach: torchvision:resnet18 starts from random weights"
+    ):
         prepared(photos, tmp_path, "dense", "convert_ratio=2", model="torchvision:resnet18")
 
 
@@ -156,7 +172,9 @@ def test_a_network_whose_classifier_is_drawn_anew_does_not_teach_itself(photos: 
 def test_a_teacher_sees_images_as_its_file_says(unlabelled: bool, photos: Path, tmp_path: Path) -> None:
     mean, std = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
     teacher = saved(tmp_path, 10 if unlabelled else 3, mean=mean, std=std, image_size=48)
-    run = prepared(photos, tmp_path, teacher, "mean=[0.4, 0.5, 0.6]", "std=[0.2, 0.3, 0.4]", unlabelled=unlabelled)
+    run = prepared(
+        photos, tmp_path, teacher, "mean=[0.4, 0.5, 0.6]", "std=[0.2, 0.3, 0.4]", unlabelled=unlabelled
+    )
     pixels = torch.rand(4, 3, 32, 32)
 
     def normalised(mean: list[float], std: list[float]) -> torch.Tensor:

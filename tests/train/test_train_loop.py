@@ -9,7 +9,15 @@ from PIL import Image
 from ghostnet import InputError
 from ghostnet.data import Augmentation, ImageBatches, Preprocessing, TensorBatches
 from ghostnet.models import create_model
-from ghostnet.train import StackedBatches, TrainSettings, classification_loss, evaluate, fit, make_schedule, predict
+from ghostnet.train import (
+    StackedBatches,
+    TrainSettings,
+    classification_loss,
+    evaluate,
+    fit,
+    make_schedule,
+    predict,
+)
 
 
 def separable(count=64):
@@ -248,7 +256,9 @@ def test_batches_in_one_order_are_refused():
     plain = TensorBatches(images, labels, 16, mean=(0.5,) * 3, std=(0.25,) * 3)
     files = ImageBatches(_Nothing(), 4, preprocessing=Preprocessing(8))
     for fixed in (plain, StackedBatches(plain, [0, 1]), files):
-        with pytest.raises(InputError, match=r"in the same order each epoch, which is for evaluation; train on shuf"):
+        with pytest.raises(
+            InputError, match=r"in the same order each epoch, which is for evaluation; train on shuf"
+        ):
             fit(small(), fixed, TrainSettings(), progress=False)
     whole = TensorBatches(images, labels, 64, mean=(0.5,) * 3, std=(0.25,) * 3)  # its order is all the same
     assert fit(small(), whole, TrainSettings(), progress=False).steps == 1

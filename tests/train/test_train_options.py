@@ -251,7 +251,9 @@ def test_the_average_that_is_measured_and_kept_has_the_first_processs_statistics
         return evaluate(network, held_out, progress=progress)
 
     kept = []
-    watch = Watch(batches(), 1, lambda network, _: kept.append(network.bn1.running_mean.clone()), measure=measure)
+    watch = Watch(
+        batches(), 1, lambda network, _: kept.append(network.bn1.running_mean.clone()), measure=measure
+    )
     settings = TrainSettings(epochs=2, ema_decay=0.9, bf16=False)
     fit(model, batches(augmentation=Augmentation()), settings, watch=watch, progress=False)
     assert len(seen) == 2

@@ -14,7 +14,13 @@ _AUTHORS = "https://github.com/huawei-noah/Efficient-AI-Backbones"
 _PADDLE = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
 
 
-IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")  # `info` of how images are prepared
+IMAGE_FACTS = (
+    "image_size",
+    "crop_fraction",
+    "interpolation",
+    "mean",
+    "std",
+)  # `info` of how images are prepared
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class WeightCard:
         return asdict(self)
 
     def info(self) -> dict[str, Any]:
-        """Return what a network that was filled with these weights carries in `ghostnet_info`: `IMAGE_FACTS` and whose."""
+        """Return what a network with these weights carries in `ghostnet_info`: whose they are, and `IMAGE_FACTS`."""
         return {
             "weights": f"{self.model}.{self.tag}",
             "source": self.source,

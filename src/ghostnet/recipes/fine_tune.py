@@ -76,7 +76,9 @@ def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
         origin = getattr(network, "ghostnet_origin", None) or {}
         side = int(origin.get("input_size", (3, 224, 224))[1])
     elif models.outside_of(changes["model"]) is not None:
-        info = data.image_info(models.create_outside(changes["model"], changes["weights"] or None, new_head=True))
+        info = data.image_info(
+            models.create_outside(changes["model"], changes["weights"] or None, new_head=True)
+        )
         side = recipe.image_size or 224
     else:
         named = models.model_info(changes["model"])
@@ -95,5 +97,3 @@ def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     found = data.Preprocessing.from_info(info, default).to_dict()
     found |= {"mean": tuple(found["mean"]), "std": tuple(found["std"])}
     return {**found, "augmentation": "padded_crop" if small else "resized_crop"}
-
-

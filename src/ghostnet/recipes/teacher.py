@@ -51,9 +51,9 @@ def _untrained(recipe: Recipe) -> bool:
 def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: Sets) -> nn.Module:
     """Return the teacher as the training of `model` needs it: images as it wants them, answers in the set's order.
 
-    Its file, or timm's configuration of it, says mean, deviation and size of its images; what it leaves out is as for the
-    student. Images of another size are resized to the teacher's own, which suits networks that take one size alone as
-    well as those that take any; with `feature_layers` they stay, since maps have to be of one shape there.
+    Its file, or timm's configuration of it, says mean, deviation and size of its images; what it leaves out is as for
+    the student. Images of another size are resized to the teacher's own, which suits networks that take one size alone
+    as well as those that take any; with `feature_layers` they stay, since maps have to be of one shape there.
 
     Names decide. A teacher with as many classes of other names is an error and no note: renamed folders look just like
     other classes, or like the same ones in another order, and a wrong guess teaches nonsense without a sign. Networks
@@ -76,10 +76,14 @@ def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: 
     order = None
     count = count_outputs(teacher, wanted.size, f"the teacher {recipe.teacher}")
     if recipe.labels != "teacher":
-        order = _order(teacher, count, recipe, learnt=count_outputs(model, given.size, "the network"), sets=sets)
+        order = _order(
+            teacher, count, recipe, learnt=count_outputs(model, given.size, "the network"), sets=sets
+        )
     alike = all(getattr(given, name) == getattr(wanted, name) for name in ("size", "mean", "std"))
     return (
-        teacher if alike and order is None else AdaptedTeacher(teacher, order=order, given=given, wanted=wanted)
+        teacher
+        if alike and order is None
+        else AdaptedTeacher(teacher, order=order, given=given, wanted=wanted)
     )
 
 

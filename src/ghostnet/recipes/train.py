@@ -67,8 +67,8 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
     if classes is not None and not _tells_apart(model, classes, recipe):
         if recipe.teacher == "dense":
             raise InputError(
-                f"`teacher` (='dense') has nothing to teach: the classifier is drawn anew for the {len(classes)} classes "
-                f"of {recipe.data}, which are not those of the network's file; train it on them first, without "
+                f"`teacher` (='dense') has nothing to teach: the classifier is drawn anew for the {len(classes)} "
+                f"classes of {recipe.data}, which are not those of the network's file; train it on them first, without "
                 "converting, and convert the result"
             )
         give_fresh_head_(model, len(classes), seed=recipe.seed)

@@ -33,7 +33,9 @@ class FeatureMatch:
         self.layers = tuple(layers)
         self._seen: dict[tuple[str, str], Tensor] = {}
         self._handles = []
-        inner = teacher.network if isinstance(teacher, AdaptedTeacher) else teacher  # whose layers have the names
+        inner = (
+            teacher.network if isinstance(teacher, AdaptedTeacher) else teacher
+        )  # whose layers have the names
         for role, network in (("student", student), ("teacher", inner)):
             modules = dict(network.named_modules())
             for layer in self.layers:

@@ -197,7 +197,9 @@ def _steps(session: Session, step_fn: Step, batches: Batches) -> None:
                     if result.steps >= total:
                         break
                 if result.steps == before_epoch:
-                    raise InputError(f"epoch {epoch} has no batches from {start} on, and {len(batches)} were promised")
+                    raise InputError(
+                        f"epoch {epoch} has no batches from {start} on, and {len(batches)} were promised"
+                    )
             session.save()  # what follows may be interrupted, too
         except KeyboardInterrupt:
             if not interrupts.within_step:  # else one step's statistics would be saved with another's weights

@@ -41,8 +41,8 @@ def make_schedule(
 
     if name == "step" and not milestones:
         raise InputError(
-            '`schedule` (="step") lowers the rate at `milestones`, and there are none; give some, as in [0.5, 0.75], or '
-            'take "constant"'
+            '`schedule` (="step") lowers the rate at `milestones`, and there are none; give some, as in [0.5, 0.75], '
+            'or take "constant"'
         )
 
     def factor(step: int) -> float:
