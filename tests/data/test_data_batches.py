@@ -56,6 +56,21 @@ def test_with_augmentation_a_partial_batch_is_dropped_and_nothing_comes_twice() 
     assert labels != sorted(labels)
 
 
+def test_shuffled_without_augmentation_images_stay_as_they_are() -> None:
+    batches = TensorBatches(IMAGES, LABELS, 5, mean=MEAN, std=STD, shuffle=True)
+    epochs = [[torch.cat(parts) for parts in zip(*batches.epoch(number), strict=True)] for number in (0, 1)]
+    assert (
+        len(batches) == 4
+    )  # the last one, with 2 images, is dropped, so that each process gets its share of all
+    assert epochs[0][1].tolist() != epochs[1][1].tolist()
+    for images, labels in epochs:
+        assert sorted({*labels.tolist()}) == sorted(labels.tolist())
+        pixels = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2)[labels.numpy()].copy())
+        assert torch.equal(images, batches.normalise(pixels))
+    with pytest.raises(InputError, match="must be between 1 and the 22 images"):
+        TensorBatches(IMAGES, LABELS, 23, mean=MEAN, std=STD, shuffle=True)
+
+
 def test_shuffling_keeps_each_image_with_its_label() -> None:
     plain = Augmentation(crop_padding=0, mirror=False)
     whole = _batches()

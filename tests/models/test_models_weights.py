@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import ghostnet
+from ghostnet.data import Preprocessing
 from ghostnet.download import DownloadError
 from ghostnet.models import cards, model_info, remote, to_layout, weight_cards
 from ghostnet.models.paddle_pickle import read_pdparams
@@ -354,9 +355,11 @@ def test_the_hubs_own_cache_is_used_and_checked(hub_offline, tmp_path):
     by_tag = ghostnet.create_model("ghostnet_100", num_classes=4, weights="in1k")
     assert by_tag.ghostnet_info["interpolation"] == "bicubic"
     assert by_tag.ghostnet_info["mean"] == [0.485, 0.456, 0.406]
+    assert (by_tag.ghostnet_info["image_size"], by_tag.ghostnet_info["crop_fraction"]) == (224, 0.875)
     tuned = ghostnet.create_model("ghostnet_100", num_classes=9, weights="in1k", new_head=True)
     assert "weights" not in tuned.ghostnet_info
     assert tuned.ghostnet_info["std"] == [0.229, 0.224, 0.225]
+    assert set(tuned.ghostnet_info) == set(Preprocessing().to_dict())  # names that others read
 
     with (repository / "blobs" / digest).open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
@@ -413,3 +416,13 @@ def test_claimed_figures_are_near_the_papers():
             row = next(line for line in paper.table(7) if line["model"] == f"GhostNet {width}")
             assert abs(card.claimed_top1 - row["top1"]) < 0.8
             assert abs(card.claimed_top5 - row["top5"]) < 0.5
+
+
+def test_what_a_card_says_of_images_is_read_as_that():
+    default = Preprocessing(7, 0.5, "bicubic", (0.0,) * 3, (1.0,) * 3)
+    for card in cards.CARDS:
+        said = Preprocessing.from_info(card.info(), default)
+        assert (said.size, said.crop_fraction, said.interpolation, said.mean, said.std) == (
+            *(card.input_size[1], card.crop, card.interpolation, card.mean, card.std),
+        )
+    assert {card.crop for card in cards.CARDS} == {0.875, 1.0}

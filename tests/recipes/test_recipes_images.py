@@ -112,10 +112,11 @@ def test_fresh_heads_survive_saving(build, size, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["l1", "taylor", "sss"])  # without images, with labels, with training
-def test_pruning_on_images_of_ones_own(method, photos, tmp_path):
+def test_pruning_on_images_of_ones_own(method, trained, photos, tmp_path):
+    start = str(trained[2] / "fine_tune-seed0.safetensors")
     changes = [*SMALL, f"method={method}", "macs=0.6", "teacher=dense"]
     changes += ["sparsity_epochs=1"] if method == "sss" else []
-    recipe = fine_tune_recipe(str(photos), model="resnet20", weights=None, overrides=changes)
+    recipe = fine_tune_recipe(str(photos), model=None, weights=start, overrides=changes)
     metrics = run_recipe(recipe, tmp_path, progress=False)["metrics"]
     assert list(metrics["stages"]) == ["dense", "as converted"]
     conversion = metrics["conversion"]

@@ -1,6 +1,8 @@
 """A recipe from data to result: on a small set of random images in place of CIFAR-10, everything else for real."""
 
 import json
+import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import ghostnet
 from ghostnet import InputError, cli, data
 from ghostnet.convert import PRUNE_METHODS
 from ghostnet.recipes import list_recipes, load_recipe, load_variant, run_recipe
+from ghostnet.recipes import train as recipes_train
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +39,11 @@ def small(name, folder):
         reference = (recipe.weights + recipe.teacher.removeprefix("dense"))[1:]
         dense = ghostnet.create_model(recipe.model.removeprefix("ghost_"), width_mult=0.25)
         ghostnet.save(dense, folder / f"{reference}-seed0.safetensors")
+    elif recipe.teacher == "dense":
+        ghostnet.save(
+            ghostnet.create_model(recipe.model, **changes["model_args"]), folder / "dense.safetensors"
+        )
+        changes["start"], changes["weights"] = str(folder / "dense.safetensors"), ""
     else:
         changes["weights"] = ""
     if recipe.teacher_weights not in ("", "cifar10"):  # published, not packaged: a download
@@ -156,3 +164,28 @@ def test_finished_result_is_not_overwritten(tmp_path):
 def test_missing_teacher(tmp_path):
     with pytest.raises(InputError, match=r"no file nowhere"):
         run_recipe(load_recipe("resnet9_050", [*SMALL, "teacher=nowhere"]), tmp_path, progress=False)
+
+
+def test_a_converting_process_looks_at_all_images_batch_by_batch(monkeypatch):
+    """Others wait meanwhile: it takes no share, and does not hold a set of decoded images at once."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) % 10
+    batches = data.TensorBatches(images, labels, 4, mean=(0.5,) * 3, std=(0.25,) * 3)
+    live = weakref.WeakSet()
+    most = []
+
+    def counted():
+        for pair in data.TensorBatches.epoch(batches, 0):
+            live.add(pair[0])
+            most.append(len(live))
+            yield pair
+
+    monkeypatch.setattr(data.TensorBatches, "__iter__", lambda _: counted())
+    monkeypatch.setattr("ghostnet.recipes.train.join_processes", lambda: (0, 2))
+    monkeypatch.setattr(sys.modules["ghostnet.train.evaluate"], "share_of_processes", lambda: (0, 2))
+    found = ghostnet.evaluate(
+        ghostnet.create_model("resnet20", width_mult=0.25), recipes_train._alone(batches)
+    )
+    assert found.count == 20
+    assert len(most) == 5
+    assert max(most) <= 3

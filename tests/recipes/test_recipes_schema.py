@@ -87,6 +87,14 @@ def test_unknown_recipe_and_missing_file(tmp_path):
         (["temperature=2"], "`temperature` .* is for a `teacher`"),
         (["distillation_weight=0.5"], "`distillation_weight`"),
         (['feature_layers=["layer1.0"]'], "`feature_layers`"),
+        (["milestones=[0.5]"], r'`milestones` \(=\(0.5,\)\) is for schedule = "step"; leave it out'),
+        (["image_size=64"], r"`image_size` \(=64\) is for images of your own; leave it out"),
+        (["crop_fraction=0.5"], "`crop_fraction`"),
+        (["interpolation=bicubic"], "`interpolation`"),
+        (["augmentation=padded_crop"], "`augmentation`"),
+        (["crop_scale=[0.5, 1]"], "`crop_scale`"),
+        (["held_out_fraction=0.3"], "`held_out_fraction`"),
+        (["workers=2"], "`workers`"),
     ],
 )
 def test_keys_that_nothing_reads_are_refused(tmp_path, changes, message):
@@ -110,5 +118,12 @@ def test_overrides_may_switch_off_what_a_recipes_keys_are_for():
     assert load_recipe("ghost_resnet56_published", ["convert_ratio=1", "teacher=resnet56"]).converts is False
     assert load_recipe("vgg16_l1", ["method=ghost", "convert_ratio=2"]).converts
     assert load_recipe("resnet9_050", ["temperature=2"], taught=True).temperature == 2.0
+    assert load_recipe("vgg16", ["schedule=cosine"]).milestones == (0.5, 0.75)
     with pytest.raises(InputError, match="`temperature`"):
         load_recipe("convert_resnet20", ["teacher=", "temperature=2"])
+    with pytest.raises(
+        InputError, match=r'`schedule` \(="step"\) lowers the rate at `milestones`, and there are none'
+    ):
+        load_recipe("resnet9_050", ["schedule=step"])
+    with pytest.raises(InputError, match="unknown schedule 'steps'"):
+        load_recipe("resnet9_050", ["schedule=steps"])

@@ -284,7 +284,7 @@ def test_modules_are_as_before_afterwards_even_after_an_exception():
 def test_fit_trains_a_network_so(taken, settings):
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
-    batches = TensorBatches(images, np.arange(32) % 10, 16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    batches = TensorBatches(images, np.arange(32) % 10, 16, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True)
     start = ghostify(create_model("resnet20"), **settings)[0]
 
     def trained():

@@ -7,9 +7,17 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ghostnet import InputError
-from ghostnet.data import Augmentation, Preprocessing, TensorBatches
+from ghostnet.data import Augmentation, ImageBatches, Preprocessing, TensorBatches
 from ghostnet.models import create_model
-from ghostnet.train import TrainSettings, classification_loss, evaluate, fit, make_schedule, predict
+from ghostnet.train import (
+    StackedBatches,
+    TrainSettings,
+    classification_loss,
+    evaluate,
+    fit,
+    make_schedule,
+    predict,
+)
 
 
 def separable(count=64):
@@ -21,7 +29,7 @@ def separable(count=64):
 
 def batches(size=16, **more):
     images, labels = separable()
-    return TensorBatches(images, labels, size, mean=(0.5,) * 3, std=(0.25,) * 3, **more)
+    return TensorBatches(images, labels, size, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True, **more)
 
 
 def small():
@@ -64,7 +72,7 @@ def test_diverging_run_says_so():
 
 def test_labels_that_are_no_classes_of_the_network_are_told():
     images, labels = separable()
-    wrong = TensorBatches(images, labels + 1, 16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    wrong = TensorBatches(images, labels + 1, 16, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True)
     with pytest.raises(
         InputError, match="the label 4 does not fit a classifier of 4 classes, which are 0 to 3"
     ):
@@ -241,3 +249,30 @@ def test_a_resumed_run_has_the_curve_of_one_left_alone(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", stop=100)
     assert run(tmp_path / "stopped").curve == whole.curve
+
+
+def test_batches_in_one_order_are_refused():
+    images, labels = separable()
+    plain = TensorBatches(images, labels, 16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    files = ImageBatches(_Nothing(), 4, preprocessing=Preprocessing(8))
+    for fixed in (plain, StackedBatches(plain, [0, 1]), files):
+        with pytest.raises(
+            InputError, match=r"in the same order each epoch, which is for evaluation; train on shuf"
+        ):
+            fit(small(), fixed, TrainSettings(), progress=False)
+    whole = TensorBatches(images, labels, 64, mean=(0.5,) * 3, std=(0.25,) * 3)  # its order is all the same
+    assert fit(small(), whole, TrainSettings(), progress=False).steps == 1
+
+
+class _Nothing:
+    classes = ("a",)
+
+    def __len__(self):
+        return 8
+
+
+def test_an_epoch_without_batches_is_no_endless_one():
+    empty = batches()
+    empty.epoch = lambda *_, **__: iter(())
+    with pytest.raises(InputError, match="epoch 0 has no batches from 0 on, and 4 were promised"):
+        fit(small(), empty, TrainSettings(), progress=False)

@@ -319,7 +319,7 @@ def test_a_network_trains_as_with_the_native_kernels(any_size):
 def test_fit_trains_so_and_leaves_the_network_as_it_was(any_size, monkeypatch, compiled):
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
-    batches = TensorBatches(images, np.arange(16) % 10, 8, mean=(0.5,) * 3, std=(0.25,) * 3)
+    batches = TensorBatches(images, np.arange(16) % 10, 8, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True)
     model = create_model("ghost_resnet20", width_mult=0.5)
     replaced = lambda *_: any("forward" in vars(module) for module in model.modules())  # noqa: E731
     inside, between = [], []
@@ -334,7 +334,7 @@ def test_fit_trains_so_and_leaves_the_network_as_it_was(any_size, monkeypatch, c
 
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(any_size, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
-    batches = TensorBatches(images, np.arange(32) % 10, 8, mean=(0.5,) * 3, std=(0.25,) * 3)
+    batches = TensorBatches(images, np.arange(32) % 10, 8, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True)
 
     def run(**more):
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from torch import nn
 from ghostnet import InputError
 from ghostnet.data import Augmentation, TensorBatches
 from ghostnet.models import create_model
-from ghostnet.train import TrainSettings, Watch, fit, tensorboard_log
+from ghostnet.train import TrainSettings, Watch, evaluate, fit, tensorboard_log
 from ghostnet.train.run import recorded_settings
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -158,7 +158,7 @@ def test_a_step_is_the_formula_of_sgd(nesterov, decay_norms):
         bf16=False,
         freeze_batch_norm=True,
     )
-    one_batch = batches(16)
+    one_batch = batches(16, shuffle=True)
     images, labels = next(iter(one_batch.epoch(0)))
     nn.functional.cross_entropy(start(images), labels).backward()
 
@@ -232,3 +232,29 @@ def test_less_than_a_step_between_two_looks_is_a_step():
     watch = Watch(batches(), every_epochs=0.1)  # of three batches
     assert [watch.is_due(step, 4, 3) for step in (1, 2, 3, 4)] == [True] * 4
     assert [Watch(batches()).is_due(step, 4, 3) for step in (1, 2, 3, 4)] == [False] * 3 + [True]
+
+
+def test_the_average_that_is_measured_and_kept_has_the_first_processs_statistics(monkeypatch):
+    """Each process averages the batch-norm statistics of its own images."""
+
+    def first_ones(model):
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.fill_(7.0)  # as if they came from another process
+
+    for place in ("session", "loop"):
+        monkeypatch.setattr(f"ghostnet.train.{place}.share_buffers_", first_ones)
+    model, seen = small(), []
+
+    def measure(network, held_out, *, progress=False):
+        seen.append(network.bn1.running_mean.clone())
+        return evaluate(network, held_out, progress=progress)
+
+    kept = []
+    watch = Watch(
+        batches(), 1, lambda network, _: kept.append(network.bn1.running_mean.clone()), measure=measure
+    )
+    settings = TrainSettings(epochs=2, ema_decay=0.9, bf16=False)
+    fit(model, batches(augmentation=Augmentation()), settings, watch=watch, progress=False)
+    assert len(seen) == 2
+    assert all((mean == 7).all() for mean in (*seen, *kept, model.bn1.running_mean))

@@ -183,10 +183,10 @@ class Conversion:
 
         What the user says of the images is kept as well, or the next verb would prepare them in another way.
         """
-        from ghostnet.data import timm_info
+        from ghostnet.data import image_info
         from ghostnet.deploy.export import IMAGE_FACTS
 
-        known = {**timm_info(model), **(getattr(model, "ghostnet_info", None) or {})}
+        known = image_info(model)
         kept = {key: known[key] for key in ("classes", *IMAGE_FACTS) if key in known}
         if self.normalisation is not None:
             mean, std = normalisation_of(model, self.normalisation)

@@ -41,7 +41,7 @@ def preprocessing_for(
     Raises:
         InputError: an unknown normalisation, a size below 1, or a network that does not take RGB and `from_files`.
     """
-    from ghostnet.data import Preprocessing, timm_info
+    from ghostnet.data import Preprocessing, image_info
 
     channels, side, _ = input_size_of(model, None)
     if from_files and channels != RGB:
@@ -52,7 +52,7 @@ def preprocessing_for(
     small = side <= _SMALL
     mean, std = normalisation_of(model, normalisation, "cifar10" if small else "imagenet")
     usual = Preprocessing(side, 1.0 if small else 0.875, mean=mean, std=std)
-    info = {**timm_info(model), **(getattr(model, "ghostnet_info", None) or {})}
+    info = image_info(model)
     if normalisation is not None:
         info |= {"mean": mean, "std": std}
     if image_size is not None:

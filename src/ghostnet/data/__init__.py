@@ -36,7 +36,7 @@ from ghostnet.data.preprocessing import (
     CropAugmentation,
     Preprocessing,
     evaluation_transform,
-    timm_info,
+    image_info,
     training_transform,
 )
 from ghostnet.data.shards import ShardFolder, write_shards
@@ -71,6 +71,7 @@ __all__ = [
     "compare_loading_speed",
     "decode_image",
     "evaluation_transform",
+    "image_info",
     "list_images",
     "load_cifar10",
     "open_coco",
@@ -85,7 +86,6 @@ __all__ = [
     "refuse_parts",
     "split_at_random",
     "split_stratified",
-    "timm_info",
     "training_folder",
     "training_transform",
     "with_class_indices",

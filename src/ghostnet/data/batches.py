@@ -54,10 +54,11 @@ class TensorBatches:
     Args:
         images: uint8 `(count, H, W, C)`.
         labels: integers `(count,)`.
-        batch_size: images a batch; the last one may be smaller unless `augmentation` is set, then it is dropped.
+        batch_size: images a batch; the last one of an epoch may be smaller, and is dropped where images are shuffled.
         mean: per-channel mean of pixel values in [0, 1].
         std: per-channel standard deviation of the same.
-        augmentation: None keeps order and pixels; otherwise images are shuffled and augmented.
+        augmentation: None keeps pixels; otherwise images are shuffled and augmented.
+        shuffle: shuffle without `augmentation`, too, to train on images as they are; nothing shuffled keeps the order.
         seed: of shuffling and augmentation.
 
     Raises:
@@ -79,6 +80,7 @@ class TensorBatches:
         mean: Sequence[float],
         std: Sequence[float],
         augmentation: Augmentation | None = None,
+        shuffle: bool = False,
         seed: int = 0,
     ) -> None:
         if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
@@ -97,7 +99,8 @@ class TensorBatches:
             )
         if (labels.astype(np.int64) < 0).any():
             raise InputError(f"labels must be integers >= 0, not {int(labels.min())}")
-        if batch_size < 1 or (augmentation is not None and batch_size > len(images)):
+        self.shuffled = shuffle or augmentation is not None
+        if batch_size < 1 or (self.shuffled and batch_size > len(images)):
             raise InputError(f"`batch_size` (={batch_size}) must be between 1 and the {len(images)} images")
         if augmentation is not None and augmentation.crop_border == "reflect":
             check_reflected_border(augmentation.crop_padding, min(images.shape[1:3]))
@@ -111,7 +114,7 @@ class TensorBatches:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        if self.augmentation is not None:
+        if self.shuffled:
             return len(self.images) // self.batch_size
         return -(-len(self.images) // self.batch_size)
 
@@ -145,7 +148,7 @@ class TensorBatches:
         if device is not None:
             self.move_(device)
         order = None
-        if self.augmentation is not None:
+        if self.shuffled:
             order = torch.randperm(len(self.images), generator=_generator(self.seed, epoch, 0))
             order = order.to(self.images.device)
         for index in range(start, len(self)):

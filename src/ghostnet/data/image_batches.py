@@ -88,6 +88,11 @@ class ImageBatches:
         return -(-len(self.source) // self.batch_size)
 
     @property
+    def shuffled(self) -> bool:
+        """Whether each epoch has an order of its own."""
+        return self.augmentation is not None
+
+    @property
     def count(self) -> int:
         """Images in the set."""
         return len(self.source)

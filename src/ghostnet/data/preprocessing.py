@@ -96,7 +96,7 @@ class Preprocessing:
         return images.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def timm_info(model: object) -> dict[str, Any]:
+def _timm_info(model: object) -> dict[str, Any]:
     """Return what timm's configuration of a network says of its images, as `Preprocessing.from_info` reads it.
 
     Args:
@@ -107,6 +107,21 @@ def timm_info(model: object) -> dict[str, Any]:
         return {}
     named = {"interpolation": theirs["interpolation"], "mean": theirs["mean"], "std": theirs["std"]}
     return {"image_size": theirs["input_size"][1], "crop_fraction": theirs["crop_pct"], **named}
+
+
+def image_info(model: object) -> dict[str, Any]:
+    """Return what a network says of its images, as `Preprocessing.from_info` reads it, and all else in its file's info.
+
+    What its file says (`ghostnet_info`) wins over timm's configuration of it.
+
+    Args:
+        model: any; the dictionary of one that says nothing is empty.
+
+    Example:
+        >>> image_info(object())
+        {}
+    """
+    return {**_timm_info(model), **(getattr(model, "ghostnet_info", None) or {})}
 
 
 @dataclass(frozen=True)

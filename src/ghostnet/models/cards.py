@@ -14,6 +14,15 @@ _AUTHORS = "https://github.com/huawei-noah/Efficient-AI-Backbones"
 _PADDLE = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
 
 
+IMAGE_FACTS = (
+    "image_size",
+    "crop_fraction",
+    "interpolation",
+    "mean",
+    "std",
+)  # `info` of how images are prepared
+
+
 @dataclass(frozen=True)
 class WeightCard:
     """One published file of weights.
@@ -59,14 +68,15 @@ class WeightCard:
         return asdict(self)
 
     def info(self) -> dict[str, Any]:
-        """Return what a network that was filled with these weights carries in `ghostnet_info`."""
+        """Return what a network with these weights carries in `ghostnet_info`: whose they are, and `IMAGE_FACTS`."""
         return {
             "weights": f"{self.model}.{self.tag}",
             "source": self.source,
             "licence": self.licence,
             "mean": list(self.mean),
             "std": list(self.std),
-            "crop": self.crop,
+            "image_size": self.input_size[1],
+            "crop_fraction": self.crop,
             "interpolation": self.interpolation,
         }
 

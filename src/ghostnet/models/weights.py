@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.models.cards import WeightCard, weight_cards
+from ghostnet.models.cards import IMAGE_FACTS, WeightCard, weight_cards
 from ghostnet.models.checkpoints import ENDINGS, read_npz, read_state_dict
 from ghostnet.models.layouts import from_layout, layout_of
 from ghostnet.models.paddle_pickle import read_pdparams
@@ -173,10 +173,8 @@ def fill_(model: nn.Module, opened: OpenedWeights, *, new_head: bool = False) ->
     _check_fit(own, tensors, opened, head)
     load_state_(model, tensors, opened.source)
     model.ghostnet_info = {} if new_head else opened.info  # type: ignore[assignment]
-    if new_head:  # the classes are no longer those of the file, its normalisation still is
-        kept_info = {
-            key: opened.info[key] for key in ("mean", "std", "crop", "interpolation") if key in opened.info
-        }
+    if new_head:  # the classes are no longer those of the file, how it wants its images still is
+        kept_info = {key: opened.info[key] for key in IMAGE_FACTS if key in opened.info}
         model.ghostnet_info = kept_info  # type: ignore[assignment]
 
 

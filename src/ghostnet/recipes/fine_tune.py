@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ghostnet import data, models
 from ghostnet.errors import InputError
 from ghostnet.recipes.schema import Recipe, load_recipe, name_and_file
@@ -74,17 +72,19 @@ def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     info: dict[str, Any] = {}
     if "start" in changes:
         network = models.load(changes["start"])
-        info = _said(network)
+        info = data.image_info(network)
         origin = getattr(network, "ghostnet_origin", None) or {}
         side = int(origin.get("input_size", (3, 224, 224))[1])
     elif models.outside_of(changes["model"]) is not None:
-        info = _said(models.create_outside(changes["model"], changes["weights"] or None, new_head=True))
+        info = data.image_info(
+            models.create_outside(changes["model"], changes["weights"] or None, new_head=True)
+        )
         side = recipe.image_size or 224
     else:
         named = models.model_info(changes["model"])
         side = named.input_size[1]
         if changes["weights"] in named.weights or Path(changes["weights"]).suffix == ".safetensors":
-            info = _said(models.create_model(changes["model"], weights=changes["weights"]))
+            info = data.image_info(models.create_model(changes["model"], weights=changes["weights"]))
     side = int(info.get("image_size", side))
     small = side <= _SMALL
     default = data.Preprocessing(
@@ -97,8 +97,3 @@ def _as_trained(changes: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     found = data.Preprocessing.from_info(info, default).to_dict()
     found |= {"mean": tuple(found["mean"]), "std": tuple(found["std"])}
     return {**found, "augmentation": "padded_crop" if small else "resized_crop"}
-
-
-def _said(network: nn.Module) -> dict[str, Any]:
-    """Return what a network's file, or timm's configuration of it, says of its images."""
-    return {**data.timm_info(network), **(getattr(network, "ghostnet_info", None) or {})}

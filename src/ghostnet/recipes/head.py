@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, first_line
+from ghostnet.modes import evaluating
 
 Classifier = nn.Linear | nn.Conv2d
 
@@ -19,6 +20,31 @@ def output_count(model: nn.Module) -> int:
         InputError: no linear layer or convolution ends it.
     """
     return _width(_classifier(model)[1])
+
+
+def count_outputs(model: nn.Module, side: int, name: str) -> int:
+    """Return how many numbers a network gives for an image, whatever ends it; the network runs once.
+
+    Args:
+        model: runs in evaluation mode.
+        side: of the image, in pixels.
+        name: what to call the network in messages.
+
+    Raises:
+        InputError: it does not run on such images, or is no classifier.
+    """
+    try:
+        with torch.no_grad(), evaluating(model):
+            scores = model(torch.zeros(1, 3, side, side))
+    except Exception as error:  # the network's code may raise anything
+        raise InputError(
+            f"{name} does not run on images of {side}x{side} (set image_size=…): {first_line(error)}"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
+        raise InputError(
+            f"{name} is no classifier: it gives something else than one row of scores for an image"
+        )
+    return scores.shape[1]
 
 
 def give_fresh_head_(model: nn.Module, classes: int, *, seed: int = 0) -> None:

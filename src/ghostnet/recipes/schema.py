@@ -217,6 +217,21 @@ _USES: tuple[_Use, ...] = (
         lambda recipe: bool(recipe.teacher),
         "is for a `teacher`; leave it out, or name one",
     ),
+    (
+        ("milestones",),
+        ("schedule",),
+        lambda recipe: recipe.schedule == "step",
+        'is for schedule = "step"; leave it out, or set that',
+    ),
+    (
+        (
+            *("image_size", "crop_fraction", "interpolation", "augmentation", "crop_scale"),
+            *("held_out_fraction", "workers", "strict"),
+        ),
+        ("data",),
+        lambda recipe: recipe.data != "cifar10",
+        "is for images of your own; leave it out, or set `data`",
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from ghostnet.recipes.identity import images_of
 from ghostnet.recipes.schema import Recipe
 
 _CALIBRATION_BATCH = 256
+_USUAL_SIZE = 224  # ImageNet's
 _EVALUATION_BATCH = 64  # a process's share of it is what evaluation holds in memory
 
 _CIFAR10_ONLY = {key: Recipe.model_fields[key].default for key in ("cutout", "crop_border")}
@@ -107,12 +108,22 @@ def image_sets(recipe: Recipe, images: ImageSets, model: nn.Module) -> Sets:
 
 def preprocessing_of(recipe: Recipe, model: nn.Module) -> data.Preprocessing:
     """Return what a recipe says of images, and the network's own size where it says none."""
-    side = recipe.image_size
-    if not side:
-        origin = getattr(model, "ghostnet_origin", None) or {}
-        info = getattr(model, "ghostnet_info", None) or {}
-        side = int(info.get("image_size") or origin.get("input_size", (3, 224, 224))[1])
+    side = recipe.image_size or own_size(model) or _USUAL_SIZE
     return data.Preprocessing(side, recipe.crop_fraction, recipe.interpolation, recipe.mean, recipe.std)
+
+
+def preprocessing_of_teacher(teacher: nn.Module, given: data.Preprocessing) -> data.Preprocessing:
+    """Return how a teacher wants its images: what it says of them, and where it says nothing as its student's."""
+    size = own_size(teacher)
+    said = data.image_info(teacher) | ({"image_size": size} if size else {})
+    return data.Preprocessing.from_info(said, given)
+
+
+def own_size(model: nn.Module) -> int | None:
+    """Return the side of the images that a network was trained on or is built for, where it says so."""
+    origin = getattr(model, "ghostnet_origin", None) or {}
+    side = data.image_info(model).get("image_size") or origin.get("input_size", (0, 0))[1]
+    return int(side) or None
 
 
 def cifar10_sets(recipe: Recipe, dataset: data.Cifar10) -> Sets:

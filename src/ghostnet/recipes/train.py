@@ -5,7 +5,7 @@ Under `torchrun` every process runs this; the first one writes the files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 from ghostnet import data, models
-from ghostnet.errors import InputError, first_line
+from ghostnet.errors import InputError
 from ghostnet.files import refuse_overwrite
 from ghostnet.measure import profile
 from ghostnet.recipes.conversion import convert_network
-from ghostnet.recipes.head import give_fresh_head_, output_count
+from ghostnet.recipes.head import count_outputs, give_fresh_head_, output_count
 from ghostnet.recipes.identity import conversion_identity, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets, preprocessing_of
+from ghostnet.recipes.teacher import adapted_teacher, load_teacher
 from ghostnet.recipes.unlabelled import answered_sets
 from ghostnet.train import (
     Evaluation,
@@ -48,6 +49,9 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
         recipe: says which, and with which weights.
         classes: names of the classes to tell apart; a network whose file names others, or none, gets a fresh
             classifier. None leaves the network's own.
+
+    Raises:
+        InputError: weights or a name that cannot be used, or a fresh classifier on a network that is its own teacher.
     """
     args: dict[str, Any] = dict(recipe.model_args)
     with torch.random.fork_rng(devices=[]):
@@ -61,6 +65,12 @@ def build(recipe: Recipe, classes: tuple[str, ...] | None = None) -> nn.Module:
         else:
             return models.create_model(recipe.model, **{**args, "num_classes": len(classes)})
     if classes is not None and not _tells_apart(model, classes, recipe):
+        if recipe.teacher == "dense":
+            raise InputError(
+                f"`teacher` (='dense') has nothing to teach: the classifier is drawn anew for the {len(classes)} "
+                f"classes of {recipe.data}, which are not those of the network's file; train it on them first, without "
+                "converting, and convert the result"
+            )
         give_fresh_head_(model, len(classes), seed=recipe.seed)
     return model
 
@@ -81,7 +91,7 @@ def _tells_apart(model: nn.Module, classes: tuple[str, ...], recipe: Recipe) -> 
     """
     own = _own_builder(recipe)
     if own is not None:
-        count = _scored(model, preprocessing_of(recipe, model).size, own)
+        count = count_outputs(model, preprocessing_of(recipe, model).size, own)
         if count != len(classes):
             raise InputError(
                 f"{own} tells {count} classes apart and {recipe.data} has {len(classes)}; let it be built "
@@ -90,37 +100,6 @@ def _tells_apart(model: nn.Module, classes: tuple[str, ...], recipe: Recipe) -> 
         return True
     known = (getattr(model, "ghostnet_info", None) or {}).get("classes")
     return known in (None, list(classes)) and output_count(model) == len(classes)
-
-
-def _scored(model: nn.Module, side: int, name: str) -> int:
-    """Return how many numbers a network of one's own gives for an image."""
-    try:
-        with torch.no_grad():
-            scores = model.eval()(torch.zeros(1, 3, side, side))
-    except Exception as error:  # the network's code may raise anything
-        raise InputError(
-            f"{name} does not run on images of {side}x{side} (set image_size=…): {first_line(error)}"
-        ) from error
-    if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
-        raise InputError(
-            f"{name} is no classifier: it gives something else than one row of scores for an image"
-        )
-    return scores.shape[1]
-
-
-def _teacher(recipe: Recipe) -> nn.Module | None:
-    """Return the network to distil from, unless there is none or it is the one before conversion."""
-    if recipe.teacher == "dense" and not recipe.converts:
-        raise InputError(
-            f"recipe {recipe.name} converts nothing, so `teacher` cannot be 'dense'; name a network"
-        )
-    if recipe.teacher in ("", "dense"):
-        return None
-    if models.outside_of(recipe.teacher) is not None:
-        return models.create_outside(recipe.teacher, recipe.teacher_weights or None)
-    if recipe.teacher_weights:
-        return models.create_model(recipe.teacher, weights=recipe.teacher_weights)
-    return models.load(recipe.teacher)
 
 
 def _own_builder(recipe: Recipe) -> str | None:
@@ -185,9 +164,22 @@ def _converted(
     return model, info
 
 
+@dataclass(frozen=True)
+class _WholeSet:
+    """All images of a set for one process, batch by batch: `evaluate` shares out what can be asked for an epoch."""
+
+    batches: data.Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self.batches)
+
+
 def _alone(batches: data.Batches) -> Any:
     """Return all batches for this process: the first one converts while the others wait."""
-    return list(batches) if join_processes()[1] > 1 else batches
+    return _WholeSet(batches) if join_processes()[1] > 1 else batches
 
 
 def run_recipe(
@@ -347,8 +339,10 @@ def prepare(
         )
     asked, stem = recipe, stem_of(recipe, out_dir)
     recipe = with_references(recipe, out_dir)
-    teacher = _teacher(recipe)
+    teacher = load_teacher(recipe)
     model, sets = _model_and_sets(recipe, teacher, data_root, progress)
+    if teacher is not None:
+        teacher = adapted_teacher(teacher, recipe, model, sets)
     info: dict[str, Any] = {}
     if recipe.converts:
         teacher = model if recipe.teacher == "dense" else teacher

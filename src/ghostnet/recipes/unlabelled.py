@@ -15,7 +15,7 @@ from ghostnet import data
 from ghostnet.errors import InputError
 from ghostnet.recipes.head import output_count
 from ghostnet.recipes.schema import Recipe
-from ghostnet.recipes.sets import ImageSets, preprocessing_of
+from ghostnet.recipes.sets import ImageSets, preprocessing_of, preprocessing_of_teacher
 from ghostnet.train import predict
 
 
@@ -27,7 +27,8 @@ def answered_sets(
     Args:
         recipe: its `data` is a folder of images; subfolders mean nothing.
         model: the network that is to learn.
-        teacher: a classifier; the class names in its file become those of the sets, where it has any.
+        teacher: a classifier, given images as its file says; the class names there become those of the sets, where it
+            has any. It may be `model`.
         progress: show its work on standard error.
 
     Raises:
@@ -47,7 +48,9 @@ def answered_sets(
     if recipe.data == "cifar10" or not folder.is_dir():
         raise InputError(f'`labels` (="teacher") is for a folder of images, and {recipe.data} is none')
     images = data.UnlabelledImages(folder)
-    wanted = preprocessing_of(recipe, teacher)
+    wanted = preprocessing_of(recipe, model)
+    if teacher is not model:
+        wanted = preprocessing_of_teacher(teacher, wanted)
     found = predict(teacher, images.paths, wanted, top_k=1, strict=recipe.strict, progress=progress)
     readable = [number for number, answer in enumerate(found) if not answer.error]
     labels = np.asarray([found[number].indices[0] for number in readable], dtype=np.int64)

@@ -21,9 +21,11 @@ from ghostnet.train.stacked import (
     why_not_stacked,
     why_not_together,
 )
+from ghostnet.train.teacher import AdaptedTeacher
 from ghostnet.train.watch import Watch, tensorboard_log
 
 __all__ = [
+    "AdaptedTeacher",
     "Evaluation",
     "Objective",
     "Prediction",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.train.teacher import AdaptedTeacher
 
 
 class FeatureMatch:
@@ -32,7 +33,10 @@ class FeatureMatch:
         self.layers = tuple(layers)
         self._seen: dict[tuple[str, str], Tensor] = {}
         self._handles = []
-        for role, network in (("student", student), ("teacher", teacher)):
+        inner = (
+            teacher.network if isinstance(teacher, AdaptedTeacher) else teacher
+        )  # whose layers have the names
+        for role, network in (("student", student), ("teacher", inner)):
             modules = dict(network.named_modules())
             for layer in self.layers:
                 if layer not in modules:

@@ -62,7 +62,8 @@ def fit(
     Args:
         model: `(N, C, H, W) -> (N, classes)`, or what the objective takes; it holds the result, averaged weights where
             EMA is on. `StackedNetworks` trains several as one.
-        batches: the training set; `StackedBatches` for stacked networks.
+        batches: the training set, shuffled; `StackedBatches` for stacked networks. Of batches of your own that have no
+            attribute `shuffled` that is taken for granted.
         settings: how to train.
         objective: the loss of a batch; None is that of a classifier, with the teacher where there is one.
         teacher: a network whose answers are to be matched; it runs in evaluation mode and is not changed.
@@ -81,11 +82,13 @@ def fit(
         Steps, seconds, the training curve and the evaluations.
 
     Raises:
-        InputError: the loss is no longer finite, labels are no classes of the network, the checkpoint belongs to
-            another run, or the batch size cannot be shared by the processes.
+        InputError: batches in one order each epoch, an epoch without any, the loss is no longer finite, labels are no
+            classes of the network, the checkpoint belongs to another run, or the batch size cannot be shared by the
+            processes.
     """
     accelerator = make_accelerator()
     check_batch_size(batches.batch_size)
+    _check_shuffled(batches)
     _place_(model, accelerator.device).train()
     if settings.freeze_batch_norm:
         _freeze_batch_norm_(model)
@@ -123,11 +126,19 @@ def fit(
         placed = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=placed):  # each step seeds the generators anew
             _steps(session, Step(wrapped, optimizer, objective, settings, accelerator), batches)
-    share_buffers_(model)
     if average is not None:
         model.load_state_dict(average.state)
+    share_buffers_(model)  # each process has averaged the statistics of its own images
     model.eval()
     return run.result
+
+
+def _check_shuffled(batches: Batches) -> None:
+    if not getattr(batches, "shuffled", True) and len(batches) > 1:
+        raise InputError(
+            "these batches are in the same order each epoch, which is for evaluation; train on shuffled ones "
+            "(TensorBatches: shuffle=True, or an augmentation)"
+        )
 
 
 def _place_(model: nn.Module, device: torch.device) -> nn.Module:
@@ -162,7 +173,7 @@ def _steps(session: Session, step_fn: Step, batches: Batches) -> None:
         try:
             while result.steps < total:
                 epoch, start = divmod(result.steps, len(batches))
-                device = step_fn.accelerator.device
+                device, before_epoch = step_fn.accelerator.device, result.steps
                 for images, labels in batches.epoch(epoch, start=start, share=share, device=device):
                     with interrupts.put_off():
                         seed_step(batches.seed, result.steps)
@@ -185,6 +196,10 @@ def _steps(session: Session, step_fn: Step, batches: Batches) -> None:
                         session.after_step(result.steps)
                     if result.steps >= total:
                         break
+                if result.steps == before_epoch:
+                    raise InputError(
+                        f"epoch {epoch} has no batches from {start} on, and {len(batches)} were promised"
+                    )
             session.save()  # what follows may be interrupted, too
         except KeyboardInterrupt:
             if not interrupts.within_step:  # else one step's statistics would be saved with another's weights

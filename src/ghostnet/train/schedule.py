@@ -24,7 +24,7 @@ def make_schedule(
         milestones: for "step", shares of the run in (0, 1).
 
     Raises:
-        InputError: unknown name, or a fraction outside its range.
+        InputError: unknown name, a fraction outside its range, or "step" without milestones.
 
     Example:
         >>> [round(make_schedule("linear", 4)(step), 2) for step in range(4)]
@@ -37,6 +37,12 @@ def make_schedule(
     if any(not 0 < milestone < 1 for milestone in milestones):
         raise InputError(
             f"`milestones` (={list(milestones)}) are shares of the run: each above 0 and below 1"
+        )
+
+    if name == "step" and not milestones:
+        raise InputError(
+            '`schedule` (="step") lowers the rate at `milestones`, and there are none; give some, as in [0.5, 0.75], '
+            'or take "constant"'
         )
 
     def factor(step: int) -> float:

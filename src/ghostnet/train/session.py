@@ -70,8 +70,8 @@ class Session:
         """Measure the network as it would be used; the best one so far is handed on."""
         run, watch = self.run, self.watch
         assert watch.held_out is not None  # for the type checker
-        share_buffers_(run.model)
         with run.average.applied_to(run.model) if run.average else contextlib.nullcontext():
+            share_buffers_(run.model)  # the averaged ones, which differ between processes as well
             found = watch.measure(run.model, watch.held_out, progress=self.progress)
             values = found.to_dict()
             best = values[watch.score] > run.result.best(watch.score)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostnet.errors import InputError
+from ghostnet.train.schedule import make_schedule
 
 _MOST_EPOCHS = 1_000_000_000  # the steps of more could not be counted
 
@@ -76,5 +77,6 @@ class TrainSettings:
         for name in ("weight_decay", "feature_weight", "gradient_clip"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be a finite number >= 0")
+        make_schedule(self.schedule, 1, warmup_fraction=self.warmup_fraction, milestones=self.milestones)
         if self.accumulation_steps < 1:
             raise InputError(f"`accumulation_steps` (={self.accumulation_steps}) must be an integer >= 1")

@@ -113,6 +113,7 @@ class StackedBatches:
         self._batches = batches
         self.seeds = tuple(seeds)
         self.batch_size = batches.batch_size
+        self.shuffled = batches.shuffled
         self.seed = self.seeds[0]
 
     def __len__(self) -> int:

@@ -46,7 +46,7 @@ def build_detector(recipe: DetectionRecipe, classes: list[str], *, trained: bool
         else:
             weights = recipe.weights or None
             backbone = models.create_model(recipe.backbone, weights=weights, **recipe.backbone_args)  # type: ignore[arg-type]
-    said = {**data.timm_info(backbone), **(getattr(backbone, "ghostnet_info", None) or {})}
+    said = data.image_info(backbone)
     settings = recipe.detector_settings(said)
     if settings.freeze_batch_norm and not (recipe.start or recipe.weights):
         raise InputError(
