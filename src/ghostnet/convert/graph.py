@@ -164,9 +164,31 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
         found.setdefault(name, _describe(name, paths[name], calls=0))
     reasons = _reasons(model, graphs, set() if recording is None else recording.borrowed)
     dots = _of_one_pixel(model, [name for name, unit in found.items() if unit.pointwise], example_input)
-    units = [replace(unit, reason=reasons(unit), one_pixel=unit.name in dots) for unit in found.values()]
+    tied = _norms_with_shared_values(model)
+    units = [
+        replace(
+            unit,
+            reason=reasons(unit),
+            one_pixel=unit.name in dots,
+            norm=None if unit.norm in tied else unit.norm,
+        )
+        for unit in found.values()
+    ]
     last = set().union(*(answering(graph, model) for graph in graphs))
     return [replace(unit, first=index == 0, last=unit.name in last) for index, unit in enumerate(units)]
+
+
+def _norms_with_shared_values(model: nn.Module) -> set[str]:
+    """Return the norms whose scale or offset is another module's, too: moving it would move the other."""
+    holders: Counter[int] = Counter(
+        id(value) for module in model.modules() for value in module._parameters.values() if value is not None
+    )
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, NORMS_OF_MAPS)
+        and any(value is not None and holders[id(value)] > 1 for value in module._parameters.values())
+    }
 
 
 def _of_one_pixel(model: nn.Module, names: Collection[str], example_input: Tensor | None) -> set[str]:
@@ -262,12 +284,17 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def normalises_only(module: nn.Module) -> bool:
     """Tell whether a module is a batch norm of maps and nothing more, as timm's with an activation inside is."""
-    return type(module) in NORMS_OF_MAPS
+    return type(module) in NORMS_OF_MAPS and holds_its_values(module)
+
+
+def holds_its_values(norm: nn.Module) -> bool:
+    """Tell whether a norm's scale and offset are its own parameters, not made of others (masks, parametrisations)."""
+    return {"weight", "bias"} <= norm._parameters.keys()
 
 
 def _fits(norm: nn.Module, convolution: nn.Module) -> bool:
     """Tell whether a module normalises a convolution's maps first of all."""
-    if not isinstance(norm, NORMS_OF_MAPS) or has_own_forward(norm):
+    if not isinstance(norm, NORMS_OF_MAPS) or has_own_forward(norm) or not holds_its_values(norm):
         return False
     return norm.num_features == getattr(convolution, "out_channels", None)
 

@@ -18,7 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ghostnet.convert.gate import gate_of
-from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, normalises_only, trace_graphs
+from ghostnet.convert.graph import (
+    ACTIVATIONS,
+    FUNCTIONAL_ACTIVATIONS,
+    holds_its_values,
+    normalises_only,
+    trace_graphs,
+)
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.narrow import is_batch_norm, is_depthwise
 from ghostnet.nn.own_forward import has_own_forward
@@ -264,7 +270,10 @@ def _reads_shape_only(node: fx.Node) -> bool:
 
 
 def _sizes_fit(model: nn.Module, readers: Readers, channels: int) -> bool:
-    norms = all(model.get_submodule(path).num_features == channels for path in readers.norms)
+    norms = all(
+        norm.num_features == channels and holds_its_values(norm)
+        for norm in (model.get_submodule(path) for path in readers.norms)
+    )
     modules = [model.get_submodule(path) for path in readers.convolutions | readers.depthwise]
     convolutions = all(
         module.in_channels == channels and "weight" in _first_layer(module)._parameters for module in modules
