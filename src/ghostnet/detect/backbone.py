@@ -49,8 +49,12 @@ class PyramidBackbone(nn.Module):
     def train(self, mode: bool = True) -> PyramidBackbone:
         """Set the mode; frozen batch norms and those of frozen stages stay in evaluation mode."""
         super().train(mode)
-        stages = None if self._settings.freeze_batch_norm else self._settings.frozen_stages
-        for norm in _norms(self.body.parts[:stages]):
+        parts: nn.Module = self.body.parts
+        if self._settings.freeze_batch_norm:
+            parts = self.body
+        elif isinstance(parts, nn.ModuleList):  # a graph for a file, which is not trained, has no list of them
+            parts = parts[: self._settings.frozen_stages]
+        for norm in _norms(parts):
             norm.eval()
         return self
 
