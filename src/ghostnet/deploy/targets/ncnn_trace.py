@@ -85,7 +85,7 @@ class _Logarithm(nn.Module):
 
 
 class _Exchanged(ChannelsPicked):
-    """Makes a convolution of `index_select` over channels and a pooling of a step over pixels; keeps logarithms finite."""
+    """Makes a convolution of channels picked by number, a pooling of a step over pixels; keeps logarithms finite."""
 
     def picked(self, maps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         picks = F.one_hot(index, maps.shape[1]).to(maps.dtype)
