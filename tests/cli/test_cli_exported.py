@@ -141,3 +141,27 @@ def test_a_manifest_that_was_left_makes_no_exported_file_of_a_network(
     Path(f"{path}.json").write_text("{}")
     assert cli.run(["profile", str(path)]) == 0
     assert "params" in capsys.readouterr().out
+
+
+def test_a_file_for_images_that_are_no_squares_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)
+    ghostnet.save(ghostnet.create_model("resnet20"), "net.safetensors")
+    Image.new("RGB", (96, 64), "red").save("photo.png")
+    line = ["export", "net.safetensors", "-o", "net.onnx", "--input-size", "3,32,48"]
+    assert cli.run(line) == 0
+    facts = json.loads(Path("net.onnx.json").read_text())["preprocessing"]
+    assert "image_size" not in facts
+    assert "mean" in facts
+    capsys.readouterr()
+    for size in ([], ["--image-size", "32"]):
+        assert cli.run(["predict", "net.onnx", "photo.png", *size]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "takes images of 32x48 pixels (height, width)" in said
+    for place in ("synthetic", "."):
+        assert cli.run([*line, "--force", "--precision", "int8", "--calibration", place]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "--calibration prepares images as squares, and the input is 32x48 pixels" in said

@@ -114,3 +114,28 @@ def test_an_openvino_file_with_two_inputs_is_refused(tmp_path: Path) -> None:
     openvino.save_model(network, str(tmp_path / "net.xml"))
     with pytest.raises(InputError, match=r"has 2 inputs \(.*\) where one is taken"):
         load(tmp_path / "net.xml")
+
+
+@pytest.mark.parametrize("axis", ["batch", "N"])
+@pytest.mark.parametrize("change", ["gone", "another"])
+def test_an_onnx_file_that_changes_under_a_session_changes_no_answer(
+    tmp_path: Path, axis: str, change: str
+) -> None:
+    path = tmp_path / "net.onnx"
+    foreign(path, axis)
+    session = load(path)
+    path.unlink()
+    if change == "another":
+        export(nn.Conv2d(3, 3, 1), "onnx", path, input_size=(3, 8, 8))
+    for count in (1, 3):
+        np.testing.assert_array_equal(session._runner.run(images(count)), [2 * images(count)])
+
+
+def test_an_onnx_session_keeps_no_bytes_of_its_file(tmp_path: Path) -> None:
+    foreign(tmp_path / "net.onnx", "batch")
+    session = load(tmp_path / "net.onnx")
+    session.predict(images(3))
+    made = session._runner._sessions._made
+    assert sorted(made, key=str) == [1, None]
+    for one in (session._runner, *made.values()):
+        assert not any(isinstance(value, bytes) for value in vars(one).values())

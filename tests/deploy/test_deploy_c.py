@@ -590,6 +590,16 @@ def test_what_was_compiled_is_kept(small: Path, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(load(small).predict(images(1)), first)
 
 
+def test_the_cache_may_be_named_from_where_one_is(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GHOSTNET_CACHE", "kept")
+    library = compiler.built(small.absolute())
+    assert library.is_absolute()
+    assert library.parent == tmp_path / "kept" / "c"
+
+
 def test_a_changed_program_is_compiled_anew(small: Path, tmp_path: Path) -> None:
     changed = tmp_path / "net.c"
     changed.write_text(small.read_text().replace("{RELU, ", "{NONE, "))

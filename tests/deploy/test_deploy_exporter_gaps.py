@@ -49,6 +49,33 @@ def test_the_file_computes_it(target: str, suffix: str, name: str, tmp_path: Pat
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
 
 
+class _Layers(nn.Sequential):
+    """Convolution and logarithm as layers: pnnx knows layers by their class."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Conv2d(3, 8, 1), layer)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *map(_Layers, (nn.LogSigmoid(), nn.Softplus(), nn.Softplus(2.5))),
+        *(_Applied(_FUNCTIONS[name]) for name in ("logsigmoid", "softplus", "softplus, steeper")),
+    ],
+)
+def test_ncnn_computes_logarithms_of_what_overflows(network: nn.Module, tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    deploy.export(network.eval(), "ncnn", tmp_path / "net.param", input_size=(3, 8, 8))
+    images = torch.randint(-255, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(
+        deploy.load(tmp_path / "net.param").predict(images.numpy()), expected, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_they_are_finite_and_exact_everywhere() -> None:
     values = torch.tensor([-1e30, -1e4, -104.0, -20.0, -1.0, 0.0, 1.0, 20.0, 1e4, 1e30])
     with KnownForms():

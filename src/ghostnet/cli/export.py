@@ -134,13 +134,13 @@ def export(
     model = open_network(network, weights)
     size = input_size_of(model, input_size)
     names = None if passes is None else [name.strip() for name in passes.split(",") if name.strip()]
-    wanted = _preprocessing(model, size[1], from_files=calibration is not None)
+    wanted = _preprocessing(model, size, from_files=calibration is not None)
     written: dict[str, Any] = {
         "input_size": size,
         "optimized": not plain,
         "force": force,
         "metadata": _origin(network, weights),
-        "preprocessing": wanted.to_dict() if size[0] == RGB else None,  # else nobody knows how it wants them
+        "preprocessing": _facts(wanted, size),
     }
     report: deploy.ExportReport | deploy.QuantizeReport
     if strides is not None:
@@ -182,8 +182,27 @@ def _origin(network: str, weights: str | None) -> dict[str, str]:
     return {"network": told(network), **({"weights": Path(weights).name} if weights else {})}
 
 
-def _preprocessing(model: nn.Module, image_size: int, *, from_files: bool) -> Preprocessing:
-    """Return how the network wants its images, as `predict` would prepare them."""
+def _preprocessing(model: nn.Module, size: tuple[int, int, int], *, from_files: bool) -> Preprocessing:
+    """Return how the network wants its images, as `predict` would prepare them.
+
+    Raises:
+        InputError: image files are to be read, which become squares, and it takes others.
+    """
     from ghostnet.cli.images import preprocessing_for
 
-    return preprocessing_for(model, image_size=image_size, from_files=from_files)
+    _, height, width = size
+    if from_files and height != width:
+        raise InputError(
+            f"--calibration prepares images as squares, and the input is {height}x{width} pixels (height, width); "
+            "calibrate with ghostnet.deploy.quantize in Python on arrays"
+        )
+    return preprocessing_for(model, image_size=height, from_files=from_files)
+
+
+def _facts(wanted: Preprocessing, size: tuple[int, int, int]) -> dict[str, Any] | None:
+    """Return what the manifest says of images; None where they are not RGB: nobody knows how it wants them."""
+    channels, height, width = size
+    facts = wanted.to_dict()
+    if height != width:
+        del facts["image_size"]  # the side of a square
+    return facts if channels == RGB else None

@@ -19,7 +19,8 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
     bytes and what quantisation did.
 
     Raises:
-        InputError: weights are given too, the file cannot be used, or its answer is no classifier's.
+        InputError: weights are given too, the file cannot be used, takes images that are no squares, or its answer is
+            no classifier's.
     """
     if weights is not None:
         raise InputError(f"{path} holds its weights already; leave out --weights")
@@ -33,6 +34,13 @@ def open_exported(path: str, weights: str | None) -> nn.Module:
         raise InputError(
             f"{path} has the outputs {', '.join(session.outputs)} and is no classifier; "
             "ghostnet.deploy.load in Python runs it"
+        )
+
+    sides = session.input_size[-2:]
+    if len(set(sides)) > 1 and all(isinstance(side, int) for side in sides):
+        raise InputError(
+            f"{path} takes images of {'x'.join(map(str, sides))} pixels (height, width), and image files become "
+            "squares; ghostnet.deploy.load in Python runs it on arrays"
         )
 
     class Exported(torch.nn.Module):

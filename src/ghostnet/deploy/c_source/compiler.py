@@ -144,7 +144,8 @@ def _knows_openmp(command: list[str]) -> bool:
 def _folder() -> Path:
     """Return where libraries are kept: the cache, or a folder of this user's alone where that cannot be written."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    for place in (cache_folder() / "c", Path(tempfile.gettempdir()) / f"ghostnet-c-{user}"):
+    # absolute: the compiler runs in a folder of its own, and the program may change its own later
+    for place in (cache_folder().absolute() / "c", Path(tempfile.gettempdir()) / f"ghostnet-c-{user}"):
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:

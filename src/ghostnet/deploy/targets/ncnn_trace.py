@@ -4,6 +4,7 @@ ncnn cannot pick channels by number, which is what the order of a converted Ghos
 (`GhostConv2d.channel_order`); a 1x1 convolution whose weights are zeros and ones gives the same values. It cannot take
 every second pixel, as the parameter-free shortcuts of the CIFAR ResNets do; a pooling over one pixel does. pnnx takes
 circular borders for zeros, which pieces of the map side by side express, and loses a weight that two layers share.
+ncnn takes Softplus and LogSigmoid for logarithms of what overflows.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ def _plain(model: nn.Module) -> nn.Module:
             border = _CircularBorder(module._reversed_padding_repeated_twice)
             bordered[module] = nn.Sequential(border, module)
             module.padding, module.padding_mode = (0, 0), "zeros"
+        if (
+            type(module) in (nn.LogSigmoid, nn.Softplus) and name
+        ):  # pnnx knows these classes and looks for their calls
+            replace_module_(copied, name, _Logarithm(module))
         if module in bordered:
             replace_module_(copied, name, bordered[module])
     return copied
@@ -67,8 +72,20 @@ class _CircularBorder(nn.Module):
         return torch.cat(down, 2) if len(down) > 1 else maps
 
 
+class _Logarithm(nn.Module):
+    """What `nn.LogSigmoid` or `nn.Softplus` calls, under a name that pnnx does not know."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.beta = layer.beta if isinstance(layer, nn.Softplus) else None
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the function of each value."""
+        return F.logsigmoid(maps) if self.beta is None else F.softplus(maps, self.beta)
+
+
 class _Exchanged(ChannelsPicked):
-    """Turns `index_select` over channels into a convolution, and a step over pixels into a pooling."""
+    """Makes a convolution of channels picked by number, a pooling of a step over pixels; keeps logarithms finite."""
 
     def picked(self, maps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         picks = F.one_hot(index, maps.shape[1]).to(maps.dtype)
@@ -77,7 +94,18 @@ class _Exchanged(ChannelsPicked):
     def called(self, func: Callable[..., Any], args: Sequence[Any], given: dict[str, Any]) -> Any:
         if func is torch.Tensor.__getitem__ and (steps := _pixel_steps(args[0], args[1])) is not None:
             return F.max_pool2d(args[0], kernel_size=1, stride=steps)
+        if func is F.logsigmoid:
+            return -_softplus(-(args[0] if args else given["input"]))
+        if func is F.softplus:
+            maps = args[0] if args else given["input"]
+            beta = args[1] if len(args) > 1 else given.get("beta", 1.0)
+            return _softplus(maps * beta) / beta if beta != 1 else _softplus(maps)
         return super().called(func, args, given)
+
+
+def _softplus(maps: torch.Tensor) -> torch.Tensor:
+    """Return log(1 + exp(maps)), whose exponential cannot overflow; ncnn has no log1p."""
+    return torch.relu(maps) + torch.log(torch.exp(-torch.abs(maps)) + 1)
 
 
 def _pixel_steps(maps: torch.Tensor, index: Any) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ BATCH_AXIS = "batch"
 _OPEN_BATCH = "ghostnet_open_batch"  # in a file's properties: its batch is open, so nobody has to look
 _FX_OPERATOR = re.compile(r"\btarget=torch\.ops\.([\w.]+)")
 _FX_NODE = "pkg.torch.onnx.fx_node"  # the exporter's note on a node
+_SEVERAL = 2  # as any number above 1
 _FLOAT32 = "tensor(float)"  # in ONNX Runtime's words
 
 
@@ -74,7 +75,7 @@ class Onnx:
 
     def open(self, path: Path, *, threads: int, precision: str) -> OnnxRunner:  # noqa: ARG002  (fp32 only)
         """Load a file into ONNX Runtime."""
-        return OnnxRunner(path.read_bytes(), threads)
+        return OnnxRunner(path, threads)
 
 
 def exported(
@@ -141,16 +142,46 @@ def in_pytorch(node: Any) -> str:
     return f"{node.op_type} ({found[1]})" if found else str(node.op_type)
 
 
+class _OneByOne:
+    """A session for single images that takes any number of them.
+
+    Args:
+        session: ONNX Runtime's.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def run(self, outputs: Sequence[str] | None, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs, as ONNX Runtime's own session does."""
+        ((name, images),) = given.items()
+        parts = [self._session.run(outputs, {name: image[None]}) for image in images]
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one state of a file from another; None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 class OnnxRunner:
     """A file in ONNX Runtime.
 
+    ONNX Runtime would keep the bytes of a file that it is handed, so it reads the file itself: now, and for the second
+    of `ByBatch` when that is wanted. By then the file may be gone, or another network may have taken its name.
+
     Args:
-        content: the file's.
+        path: the file.
         threads: threads inside one operator.
     """
 
-    def __init__(self, content: bytes, threads: int) -> None:
-        self._content, self._threads, self._axis = content, threads, BATCH_AXIS
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path, self._threads, self._axis = path.absolute(), threads, BATCH_AXIS
+        self._loaded = _state_of(self._path)
         single = self._session(1)
         require_one_input([given.name for given in single.get_inputs()])
         images = single.get_inputs()[0]
@@ -165,9 +196,15 @@ class OnnxRunner:
         self._name = images.name
         self.outputs = tuple(given.name for given in single.get_outputs())
         self.input_size: tuple[Any, ...] = tuple(images.shape[1:])
-        self._sessions = ByBatch(self._session, self.batch)
-        if self._axis == BATCH_AXIS:  # else it was not set to 1
-            self._sessions.put(1, single)
+        self._single = single
+        self._sessions = ByBatch(self._session_now, self.batch)
+        # an axis of another name was not set to 1, so the first session takes any number
+        self._sessions.put(1 if self._axis == BATCH_AXIS else _SEVERAL, single)
+
+    def _session_now(self, batch: int | None) -> Any:
+        if _state_of(self._path) != self._loaded:
+            return _OneByOne(self._single)
+        return self._session(batch)
 
     def _session(self, batch: int | None) -> Any:
         import onnxruntime
@@ -179,7 +216,7 @@ class OnnxRunner:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if batch is not None:
             options.add_free_dimension_override_by_name(self._axis, batch)
-        return onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Return the outputs."""
