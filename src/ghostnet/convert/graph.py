@@ -25,7 +25,7 @@ from ghostnet.convert.running import Recording, record
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.own_forward import has_own_forward
-from ghostnet.nn.tracing import trace
+from ghostnet.nn.tracing import Tracer, trace
 
 NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU, nn.Sigmoid, nn.Tanh)
@@ -69,7 +69,7 @@ class ConvUnit:
     last: bool = False
 
 
-class _LeafTracer(fx.Tracer):
+class _LeafTracer(Tracer):
     """A tracer that keeps convolutions, norms and activations whole, also subclassed and Ghost ones.
 
     Args:

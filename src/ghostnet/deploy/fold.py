@@ -98,6 +98,18 @@ def _scaled_operation(operation: nn.Module, scale: torch.Tensor, shift: torch.Te
     return fused
 
 
+_SETTINGS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
+
+
 class DeployedGhostConv2d(nn.Module):
     """A Ghost convolution with its norms folded: `activation(cat(intrinsic(y), cheap_operation(y)))`.
 
@@ -108,6 +120,7 @@ class DeployedGhostConv2d(nn.Module):
         cheap_operation: makes the ghost maps from y.
         intrinsic: 1x1 depthwise convolution on the y half of the output, or Identity.
         channel_order: as in `GhostConv2d`, or None.
+        like: the layer that it stands for, whose `stride` and other settings a network's code may read.
     """
 
     channel_order: torch.Tensor | None
@@ -119,8 +132,11 @@ class DeployedGhostConv2d(nn.Module):
         *,
         intrinsic: nn.Module | None = None,
         channel_order: torch.Tensor | None = None,
+        like: GhostConv2d | None = None,
     ) -> None:
         super().__init__()
+        for name in _SETTINGS if like is not None else ():
+            setattr(self, name, getattr(like, name))
         self.primary, self.cheap_operation = primary, cheap_operation
         self.intrinsic = intrinsic if intrinsic is not None else nn.Identity()
         self.activation: nn.Module = nn.Identity()
@@ -151,7 +167,7 @@ def deployed_ghost(ghost: GhostConv2d) -> nn.Module:
     order = None if ghost.channel_order is None else ghost.channel_order.clone()
     if cheap is None:
         return nn.Sequential(primary, _Reorder(order))
-    return DeployedGhostConv2d(primary, cheap, channel_order=order)
+    return DeployedGhostConv2d(primary, cheap, channel_order=order, like=ghost)
 
 
 def _kept(operation: nn.Module, channels: int) -> nn.Module:

@@ -37,7 +37,7 @@ from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.own_forward import has_own_forward
-from ghostnet.nn.tracing import trace
+from ghostnet.nn.tracing import TensorProxy, Tracer, trace
 
 PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
 
@@ -152,8 +152,8 @@ def passes_of(model: nn.Module) -> list[str] | None:
     return meta.get(PASSES_KEY) if isinstance(meta, dict) else None
 
 
-class _Proxy(fx.Proxy):
-    """Stands for a tensor, and knows `x += y` from `x = x + y`: other names of x see what the first wrote."""
+class _Proxy(TensorProxy):
+    """Knows `x += y` from `x = x + y`: other names of x see what the first wrote."""
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -168,7 +168,7 @@ class _Proxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     """Looks into Ghost convolutions and forwards set on instances, but not into layers whose code depends on sizes."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

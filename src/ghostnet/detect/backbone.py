@@ -52,7 +52,9 @@ class PyramidBackbone(nn.Module):
         parts: nn.Module = self.body.parts
         if self._settings.freeze_batch_norm:
             parts = self.body
-        elif isinstance(parts, nn.ModuleList):  # a graph for a file, which is not trained, has no list of them
+        elif isinstance(
+            parts, nn.ModuleList
+        ):  # a graph for a file, which is not trained, has no list of them
             parts = parts[: self._settings.frozen_stages]
         for norm in _norms(parts):
             norm.eval()

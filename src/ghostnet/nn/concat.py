@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 
 def concat_channels(first: Tensor, second: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def concat_channels(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _plain_is_enough(first: Tensor, second: Tensor) -> bool:
-    if not isinstance(first, Tensor):  # a torch.fx proxy: record the plain operation
+    if issubclass(type(first), fx.Proxy):  # a torch.fx proxy: record the plain operation
         return True
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return True

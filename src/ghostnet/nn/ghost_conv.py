@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ghostnet.checks import check_integer
 from ghostnet.errors import InputError, unknown_name
@@ -153,7 +153,9 @@ class GhostConv2d(nn.Module):
 
         As there, maps of a single image may come and go without N.
         """
-        if isinstance(input, Tensor) and input.dim() == 3:  # no proxy of a tracer, whose maps have N
+        if (
+            not issubclass(type(input), fx.Proxy) and input.dim() == 3
+        ):  # no proxy of a tracer, whose maps have N
             return self.forward(input[None])[0]
         maps = self._finish(self.primary_conv(input), self.primary_norm)
         if self.cheap_operation is not None:

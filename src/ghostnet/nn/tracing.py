@@ -8,7 +8,30 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+
+class TensorProxy(fx.Proxy):
+    """Stands for a tensor, also to code that asks whether it is one.
+
+    fx's own proxy is no `Tensor`, so that a forward goes the way of inputs that are none.
+    """
+
+    _is_param = False  # what PyTorch asks of everything that is a tensor
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor
+
+
+class Tracer(fx.Tracer):
+    """A tracer whose proxies are `TensorProxy`."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return TensorProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
 
 def trace(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
