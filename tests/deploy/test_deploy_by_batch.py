@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 onnx = pytest.importorskip("onnx")
@@ -139,3 +141,30 @@ def test_an_onnx_session_keeps_no_bytes_of_its_file(tmp_path: Path) -> None:
     assert sorted(made, key=str) == [1, None]
     for one in (session._runner, *made.values()):
         assert not any(isinstance(value, bytes) for value in vars(one).values())
+
+
+class Remembers(nn.Module):
+    """Makes its grid anew where the shape is another than last time, as YOLO's heads do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.shape = nn.Conv2d(3, 4, 3, padding=1), None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(images)
+        if self.shape != maps.shape:
+            self.grid, self.shape = torch.arange(maps.shape[-1]).float(), maps.shape
+        return maps + self.grid
+
+
+def test_a_network_whose_code_fixes_the_batch_is_written_for_single_images(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Remembers().eval()
+    report = export(model, "onnx", tmp_path / "x.onnx", input_size=(3, 8, 8))
+    assert report.batches == [1]
+    assert json.loads((tmp_path / "x.onnx.json").read_text())["input"]["shape"] == [1, 3, 8, 8]
+    images = torch.rand(3, 3, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(
+            load(tmp_path / "x.onnx").predict(images.numpy()), model(images).numpy(), atol=1e-5
+        )

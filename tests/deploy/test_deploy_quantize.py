@@ -287,8 +287,8 @@ def test_targets_without_int8_and_missing_packages_are_named(
         quantize(network(), "ncnn", tmp_path / "net.param", images(16), input_size=SIZE)
     with pytest.raises(InputError, match=r"unknown int8 target 'onx'; did you mean 'onnx'"):
         quantize(network(), "onx", tmp_path / "net.onnx", images(16), input_size=SIZE)
-    found = target._is_installed
-    monkeypatch.setattr(target, "_is_installed", lambda module: module != "nncf" and found(module))
+    found = target.is_installed
+    monkeypatch.setattr(target, "is_installed", lambda module: module != "nncf" and found(module))
     with pytest.raises(InputError, match=r"nncf is not installed.*OpenVINO needs; run: pip install nncf"):
         quantize(network(), "openvino", tmp_path / "net.xml", images(16), input_size=SIZE)
 

@@ -365,3 +365,21 @@ def test_c_does_not_activate_what_is_an_output_in_place(tmp_path: Path) -> None:
     found = load(tmp_path / "net.c").predict_all(-np.ones((1, *SIZE), np.float32))
     assert found["output_0"].min() < 0 <= found["output_1"].min()
     assert report.operators["planes"] == 2
+
+
+def test_an_output_cannot_be_called_what_the_input_is_called(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"images": images + 1, "doubled": 2 * images}
+
+    with pytest.raises(
+        InputError, match="an output is called 'images', as the file's input is; give output_names"
+    ):
+        export(Named(), "onnx", tmp_path / "net.onnx", input_size=SIZE)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="as the file's input is"):
+        export(nn.Conv2d(3, 4, 1), "onnx", tmp_path / "net.onnx", input_size=SIZE, output_names=["images"])
+    report = export(
+        Named(), "onnx", tmp_path / "net.onnx", input_size=SIZE, output_names=["shifted", "doubled"]
+    )
+    assert list(report.outputs) == ["shifted", "doubled"]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -369,9 +370,31 @@ def test_all_layers_with_what_a_runtime_cannot_express_are_named(tmp_path: Path)
 def test_answers_that_are_no_numbers_are_told_before_anything_is_written(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
     network[0].bias.data[0] = float("nan")
-    with pytest.raises(InputError, match="with NaN or infinity; its weights may be damaged"):
+    with pytest.raises(InputError, match=r"with NaN or infinity, .* its weights may be damaged, or it takes"):
         export(network, "onnx", tmp_path / "net.onnx", input_size=(3, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("function", [torch.sqrt, torch.log])
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml", "net.param"])
+def test_networks_for_values_above_zero_are_exported(
+    name: str, function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    class Rooted(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(function(images))
+
+    target = {".onnx": "onnx", ".xml": "openvino", ".param": "ncnn"}[Path(name).suffix]
+    for module in (*TARGETS[target].write_modules, TARGETS[target].open_module):
+        pytest.importorskip(module)
+    network = Rooted(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    export(network, target, tmp_path / name, input_size=(3, 8, 8))
+    images = torch.rand(1, 3, 8, 8) + 0.5
+    with torch.no_grad():
+        expected = network(images).numpy()
+    found = load(tmp_path / name).predict(images.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert not [key for key in vars(network) if key.startswith("ghostnet")], "it is untouched"
 
 
 def test_what_the_tracing_exporter_makes_of_a_channel_order_is_right_in_openvino(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 from ghostnet.deploy.targets.target import ALONE
 from ghostnet.errors import InputError
 
+_INPUT = "images"  # as files call what they take
+
 
 class Listed(nn.Module):
     """A network that returns a tuple of tensors: those of another network's answer, in order.
@@ -100,6 +102,19 @@ def answer_of(model: nn.Module, images: torch.Tensor, names: Sequence[str] | Non
         raise InputError(f"two outputs have one name ({', '.join(given)}); give output_names")
     tensors = dict(zip(given, (leaf for _, leaf in found), strict=True))
     return Answer(tensors, isinstance(returned, torch.Tensor))
+
+
+def refuse_input_name(names: Sequence[str]) -> None:
+    """Raise where an output would have the name of what files take: inputs and outputs share one set of names.
+
+    Args:
+        names: of the outputs.
+
+    Raises:
+        InputError: one of them is "images".
+    """
+    if _INPUT in names:
+        raise InputError(f"an output is called {_INPUT!r}, as the file's input is; give output_names")
 
 
 def _check(name: str, leaf: Any, batch: int) -> None:

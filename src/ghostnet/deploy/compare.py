@@ -12,14 +12,39 @@ from ghostnet.errors import InputError, first_line
 from ghostnet.nn.copies import copy_model
 
 RELATIVE_TOLERANCE = 1e-5
+_NO_NEGATIVES = "ghostnet_no_negative_input"
 
 
 def random_input(model: nn.Module, shape: Sequence[int]) -> torch.Tensor:
-    """Return reproducible random input of `shape` on the model's device and in its dtype."""
+    """Return reproducible random input of `shape` on the model's device and in its dtype.
+
+    Args:
+        model: answers normal values, or was marked by `takes_no_negative_values_`.
+        shape: of the input, with the batch.
+    """
     tensors = (tensor for tensor in model.parameters() if tensor.is_floating_point())
     reference = next(tensors, torch.zeros(()))
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    return values.to(reference)
+    generator = torch.Generator().manual_seed(0)
+    if getattr(model, _NO_NEGATIVES, False):
+        return (1 - torch.rand(*shape, generator=generator)).to(reference)  # no zero: it has no logarithm
+    return torch.randn(*shape, generator=generator).to(reference)
+
+
+def takes_no_negative_values_(model: nn.Module) -> None:
+    """Let `random_input` for the network, and for copies of it, be uniform in (0, 1].
+
+    A network may begin with a square root or a logarithm, for pixels as a file holds them.
+
+    Args:
+        model: a copy of one's own, which gets the mark.
+
+    Example:
+        >>> network = nn.Identity()
+        >>> takes_no_negative_values_(network)
+        >>> bool((random_input(network, (2, 3, 4, 4)) > 0).all())
+        True
+    """
+    setattr(model, _NO_NEGATIVES, True)
 
 
 def relative_error(reference: torch.Tensor, other: torch.Tensor) -> float:

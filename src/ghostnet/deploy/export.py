@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import ghostnet
-from ghostnet.deploy.answers import Answer, Listed, answer_of
-from ghostnet.deploy.compare import does_not_run, random_input, relative_error
+from ghostnet.deploy.answers import Answer, Listed, answer_of, refuse_input_name
+from ghostnet.deploy.compare import does_not_run, random_input, relative_error, takes_no_negative_values_
 from ghostnet.deploy.manifest import (
     Manifest,
     describe_files,
@@ -42,6 +42,7 @@ from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
 from ghostnet.nn.copies import copy_model, with_plain_weights_
 from ghostnet.nn.eager import eager_module
 
+_SEVERAL = 3  # images that files which take any number are compared at
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.2}
 IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
 
@@ -156,15 +157,16 @@ def export(
     files = places_for(chosen, Path(path), force=force)
     sizes = tuple(input_size)
     eager = eager_copy(model)
-    answer = _run(eager, sizes, batch=2, names=output_names)
+    answer = _first_run(eager, sizes, output_names)
+    refuse_input_name(answer.names)
     facts = _image_facts(model, preprocessing, classes, answer)
     texts = {str(name): str(value) for name, value in (metadata or {}).items()}
-    batch = "N" if chosen.dynamic_batch else 1
-    with _writable(files[0]) as folder:
+    with writable(files[0]) as folder:
         network = optimize(eager, target=target, passes=passes, input_size=sizes) if optimized else eager
         temporary = folder / files[0].name
         operators = _write(chosen, (network, eager), temporary, sizes, texts, answer)
         parity = _parity(eager, chosen, temporary, sizes, tolerance)
+        batch = "N" if _SEVERAL in parity["batches"] else 1  # a network's own code may fix it
         written = files_of(chosen, temporary)
         manifest = Manifest(
             target=target,
@@ -211,8 +213,19 @@ def narrow_passes(
 
 
 @contextlib.contextmanager
-def _writable(path: Path) -> Iterator[Path]:
-    """Open the temporary folder of the files; a place that cannot be written is the user's to change."""
+def writable(path: Path) -> Iterator[Path]:
+    """Open the temporary folder of the files; a place that cannot be written is the user's to change.
+
+    Args:
+        path: the file to be there at the end of the block, with those beside it.
+
+    Raises:
+        InputError: it cannot be written.
+
+    Example:
+        >>> with writable(Path("net.xml")) as folder:  # doctest: +SKIP
+        ...     (folder / "net.xml").write_text("<net/>")
+    """
     try:
         with atomic_group(path) as folder:
             yield folder
@@ -255,8 +268,24 @@ def _run(
     except Exception as error:  # the user's code may raise anything
         raise does_not_run(input_size, error) from error
     if not all(torch.isfinite(tensor).all() for tensor in answer):
-        raise InputError("the network answers random images with NaN or infinity; its weights may be damaged")
+        raise _NotFiniteError(
+            "the network answers random images with NaN or infinity, normal ones and ones from 0 to 1; "
+            "its weights may be damaged, or it takes values of another range, which it should make of these itself"
+        )
     return answer
+
+
+class _NotFiniteError(InputError):
+    """A network's answer to random images holds NaN or infinity."""
+
+
+def _first_run(model: nn.Module, input_size: tuple[int, ...], names: Sequence[str] | None) -> Answer:
+    """Return the answer to two random images; a network that needs values from 0 to 1 is marked so."""
+    try:
+        return _run(model, input_size, batch=2, names=names)
+    except _NotFiniteError:
+        takes_no_negative_values_(model)
+        return _run(model, input_size, batch=2, names=names)
 
 
 def _described(answer: Answer, batch: int | str) -> list[dict[str, Any]]:
@@ -276,7 +305,8 @@ def _parity(
         RuntimeError: the shapes differ, or the error is above the tolerance.
     """
     runner = open_files(target, path, threads=target.threads_in_use or 1, precision="fp32")
-    batches, errors = [1, 3] if target.dynamic_batch else [1], []
+    several = target.dynamic_batch and runner.batch is None
+    batches, errors = [1, _SEVERAL] if several else [1], []
     for batch in batches:
         expected = _run(model, input_size, batch=batch)
         try:

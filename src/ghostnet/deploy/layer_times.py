@@ -25,6 +25,7 @@ from ghostnet.deploy.manifest import manifest_path
 from ghostnet.deploy.quantization.calibration import MIN_IMAGES
 from ghostnet.deploy.quantization.quantize import quantize
 from ghostnet.deploy.quantization.search import ANY_COST
+from ghostnet.deploy.repeated import prediction
 from ghostnet.deploy.session import Session, load
 from ghostnet.deploy.targets import target_named
 from ghostnet.errors import InputError
@@ -85,7 +86,7 @@ class Setting:
     ) -> dict[str, Timing]:
         """Time sessions in turn on one random image."""
         image = np.random.default_rng(0).standard_normal((1, *input_size), dtype=np.float32)
-        calls = {name: _call(session, image) for name, session in sessions.items()}
+        calls = {name: prediction(session, image) for name, session in sessions.items()}
         return time_interleaved(calls, min_seconds=seconds, min_rounds=10, warmup=3)
 
     def _images(self, input_size: tuple[int, ...]) -> Any:
@@ -93,10 +94,6 @@ class Setting:
         if given is not None and tuple(given.shape[1:]) == input_size:
             return given
         return np.random.default_rng(0).standard_normal((MIN_IMAGES, *input_size), dtype=np.float32)
-
-
-def _call(session: Session, image: np.ndarray) -> Callable[[], object]:
-    return lambda: session.predict_all(image)
 
 
 def _hash(text: str) -> str:

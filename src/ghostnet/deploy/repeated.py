@@ -86,11 +86,20 @@ def time_sessions(sessions: Sequence[Session], shape: Sequence[int], min_seconds
         min_seconds: least time in seconds for each.
     """
     images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    calls = {str(number): _call(session, images) for number, session in enumerate(sessions)}
+    calls = {str(number): prediction(session, images) for number, session in enumerate(sessions)}
     return list(time_interleaved(calls, min_seconds=min_seconds).values())
 
 
-def _call(session: Session, images: np.ndarray) -> Callable[[], object]:
+def prediction(session: Session, images: np.ndarray) -> Callable[[], object]:
+    """Return the call that times a session: all its outputs for the same images.
+
+    Args:
+        session: loaded.
+        images: as `Session.predict_all` takes them.
+
+    Example:
+        >>> time_interleaved({"net": prediction(session, images)})  # doctest: +SKIP
+    """
     return lambda: session.predict_all(images)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 from ghostnet.deploy.export import export
 from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.passes import checked_passes, default_passes
+from ghostnet.deploy.repeated import prediction
 from ghostnet.deploy.session import load
 from ghostnet.deploy.targets import require_to_open, target_named
 from ghostnet.errors import InputError, first_line
@@ -139,7 +140,7 @@ def tune(
         paths, skipped = _exported(network, target, sets, size, Path(folder))
         sessions = {names: load(path, threads=threads) for names, path in paths.items()}
         images = np.random.default_rng(0).standard_normal((1, *size), dtype=np.float32)
-        calls = {" ".join(names): _call(session, images) for names, session in sessions.items()}
+        calls = {" ".join(names): prediction(session, images) for names, session in sessions.items()}
         timings = time_interleaved(calls, min_seconds=min_seconds)
         plain = timings[""].median_ms
         rows = [
@@ -185,7 +186,3 @@ def _code(network: nn.Module) -> str:
     """Return text that two rewritten networks share when their layers and their order are the same."""
     layers = [f"{type(part).__name__} {part.extra_repr()}" for _, part in network.named_modules()]
     return "\n".join([str(getattr(network, "code", "")), *layers])
-
-
-def _call(session: Any, images: np.ndarray) -> Callable[[], object]:
-    return lambda: session.predict_all(images)

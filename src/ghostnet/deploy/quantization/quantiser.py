@@ -47,7 +47,7 @@ def require_quantiser(target: str) -> str | None:
         InputError: the target has no int8 here, or what it needs is not installed (with the pip command).
     """
     from ghostnet.deploy.targets import TARGETS
-    from ghostnet.deploy.targets.target import _is_installed
+    from ghostnet.deploy.targets.target import is_installed
 
     if target in TARGETS and target not in INT8_TARGETS:
         raise InputError(
@@ -58,7 +58,7 @@ def require_quantiser(target: str) -> str | None:
     if target not in _QUANTISERS:
         return None
     _, _, module, package = _QUANTISERS[target]
-    if not _is_installed(module):
+    if not is_installed(module):
         raise InputError(
             f"{module.partition('.')[0]} is not installed, which int8 for {TARGETS[target].runtime} needs; "
             f"run: pip install {package}"

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ghostnet.deploy.answers import Listed
-from ghostnet.deploy.export import ExportReport, _writable, eager_copy, export, narrow_passes
+from ghostnet.deploy.export import ExportReport, eager_copy, export, narrow_passes, writable
 from ghostnet.deploy.manifest import Manifest, describe_files, manifest_path, read_manifest
 from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.places import places_for
@@ -188,7 +188,7 @@ def quantize(
     known = labels_array(labels, len(images))
     files = places_for(chosen_target, Path(path), force=force)
     tell = announce or (lambda _line: None)
-    with tempfile.TemporaryDirectory() as scratch, _writable(files[0]) as folder:
+    with tempfile.TemporaryDirectory() as scratch, writable(files[0]) as folder:
         tell(f"exporting to {chosen_target.runtime} in float")
         plain = Path(scratch) / files[0].name
         report = export(

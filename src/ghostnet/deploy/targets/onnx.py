@@ -63,10 +63,15 @@ class Onnx:
         from ghostnet.deploy.passes.onnx_gates import spread_gates_
 
         proto = exported(model, path, example, outputs)
+        batch = {_OPEN_BATCH: BATCH_AXIS}
+        if (
+            proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        ):  # the network's code took the number for its
+            proto, batch = exported(model, path, example[:1], outputs, open_batch=False), {}
         count_from_behind_(proto)
         if passes_of(model):
             spread_gates_(proto)
-        onnx.helper.set_model_props(proto, {**metadata, _OPEN_BATCH: BATCH_AXIS})
+        onnx.helper.set_model_props(proto, {**metadata, **batch})
         for node in proto.graph.node:
             del node.metadata_props[:]  # the exporter's stack traces name paths of this machine
         onnx.checker.check_model(proto)

@@ -114,7 +114,7 @@ def require_to_write(target: Target) -> None:
         InputError: a module is missing.
     """
     for module in (*target.write_modules, target.open_module):
-        if not _is_installed(module):
+        if not is_installed(module):
             raise InputError(f'{module} is not installed; run: pip install "ghostnet[{target.extra}]"')
 
 
@@ -134,14 +134,15 @@ def require_to_open(target: Target) -> None:
             f"{target.runtime} runs on {_SYSTEMS.get(target.system or '', target.system)} only; "
             "files for it can be written here, and must be run there"
         )
-    if not _is_installed(target.open_module):
+    if not is_installed(target.open_module):
         raise InputError(
             f"{target.runtime} is not installed (module {target.open_module}); "
             f"run: pip install {target.package}"
         )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a module, which may be inside a package, can be imported; it is not."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package of a dotted name is missing
