@@ -111,7 +111,8 @@ def test_the_original_runs_once() -> None:
             return images
 
     optimize(nn.Sequential(Counted(), network()), input_size=SIZE, passes=["fold_batch_norm"])
-    assert runs == [Tensor, fx.Proxy]  # the second traces; of the result, the module is no part
+    # the second traces; of the result, the module is no part
+    assert [issubclass(kind, fx.Proxy) for kind in runs] == [False, True]
 
 
 @pytest.mark.parametrize("error", [AssertionError("only 32"), IndexError("x"), KeyError("y")])

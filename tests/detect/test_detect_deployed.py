@@ -190,6 +190,7 @@ def test_int8_keeps_the_boxes(kind, sure_detector, pictures, tmp_path):
         assert boxes_that_stay(wanted, _found(path, images, runtime), least_score=0.5)[0] > 0.5
 
 
+@pytest.mark.slow
 def test_layers_stay_in_float_where_boxes_would_go(sure_detector, pictures, tmp_path, monkeypatch):
     detector = sure_detector("retinanet")
     logits = detector.network.head.classification_head.cls_logits[0]

@@ -64,3 +64,18 @@ def test_a_rewritten_ghost_convolution_has_the_settings_that_code_reads(sized: b
     images = torch.rand(2, 3, 9, 9)
     with torch.no_grad():
         assert torch.allclose(result(images), ghost(images), atol=1e-5)
+
+
+class PadsBySize(nn.Module):
+    """Asks of a size, too, as timm's padding does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        height = images.size()[-2] / 2
+        return images * (height.ceil() if isinstance(height, torch.Tensor) else height + 1)
+
+
+def test_what_stands_for_a_size_is_no_tensor() -> None:
+    images = torch.rand(2, 3, 9, 9)
+    result = optimize(PadsBySize())
+    assert isinstance(result, fx.GraphModule)
+    assert torch.allclose(result(images), images * 5.5)

@@ -54,7 +54,8 @@ def small(name, folder):
 ON_CIFAR10 = [name for name in list_recipes() if load_recipe(name).data == "cifar10"]
 
 
-WIDE = {"ghost_resnet9_050", "short_ghost_vgg16_converted"}  # the fits of their layers take half a minute
+# the fits of their layers, or of large cheap kernels, take half a minute or more
+WIDE = {"ghost_resnet9_050", "short_ghost_vgg16_converted", "short_ghost_resnet20_converted_s2_d7"}
 
 
 def _cases():

@@ -301,6 +301,7 @@ def test_fit_trains_a_network_so(taken, settings):
     assert 0 < (ours - theirs).norm() <= 1e-3 * (theirs - before).norm()
 
 
+@pytest.mark.slow
 def test_the_script_times_steps_in_both_types():
     script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "depthwise_step.py"))
     script["CASES"]["tiny"] = ("resnet20", {"ratio": 3}, 2, 8)

@@ -10,18 +10,35 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+_FACTS = {"size", "dim", "numel", "stride", "element_size", "is_contiguous", "get_device"}
+
+
+def asks_for_facts(node: fx.Node) -> bool:
+    """Tell whether a node reads a tensor's shape or kind and not its values."""
+    asks = node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")
+    return asks or (node.op == "call_method" and node.target in _FACTS)
+
+
+def is_number(node: fx.Node) -> bool:
+    """Tell whether a node is a size, or computed of sizes by Python's operators."""
+    if asks_for_facts(node):
+        return True
+    computes = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+    return computes and all(is_number(source) for source in node.all_input_nodes)
+
 
 class TensorProxy(fx.Proxy):
     """Stands for a tensor, also to code that asks whether it is one.
 
-    fx's own proxy is no `Tensor`, so that a forward goes the way of inputs that are none.
+    fx's own proxy is no `Tensor`, so that a forward goes the way of inputs that are none. What stands for a size is
+    none here, either.
     """
 
     _is_param = False  # what PyTorch asks of everything that is a tensor
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return Tensor
+        return TensorProxy if is_number(self.node) else Tensor
 
 
 class Tracer(fx.Tracer):

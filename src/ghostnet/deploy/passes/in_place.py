@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ghostnet.deploy.passes.operations import add_module, finished, module_of, out_of_place, plain_module
+from ghostnet.nn.tracing import asks_for_facts, is_number
 
 NO_WORK_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
@@ -63,7 +64,6 @@ _VIEWS |= {
 _VIEWS |= {"view_as", "reshape_as", "detach", "contiguous", "movedim", "moveaxis", "unfold", "diagonal", "to"}
 _VIEWS |= {"float", "double", "half", "type", "type_as", "cpu", "ravel", "split_with_sizes", "as_strided"}
 _VIEW_MODULES = (nn.Flatten, nn.Unflatten)
-_FACTS = {"size", "dim", "numel", "stride", "element_size", "is_contiguous", "get_device"}
 
 
 class NotFollowedError(Exception):
@@ -106,12 +106,12 @@ def _write_elsewhere(traced: fx.GraphModule, node: fx.Node) -> None:
         node.target = add_module(traced, str(node.target), out_of_place(module))
     elif not (_switched_off(node) or _renamed(node) or node.target in _OPERATORS):
         return
-    if not isinstance(written, fx.Node) or _is_number(written):
+    if not isinstance(written, fx.Node) or is_number(written):  # `h += 1` gives the name to another number
         return
     later = _nodes_behind(node)
     shared = _sharing_memory(traced, written) - {written}
     for other in later:
-        if not shared.isdisjoint(other.all_input_nodes) and not _asks_for_facts(other):
+        if not shared.isdisjoint(other.all_input_nodes) and not asks_for_facts(other):
             raise NotFollowedError(f"{node} writes into memory that {other} reads under another name")
         if written in other.all_input_nodes:
             other.replace_input_with(written, node)
@@ -189,20 +189,6 @@ def _is_view(traced: fx.GraphModule, node: fx.Node) -> bool:
         return node.args[1] in ("data", "T", "mT", "H", "mH")
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return name in _VIEWS
-
-
-def _asks_for_facts(node: fx.Node) -> bool:
-    """Tell whether a node reads a tensor's shape or kind and not its values."""
-    asks = node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")
-    return asks or (node.op == "call_method" and node.target in _FACTS)
-
-
-def _is_number(node: fx.Node) -> bool:
-    """Tell whether a node is a size or computed of sizes: `h += 1` gives the name to another number."""
-    if _asks_for_facts(node):
-        return True
-    computes = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
-    return computes and all(_is_number(source) for source in node.all_input_nodes)
 
 
 def _plain_form(node: fx.Node) -> None:
