@@ -15,7 +15,7 @@ import ghostnet
 
 PACKAGE = Path(ghostnet.__file__).parent
 FLOOR = {"errors", "files", "download", "progress", "quiet", "openvino_core", "knapsack", "bfloat16"}
-FLOOR |= {"modes", "checks", "array_pickle", "columns", "hooks"}
+FLOOR |= {"modes", "checks", "array_pickle", "columns", "hooks", "image_facts"}
 LAW: dict[str, set[str]] = {
     "paper": set(),
     "nn": set(),

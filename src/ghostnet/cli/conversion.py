@@ -184,7 +184,7 @@ class Conversion:
         What the user says of the images is kept as well, or the next verb would prepare them in another way.
         """
         from ghostnet.data import image_info
-        from ghostnet.deploy.export import IMAGE_FACTS
+        from ghostnet.image_facts import IMAGE_FACTS
 
         known = image_info(model)
         kept = {key: known[key] for key in ("classes", *IMAGE_FACTS) if key in known}

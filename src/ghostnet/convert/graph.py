@@ -164,31 +164,17 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
         found.setdefault(name, _describe(name, paths[name], calls=0))
     reasons = _reasons(model, graphs, set() if recording is None else recording.borrowed)
     dots = _of_one_pixel(model, [name for name, unit in found.items() if unit.pointwise], example_input)
-    tied = _norms_with_shared_values(model)
     units = [
         replace(
             unit,
             reason=reasons(unit),
             one_pixel=unit.name in dots,
-            norm=None if unit.norm in tied else unit.norm,
+            norm=None if reasons.shares_values(unit.norm) else unit.norm,
         )
         for unit in found.values()
     ]
     last = set().union(*(answering(graph, model) for graph in graphs))
     return [replace(unit, first=index == 0, last=unit.name in last) for index, unit in enumerate(units)]
-
-
-def _norms_with_shared_values(model: nn.Module) -> set[str]:
-    """Return the norms whose scale or offset is another module's, too: moving it would move the other."""
-    holders: Counter[int] = Counter(
-        id(value) for module in model.modules() for value in module._parameters.values() if value is not None
-    )
-    return {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, NORMS_OF_MAPS)
-        and any(value is not None and holders[id(value)] > 1 for value in module._parameters.values())
-    }
 
 
 def _of_one_pixel(model: nn.Module, names: Collection[str], example_input: Tensor | None) -> set[str]:
@@ -410,12 +396,18 @@ class _reasons:  # noqa: N801 - used as a function that remembers the model's sh
             return "it has hooks, which a replacement would lose"
         return None
 
+    def shares_values(self, path: str | None) -> bool:
+        """Tell whether a parameter of a layer is another module's, too: changing it would change the other."""
+        return path is not None and any(
+            self.owners[id(value)] > 1 for value in self.model.get_submodule(path).parameters()
+        )
+
     def _reason_of_use(self, unit: ConvUnit, module: nn.Module) -> str | None:
         if self.registered[id(module)] > 1:
             return "the same module is registered at two paths"
         if unit.name in self.held:
             return HELD
-        if any(self.owners[id(value)] > 1 for value in module.parameters()):
+        if self.shares_values(unit.name):
             return "its weight is shared with another module"
         read = {f"{unit.name}.weight", f"{unit.name}.bias"} & self.attributes
         if read or unit.name in self.borrowed:

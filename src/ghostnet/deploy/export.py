@@ -39,12 +39,12 @@ from ghostnet.deploy.targets.target import NotRunHereError, files_of, runs_here
 from ghostnet.deploy.unsupported import explained, refuse_data_dependent
 from ghostnet.errors import InputError
 from ghostnet.files import DiskFullError, atomic_group, size_in_bytes
+from ghostnet.image_facts import IMAGE_FACTS
 from ghostnet.nn.copies import copy_model, with_plain_weights_
 from ghostnet.nn.eager import eager_module
 
 _SEVERAL = 3  # images that files which take any number are compared at
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.2}
-IMAGE_FACTS = ("image_size", "crop_fraction", "interpolation", "mean", "std")
 
 
 @dataclasses.dataclass(frozen=True)

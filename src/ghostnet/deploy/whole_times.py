@@ -38,6 +38,7 @@ class WholeTimes:
 
     def __init__(self, model: nn.Module, setting: Setting, input_size: tuple[int, ...]) -> None:
         self._model, self._setting, self._size = model, setting, input_size
+        self._form = form_of(model)
         self.attempts: list[dict[str, Any]] = []
 
     def ratio(self, network: nn.Module, what: str, facts: dict[str, Any]) -> float:
@@ -48,9 +49,7 @@ class WholeTimes:
             what: completes "the network with ...".
             facts: of the candidate, for `attempts`.
         """
-        dense = self._setting.session(
-            "the network", f"{self._size} {form_of(self._model)}", self._model, self._size
-        )
+        dense = self._setting.session("the network", f"{self._size} {self._form}", self._model, self._size)
         other = self._setting.session(
             f"the network with {what}", f"{self._size} {form_of(network)}", network, self._size
         )

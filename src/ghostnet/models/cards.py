@@ -14,15 +14,6 @@ _AUTHORS = "https://github.com/huawei-noah/Efficient-AI-Backbones"
 _PADDLE = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
 
 
-IMAGE_FACTS = (
-    "image_size",
-    "crop_fraction",
-    "interpolation",
-    "mean",
-    "std",
-)  # `info` of how images are prepared
-
-
 @dataclass(frozen=True)
 class WeightCard:
     """One published file of weights.

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.errors import InputError, unknown_name
-from ghostnet.models.cards import IMAGE_FACTS, WeightCard, weight_cards
+from ghostnet.image_facts import IMAGE_FACTS
+from ghostnet.models.cards import WeightCard, weight_cards
 from ghostnet.models.checkpoints import ENDINGS, read_npz, read_state_dict
 from ghostnet.models.layouts import from_layout, layout_of
 from ghostnet.models.paddle_pickle import read_pdparams

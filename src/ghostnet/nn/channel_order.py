@@ -28,7 +28,7 @@ def reorder_channels(maps: Tensor, order: Tensor) -> Tensor:
         >>> reorder_channels(torch.arange(3.0).view(1, 3, 1, 1), torch.tensor([2, 0, 1])).flatten().tolist()
         [2.0, 0.0, 1.0]
     """
-    if issubclass(type(maps), fx.Proxy):  # a torch.fx proxy: record the plain operation
+    if isinstance(maps, fx.Proxy):  # record the plain operation
         return maps.index_select(1, order)
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return maps.index_select(1, order)

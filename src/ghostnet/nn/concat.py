@@ -33,7 +33,7 @@ def concat_channels(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _plain_is_enough(first: Tensor, second: Tensor) -> bool:
-    if issubclass(type(first), fx.Proxy):  # a torch.fx proxy: record the plain operation
+    if isinstance(first, fx.Proxy):  # record the plain operation
         return True
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return True

@@ -153,9 +153,7 @@ class GhostConv2d(nn.Module):
 
         As there, maps of a single image may come and go without N.
         """
-        if (
-            not issubclass(type(input), fx.Proxy) and input.dim() == 3
-        ):  # no proxy of a tracer, whose maps have N
+        if not isinstance(input, fx.Proxy) and input.dim() == 3:  # what a tracer gives has N
             return self.forward(input[None])[0]
         maps = self._finish(self.primary_conv(input), self.primary_norm)
         if self.cheap_operation is not None:

@@ -48,7 +48,8 @@ class Tracer(fx.Tracer):
         return TensorProxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+        # fx itself would ask for tensors first, and keep the proxy as a constant
+        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
 
 
 def trace(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:

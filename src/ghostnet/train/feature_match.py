@@ -33,9 +33,8 @@ class FeatureMatch:
         self.layers = tuple(layers)
         self._seen: dict[tuple[str, str], Tensor] = {}
         self._handles = []
-        inner = (
-            teacher.network if isinstance(teacher, AdaptedTeacher) else teacher
-        )  # whose layers have the names
+        # the names are those of the layers inside
+        inner = teacher.network if isinstance(teacher, AdaptedTeacher) else teacher
         for role, network in (("student", student), ("teacher", inner)):
             modules = dict(network.named_modules())
             for layer in self.layers:

@@ -43,9 +43,8 @@ def _plain(model: nn.Module) -> nn.Module:
             border = _CircularBorder(module._reversed_padding_repeated_twice)
             bordered[module] = nn.Sequential(border, module)
             module.padding, module.padding_mode = (0, 0), "zeros"
-        if (
-            type(module) in (nn.LogSigmoid, nn.Softplus) and name
-        ):  # pnnx knows these classes and looks for their calls
+        # pnnx knows these classes and looks for their calls
+        if type(module) in (nn.LogSigmoid, nn.Softplus) and name:
             replace_module_(copied, name, _Logarithm(module))
         if module in bordered:
             replace_module_(copied, name, bordered[module])

@@ -64,9 +64,8 @@ class Onnx:
 
         proto = exported(model, path, example, outputs)
         batch = {_OPEN_BATCH: BATCH_AXIS}
-        if (
-            proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        ):  # the network's code took the number for its
+        fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        if fixed:  # the network's own code compares shapes, as YOLO's heads do
             proto, batch = exported(model, path, example[:1], outputs, open_batch=False), {}
         count_from_behind_(proto)
         if passes_of(model):
