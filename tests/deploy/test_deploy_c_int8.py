@@ -284,12 +284,13 @@ def test_it_is_timed_beside_float() -> None:
 
 def test_the_largest_value_of_a_range_as_wide_below_zero_as_above_stays_the_largest(tmp_path: Path) -> None:
     network = nn.Sequential(
-        layer(3, 16, 3, stride=2, padding=1), nn.ReLU(), layer(16, 8, 3, padding=1)
+        layer(3, 64, 3, stride=2, padding=1), nn.ReLU(), layer(64, 64, 3, padding=1)
     ).eval()
-    export(network, "c", tmp_path / "x.c", input_size=(3, 16, 16), precision="int8")
-    images = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3, 16, 16)).astype(np.float32)
-    for most in (1.0, 0.7, 3.3):  # black and white, as (pixels - 0.5) / 0.5 have them
-        images[0, :, 0, 0], images[0, :, 4:12, 4:12] = -most, most
+    export(network, "c", tmp_path / "x.c", input_size=(3, 32, 32), precision="int8")
+    pixels = np.random.default_rng(1).uniform(-0.9, 0.9, (1, 3, 32, 32)).astype(np.float32)
+    for most in (1.0, 0.91, 2.0, 3.3):  # black and white, as (pixels - 0.5) / 0.5 have them
+        images = pixels.copy()
+        images[0, :, 0, 0], images[0, :, 10:20, 10:20] = -most, most
         with torch.no_grad():
             wanted = network(torch.from_numpy(images)).numpy()
         found = load(tmp_path / "x.c").predict(images)
