@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ghostnet.deploy import plan_share
+from ghostnet.deploy.layer_times import Setting
 from ghostnet.deploy.share_plan import search_share
-from ghostnet.deploy.whole_times import form_of
+from ghostnet.deploy.whole_times import WholeTimes, form_of
 from ghostnet.errors import InputError
 
 SIZE = (3, 24, 24)
@@ -179,3 +180,11 @@ def test_networks_that_print_alike_are_told_apart(trick: bool) -> None:
     assert str(Repeats(1, trick)) == str(Repeats(9, trick))
     assert form_of(Repeats(1, trick)) != form_of(Repeats(9, trick))
     assert form_of(Repeats(9, trick)) == form_of(Repeats(9, trick))
+
+
+def test_files_that_are_kept_are_those_of_networks_that_compute_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    for times, files in ((2, 2), (3, 3), (2, 3)):  # the last one's are there
+        setting = Setting("onnx", "fp32", 1, 0.001, tmp_path, None, lambda _line: None)
+        WholeTimes(Repeats(times), setting, SIZE).ratio(Repeats(9), "more", {})
+        assert len(list(tmp_path.glob("*.onnx"))) == files
