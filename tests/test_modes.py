@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ghostnet.modes import evaluating, restored_modes
+from ghostnet import InputError
+from ghostnet.convert import ghostify, prune
+from ghostnet.data import TensorBatches
+from ghostnet.deploy import optimize
+from ghostnet.measure import profile
+from ghostnet.modes import check_network, evaluating, restored_modes
+from ghostnet.train import TrainSettings, fit
 
 
 def _mixed() -> nn.Module:
@@ -53,3 +60,40 @@ def test_a_network_that_refuses_to_evaluate_leaves_the_others_as_they_were() -> 
     with pytest.raises(RuntimeError, match="refused mode False"), evaluating(network, Stubborn()):
         pass
     assert _modes(network) == [True, True, False, True]
+
+
+class Trainer(nn.Module):
+    """Trains in `train`, as wrappers of networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks, self.model = nn.Module(), nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
+
+    def train(self, _trainer: object = None) -> None:  # type: ignore[override]
+        raise AssertionError("a training begins")
+
+
+@pytest.mark.parametrize("verb", ["ghostify", "prune", "optimize", "profile", "fit"])
+def test_wrappers_that_train_are_refused(verb: str) -> None:
+    pixels, labels = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64)
+    batches = TensorBatches(pixels, labels, batch_size=2, mean=(0, 0, 0), std=(1, 1, 1), shuffle=True)
+    call = {
+        "ghostify": lambda model: ghostify(model, example_input=torch.zeros(1, 3, 8, 8)),
+        "prune": lambda model: prune(model, example_input=torch.zeros(1, 3, 8, 8)),
+        "optimize": lambda model: optimize(model, input_size=(3, 8, 8)),
+        "profile": lambda model: profile(model, (3, 8, 8)),
+        "fit": lambda model: fit(model, batches, TrainSettings(epochs=1)),
+    }[verb]
+    with pytest.raises(
+        InputError, match=f"{verb} needs the network itself, and this Trainer .* inside: its `model`"
+    ):
+        call(Trainer())
+
+
+def test_a_wrapper_of_nothing_is_refused_too() -> None:
+    class Empty(nn.Module):
+        def train(self) -> None:  # type: ignore[override]
+            raise AssertionError
+
+    with pytest.raises(InputError, match=r"give what is inside$"):
+        check_network(Empty(), "profile")

@@ -1,15 +1,40 @@
 """Training and evaluation modes that come back: `restored_modes` and `evaluating`.
 
 Each module has a mode of its own: a network in training may hold frozen batch norms, so that `train()` afterwards
-would not bring back what was there.
+would not bring back what was there. Some wrappers of networks train when they are asked to: `check_network`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 from torch import nn
+
+from ghostnet.errors import InputError
+
+
+def check_network(model: nn.Module, verb: str) -> None:
+    """Raise where `train` is no change of mode: ultralytics' `YOLO` is a module, and begins a training there.
+
+    Args:
+        model: what the user gave.
+        verb: name of the function that it was given to, for the message.
+
+    Raises:
+        InputError: `train` takes no `mode`.
+
+    Example:
+        >>> check_network(nn.ReLU(), "profile")
+    """
+    if "mode" not in inspect.signature(type(model).train).parameters:
+        children = {name: sum(1 for _ in child.modules()) for name, child in model.named_children()}
+        inside = f": its `{max(children, key=children.__getitem__)}`" if children else ""
+        raise InputError(
+            f"{verb} needs the network itself, and this {type(model).__name__} is a wrapper whose `train` trains; "
+            f"give what is inside{inside}"
+        )
 
 
 @contextlib.contextmanager

@@ -148,3 +148,15 @@ def test_counts_are_the_same_inside_inference_mode():
     with torch.inference_mode():
         inside = profile(model, (3, 8, 8))
     assert (inside.macs, inside.uncounted) == (outside.macs, []) == (9216, [])
+
+
+def test_counts_are_the_same_where_the_code_itself_turns_inference_mode_on() -> None:
+    class Decorated(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                return super().forward(x)
+
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2), nn.Flatten(), nn.Linear(196, 5)]
+    expected, found = profile(nn.Sequential(*layers), (3, 8, 8)), profile(Decorated(*layers), (3, 8, 8))
+    assert found.layers == expected.layers
+    assert found.uncounted == []

@@ -133,7 +133,7 @@ def ghostify(
     )
     if chosen:
         fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
-        errors = _initialise_(model, ghost_model, fitted, refitted, init, batches, progress=progress)
+        errors = _initialise_(model, ghost_model, fitted, refitted, init, batches, example, progress=progress)
     settings: dict[str, Any] = {
         "ratio": said,
         "cheap_kernel_size": cheap_kernel_size,
@@ -247,6 +247,7 @@ def _initialise_(
     plain: set[str],
     init: str | RandomInit,
     batches: list[Tensor] | None,
+    example: Tensor | None,
     *,
     progress: bool,
 ) -> dict[str, float]:
@@ -257,7 +258,7 @@ def _initialise_(
 
         dense = model if placed is None else copy_model(model)  # some networks count or cache as they run
         errors = initialise_from_dense_(dense, ghost_model, units, placed, plain=plain, progress=progress)
-        absorb_channel_orders_(ghost_model)
+        absorb_channel_orders_(ghost_model, example_input=example)
         refresh_edits_(ghost_model)
         return dict(errors)
     from ghostnet.convert.batch_norm import reestimate_batch_norm_

@@ -1,14 +1,15 @@
 """Which convolutions a network has, in execution order, and what follows each: `ConvUnit` and `find_units`.
 
-Where `torch.fx` can trace the model the answer comes from its graph, in train and in eval mode (auxiliary
-heads run in one of them only). Elsewhere a forward pass with hooks answers, or, without an example input, the
-order of the modules. Left out: functional convolutions where fx does not trace; only a trace can see them.
+The answer comes from the model's graph, in train and in eval mode (auxiliary heads run in one of them only): that of
+`torch.fx`, or of a run on an example input (`nn.run_tracing`). Where neither follows the code, a forward pass with
+hooks answers, or, without an example, the order of the modules; functional convolutions are not seen there.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from ghostnet.convert.running import Recording, record
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.own_forward import has_own_forward
+from ghostnet.nn.run_tracing import trace_run
 from ghostnet.nn.tracing import Tracer, trace
 
 NORMS_OF_MAPS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -53,7 +55,7 @@ class ConvUnit:
         reason: why it must be left alone, or None.
         activation_dedicated: the activation is a module that nothing else uses, so it may be removed.
         one_pixel: a 1x1 convolution that has maps of one pixel, as far as an example shows it.
-        last: it makes what the network answers, as far as `torch.fx` shows it.
+        last: it makes what the network answers, as far as a trace shows it.
     """
 
     name: str
@@ -95,22 +97,28 @@ def is_ghost(module: nn.Module) -> bool:
     return isinstance(module, GhostConv2d)
 
 
-def trace_layers(model: nn.Module) -> fx.Graph | None:
-    """Trace the model in the mode that it is in, or return None where `torch.fx` cannot follow it.
+def trace_layers(model: nn.Module, example: Tensor | None = None) -> fx.Graph | None:
+    """Trace the model in the mode that it is in, or return None where its code cannot be followed.
 
     Args:
         model: any module; a structural copy is traced, so code in its forward cannot change it.
+        example: `(N, C, H, W)`; what `torch.fx` cannot follow is traced by running it on this, and holds for its size.
 
     Returns:
         A graph whose `call_module` targets are paths in `model`. Modules of the model's own are looked into where that
         can be done; where not, those without children stay whole. Tensors that the code makes of none of the images
         are in `node.meta[CONSTANT]`.
     """
-    for childless in (False, True):
+    ways: list[Callable[[nn.Module], fx.Graph]] = [
+        functools.partial(trace, _LeafTracer(childless=childless)) for childless in (False, True)
+    ]
+    if example is not None:
+        ways.append(lambda copied: trace_run(_LeafTracer(childless=False), copied, example))
+    for way in ways:
         copied = copy_model(model, share_parameters=True)
         try:
             with torch.no_grad():
-                graph = trace(_LeafTracer(childless=childless), copied)
+                graph = way(copied)
         except Exception:  # tracing runs the user's code: whatever it raises means "not traceable"
             continue
         for node in graph.nodes:
@@ -121,17 +129,19 @@ def trace_layers(model: nn.Module) -> fx.Graph | None:
     return None
 
 
-def trace_graphs(model: nn.Module) -> list[fx.Graph]:
-    """Trace the model in train and in eval mode; a mode that `torch.fx` cannot follow is left out.
+def trace_graphs(model: nn.Module, example: Tensor | None = None) -> list[fx.Graph]:
+    """Trace the model in train and in eval mode; a mode that cannot be followed is left out.
 
     Args:
         model: any module.
+        example: as for `trace_layers`.
 
     Returns:
         Up to two graphs, see `trace_layers`.
     """
     modes = [copy_model(model, share_parameters=True).train(training) for training in (True, False)]
-    return [graph for graph in map(trace_layers, modes) if graph is not None]
+    graphs = [trace_layers(mode, example) for mode in modes]
+    return [graph for graph in graphs if graph is not None]
 
 
 def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[ConvUnit]:
@@ -139,7 +149,7 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
 
     Args:
         model: any module; it is not changed.
-        example_input: `(N, C, H, W)`, for sizes of maps, and where `torch.fx` does not trace.
+        example_input: `(N, C, H, W)`, for sizes of maps, and for networks that `torch.fx` cannot trace.
 
     Returns:
         One unit a convolution; those that never run come last.
@@ -152,7 +162,7 @@ def find_units(model: nn.Module, example_input: Tensor | None = None) -> list[Co
     paths = {name: module for name, module in model.named_modules() if _is_convolution(module)}
     inside = tuple(f"{name}." for name, module in paths.items() if is_ghost(module))
     paths = {name: module for name, module in paths.items() if not name.startswith(inside)}
-    graphs = trace_graphs(model) if "" not in paths else []
+    graphs = trace_graphs(model, example_input) if "" not in paths else []
     found: dict[str, ConvUnit] = {}
     for graph in graphs:
         for unit in _units_of_graph(graph, model):

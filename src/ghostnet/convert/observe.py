@@ -1,7 +1,7 @@
 """What each layer of the dense and of the half-converted network sees and gives: `observe`.
 
 Both networks are walked in step, node by node, so that a layer runs twice at most, however many are fitted; a network
-that `torch.fx` cannot trace is run whole for each layer, with hooks. Where a batch norm alone feeds an addition, the
+that cannot be traced is run whole for each layer, with hooks. Where a batch norm alone feeds an addition, the
 target also makes up for the error that the other summand carries.
 """
 
@@ -41,7 +41,8 @@ def observe(dense_model: nn.Module, ghost_model: nn.Module, batches: Sequence[Te
         ghost_model: its copy in conversion, in evaluation mode.
         batches: `(N, C, H, W)` inputs.
     """
-    graph = trace_layers(dense_model)
+    sizes = {tuple(batch.shape[1:]) for batch in batches}
+    graph = trace_layers(dense_model, batches[0] if len(sizes) == 1 else None)
     if graph is None:
         return _Hooks(dense_model, ghost_model, batches)
     return _Traced(dense_model, ghost_model, batches, graph)

@@ -58,14 +58,17 @@ class Readers:
         return self.norms | self.convolutions | self.linears | self.depthwise | self.gates
 
 
-def absorb_channel_orders_(model: nn.Module, edits: list[dict[str, Any]] | None = None) -> list[str]:
+def absorb_channel_orders_(
+    model: nn.Module, edits: list[dict[str, Any]] | None = None, *, example_input: Tensor | None = None
+) -> list[str]:
     """Drop the channel order of each Ghost convolution whose readers can be permuted instead, in place.
 
-    The model computes the same function. Without a trace by `torch.fx` in both modes nothing is changed.
+    The model computes the same function. Without a trace in both modes nothing is changed.
 
     Args:
         model: a converted network.
         edits: its `ghostnet_edits` (the default); configs of changed layers are brought up to date.
+        example_input: `(N, C, H, W)`, for networks that `torch.fx` cannot trace.
 
     Returns:
         Paths of the layers whose order was absorbed.
@@ -78,7 +81,7 @@ def absorb_channel_orders_(model: nn.Module, edits: list[dict[str, Any]] | None 
     }
     if not ordered:
         return []
-    graphs = trace_graphs(model)
+    graphs = trace_graphs(model, example_input)
     if len(graphs) < 2:  # a mode that nobody can see may read the maps elsewhere
         return []
     absorbed = []
@@ -223,6 +226,8 @@ def _step_call(node: fx.Node, source: fx.Node, flat: bool, same_batch: set[fx.No
         return None if node.kwargs.get("return_indices") else same
     if node.op == "call_method" and node.target in _METHODS:
         return same
+    if node.target is F.pad and not flat:
+        return same if _pads_sides_alone(node) else None
     named = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if named == "flatten" and not flat and _arguments(node, "start_dim", "end_dim") in ((1, None), (1, -1)):
         return "flat"
@@ -231,6 +236,12 @@ def _step_call(node: fx.Node, source: fx.Node, flat: bool, same_batch: set[fx.No
     if named == "mean" and not flat:
         return _step_mean(node)
     return None
+
+
+def _pads_sides_alone(node: fx.Node) -> bool:
+    """Tell whether a padding adds no channels: it names two sides or four, the innermost first."""
+    (pad,) = _arguments(node, "pad")
+    return isinstance(pad, (tuple, list)) and len(pad) <= 4
 
 
 def _arguments(node: fx.Node, *names: str) -> tuple[Any, ...]:

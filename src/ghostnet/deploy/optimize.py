@@ -1,8 +1,8 @@
 """Exact rewrites of a trained network for inference: a new network, the same function.
 
 The rewrites are the passes of `passes/`; which of them run is the target's measured set or the caller's choice. They
-need a network that `torch.fx` traces; where it does not, only neighbours inside `nn.Sequential` are folded. With an
-input size the result is compared with the original.
+need the network as a graph, from `torch.fx` or, with an input size, from a run; where neither can follow the code, only
+neighbours inside `nn.Sequential` are folded. With an input size the result is compared with the original.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ghostnet.nn.cheap_operations import AffineOperation, WaveletOperation
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
 from ghostnet.nn.own_forward import has_own_forward
+from ghostnet.nn.run_tracing import trace_run
 from ghostnet.nn.tracing import TensorProxy, Tracer, trace
 
 PASSES_KEY = "ghostnet_passes"  # of a GraphModule's `meta`, which copies keep: the passes that made it
@@ -58,8 +59,8 @@ def optimize(
         passes: names of `passes.PASSES` instead; they run in that table's order.
         input_size: shape of one input without the batch; when given, both outputs' floating tensors are all
             compared on random input. "winograd" depends on it, and is left out of a target's own set without it.
-            Convolutions that pad by the size of their input (TensorFlow's "SAME") are written for this one, and the
-            result is right for no other.
+            Convolutions that pad by the size of their input (TensorFlow's "SAME"), and code that decides by sizes where
+            `torch.fx` cannot follow it, are written for this one, and the result may be right for no other.
 
     Returns:
         A new network in eval mode (a `torch.fx.GraphModule` where the model traces; where it does not, only batch
@@ -95,7 +96,7 @@ def _checked(
     """Rewrite a network and compare; passes that nobody chose and whose rounding adds up too far are left out."""
     try:
         example = random_input(original, (2, *input_size))
-        expected = outputs(original, example)
+        expected = outputs(copy_model(original), example)  # code may keep what it computes for this size
     except Exception as error:  # the user's code may raise anything
         raise does_not_run(input_size, error) from error
     result = _rewritten(original, names, input_size)
@@ -124,10 +125,12 @@ def _rewritten(model: nn.Module, names: Sequence[str], input_size: Sequence[int]
     working = copy_model(model).eval()
     if any(isinstance(module, ReparamConv2d) for module in working.modules()):
         working = fuse_reparameterised(working)  # eight convolutions become one
-    graph = traced(working)
     example = None if input_size is None else random_input(working, (1, *input_size))
+    if example is not None:
+        working = with_fixed_padding(working, example)
+    graph = traced(working)
     if graph is None and example is not None:
-        graph = traced(with_fixed_padding(working, example))
+        graph = traced(working, example)
     if graph is not None:
         with contextlib.suppress(NotFollowedError):  # raised before anything of the network is changed
             rewritten = apply_passes(graph, names, example)
@@ -181,11 +184,19 @@ class _Tracer(Tracer):
         return _Proxy(node, self)
 
 
-def traced(model: nn.Module) -> fx.GraphModule | None:
-    """Return the network as a graph, or None where its code cannot be followed."""
+def traced(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule | None:
+    """Return the network as a graph, or None where its code cannot be followed.
+
+    Args:
+        model: in evaluation mode.
+        example: `(N, C, H, W)` to follow the code by running it on this; without it `torch.fx` follows it.
+    """
     if model._forward_hooks or model._forward_pre_hooks:
         return None  # those of the network itself are no part of a graph
     try:
+        if example is not None:
+            copied = copy_model(model)  # code may keep what it computes
+            return fx.GraphModule(copied, trace_run(_Tracer(), copied, example))
         return fx.GraphModule(model, trace(_Tracer(), model))
     except Exception:  # tracing runs arbitrary code on proxies, so anything may be raised
         return None

@@ -81,6 +81,26 @@ _FREE_NAMES = """
 _FREE = frozenset(_FREE_NAMES.split())
 
 
+def _name(operation: Any) -> str:
+    return str(operation._schema.name).split("::")[-1]
+
+
+def is_free(operation: Any) -> bool:
+    """Tell whether an aten operation has no MACs by its kind, whatever it is given."""
+    return _name(operation) in _FREE or bool({torch.Tag.pointwise, torch.Tag.reduction} & set(operation.tags))
+
+
+def is_made_of_others(operation: Any) -> bool:
+    """Tell whether an aten operation stands for others that count; in inference mode it comes whole.
+
+    Example:
+        >>> is_made_of_others(torch.ops.aten.conv2d.default), is_made_of_others(torch.ops.aten.convolution.default)
+        (True, False)
+    """
+    composite = operation.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return bool(composite) and _name(operation) not in _COUNTERS and not is_free(operation)
+
+
 def macs_of(operation: Any, arguments: Sequence[Any], output: Any) -> int | None:
     """Return the MACs of one executed aten operation, or None when they are not known.
 
@@ -94,10 +114,10 @@ def macs_of(operation: Any, arguments: Sequence[Any], output: Any) -> int | None
         >>> macs_of(torch.ops.aten.mm.default, (left, right), left @ right)
         30
     """
-    name = operation._schema.name.split("::")[-1]
+    name = _name(operation)
     if name in _COUNTERS:
         return _COUNTERS[name](arguments, output)
-    if name in _FREE or {torch.Tag.pointwise, torch.Tag.reduction} & set(operation.tags):
+    if is_free(operation):
         return 0
     returned = operation._schema.returns
     is_view = bool(returned) and all(value.alias_info is not None for value in returned)

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ghostnet.checks import is_integer
 from ghostnet.columns import aligned
 from ghostnet.errors import InputError, first_line
-from ghostnet.measure.macs import macs_of
+from ghostnet.measure.macs import is_made_of_others, macs_of
 from ghostnet.measure.untouched import as_written, restored_buffers
-from ghostnet.modes import evaluating
+from ghostnet.modes import check_network, evaluating
 
 ROOT = "(model)"
 
@@ -105,6 +105,9 @@ class _CountingMode(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if is_made_of_others(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         output = func(*args, **(kwargs or {}))
         macs, where = macs_of(func, args, output), self.running[-1]
         if macs is None:
@@ -160,7 +163,6 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> _CountingMode:
     try:
         for name, module in model.named_modules():
             handles += mode.attach(name or ROOT, module)
-        # in a caller's inference mode a convolution would reach `mode` as an operation that it does not know
         with (
             torch.inference_mode(False),
             torch.no_grad(),
@@ -199,7 +201,7 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
         A `Profile`; print it for a table.
 
     Raises:
-        InputError: `model` is no module or has lazy parameters, `input_size` is not made of integers >= 1,
+        InputError: `model` is no network or has lazy parameters, `input_size` is not made of integers >= 1,
             or the forward pass fails with it.
 
     Example:
@@ -212,6 +214,7 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
             f"profile needs a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
     model = as_written(model)
+    check_network(model, "profile")
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         raise InputError(
             "the model has lazy parameters without a shape; run it once on real input before profiling"

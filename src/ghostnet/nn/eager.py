@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ghostnet.errors import InputError
+from ghostnet.modes import check_network
 
 
 def eager_module(model: object, verb: str) -> nn.Module:
@@ -16,8 +17,8 @@ def eager_module(model: object, verb: str) -> nn.Module:
         verb: name of the function that it was given to, for the message.
 
     Raises:
-        InputError: it is no module, TorchScript, whose layers cannot be replaced, or has layers without a shape
-            (lazy) or without weights (on the meta device).
+        InputError: it is no module, a wrapper whose `train` trains, TorchScript, whose layers cannot be replaced, or
+            has layers without a shape (lazy) or without weights (on the meta device).
 
     Example:
         >>> eager_module(nn.ReLU(), "ghostify")
@@ -32,6 +33,7 @@ def eager_module(model: object, verb: str) -> nn.Module:
         )
     if type(model).__name__ == "OptimizedModule" and isinstance(model._modules.get("_orig_mod"), nn.Module):
         return eager_module(model._orig_mod, verb)
+    check_network(model, verb)
     tensors = (*model.named_parameters(), *model.named_buffers())
     lazy = next((name for name, tensor in tensors if nn.parameter.is_lazy(tensor)), None)
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)

@@ -154,7 +154,7 @@ def _draft(model: nn.Module, how: GhostSettings, ratios: dict[str, int], example
         module = network.get_submodule(name)
         if isinstance(module, GhostConv2d):
             module.set_channel_order_(torch.randperm(module.out_channels, generator=draw))
-    absorb_channel_orders_(network)
+    absorb_channel_orders_(network, example_input=example)
     return network
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from ghostnet.data import Batches
 from ghostnet.errors import InputError
+from ghostnet.modes import check_network
 from ghostnet.progress import Progress
 from ghostnet.train.average import WeightAverage
 from ghostnet.train.checkpoint import load_checkpoint
@@ -82,10 +83,11 @@ def fit(
         Steps, seconds, the training curve and the evaluations.
 
     Raises:
-        InputError: batches in one order each epoch, an epoch without any, the loss is no longer finite, labels are no
-            classes of the network, the checkpoint belongs to another run, or the batch size cannot be shared by the
-            processes.
+        InputError: a wrapper in place of a network, batches in one order each epoch, an epoch without any, the loss is
+            no longer finite, labels are no classes of the network, the checkpoint belongs to another run, or the batch
+            size cannot be shared by the processes.
     """
+    check_network(model, "fit")
     accelerator = make_accelerator()
     check_batch_size(batches.batch_size)
     _check_shuffled(batches)

@@ -47,7 +47,7 @@ def prune(
     """Remove channels until a share of the multiply-accumulates is left.
 
     Args:
-        model: any network that `torch.fx` can trace; it is not changed.
+        model: any network that can be traced (`example_input` helps); it is not changed.
         method: "l1", "channel", "thinet", "sss" or "taylor" (`PRUNE_METHODS` says what each needs).
         macs: the share that stays, in (0, 1), met within 1 % where channels are fine enough.
         calibration: images `(N, C, H, W)` or batches of them for "channel" and "thinet"; batches of
@@ -80,7 +80,7 @@ def prune(
     labelled, batches = calibration_for(PRUNE_METHODS[method], calibration)
     example = example_of(model, example_input, batches)
     units = find_units(model, example)
-    sites, reasons = find_sites(model, units)
+    sites, reasons = find_sites(model, units, example)
     input_size = known_input_size(model, None if example is None else tuple(example.shape[1:]))
     dense = copy_model(model).eval()
     job = PruneJob(
@@ -121,7 +121,7 @@ def least_share(model: nn.Module, example_input: Tensor, *, multiple: int = 1) -
     model = eager_module(model, "prune")
     check_own_forwards(model, "prune")
     narrowest = copy_model(model).eval()
-    sites, _ = find_sites(model, find_units(model, example_input))
+    sites, _ = find_sites(model, find_units(model, example_input), example_input)
     narrow_(narrowest, sites, {site.name: torch.arange(min(multiple, site.channels)) for site in sites})
     size = tuple(example_input.shape[1:])
     share = math.ceil(1000 * profile(narrowest, size).macs / profile(model, size).macs) / 1000

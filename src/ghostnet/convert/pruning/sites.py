@@ -50,25 +50,28 @@ class PruneSite:
         return (kept[:, None] * each + torch.arange(each)).flatten()
 
 
-def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite], dict[str, str]]:
+def find_sites(
+    model: nn.Module, units: list[ConvUnit], example_input: Tensor | None = None
+) -> tuple[list[PruneSite], dict[str, str]]:
     """Find the prunable convolutions.
 
     Args:
         model: the network.
         units: from `find_units`.
+        example_input: `(N, C, H, W)`, for networks that `torch.fx` cannot trace.
 
     Returns:
         The sites in the execution order of their readers; for every other convolution the reason why it keeps its
         width.
 
     Raises:
-        InputError: `torch.fx` cannot trace the network in both modes, or nothing in it can be pruned.
+        InputError: the network cannot be traced in both modes, or nothing in it can be pruned.
     """
-    graphs = trace_graphs(model)
+    graphs = trace_graphs(model, example_input)
     if len(graphs) < 2:
         raise InputError(
-            f"torch.fx cannot trace this {type(model).__name__}, and pruning must know what reads each channel; "
-            "use method 'ghost', which needs no trace"
+            f"this {type(model).__name__} cannot be traced{_without(example_input)}, and pruning must know what reads "
+            "each channel; use method 'ghost', which needs no trace"
         )
     by_name = {unit.name: unit for unit in units}
     sites, reasons = [], {}
@@ -94,6 +97,10 @@ def find_sites(model: nn.Module, units: list[ConvUnit]) -> tuple[list[PruneSite]
         first = next(iter(reasons.items()), ("it has", "no convolution"))
         raise InputError(f"nothing in this {type(model).__name__} can be pruned ({first[0]}: {first[1]})")
     return sites, reasons
+
+
+def _without(example_input: Tensor | None) -> str:
+    return " without an example_input" if example_input is None else ", in training and evaluation"
 
 
 def _choosing(sites: list[PruneSite]) -> list[PruneSite]:

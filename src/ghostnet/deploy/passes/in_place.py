@@ -77,9 +77,12 @@ def without_in_place_work(traced: fx.GraphModule) -> fx.GraphModule:
     taken for dead before, since `relu_(x)` as a statement has no reader of its own.
 
     Raises:
-        NotFollowedError: it writes into a tensor whose memory another one shares that is read afterwards.
+        NotFollowedError: it writes into a part of a tensor (`x[:, 0] = y`), or into a tensor whose memory another one
+            shares that is read afterwards.
     """
     for node in list(traced.graph.nodes):
+        if node.target is operator.setitem:
+            raise NotFollowedError(f"{node} writes into a part of a tensor")
         _write_elsewhere(traced, node)
         _plain_form(node)
         source = node.args[0] if node.args else None

@@ -151,7 +151,7 @@ def fake_quantized(
     names = without_float32_passes(default_passes(target)) if passes is None else passes
     graph = optimize(reference, passes=names, input_size=input_size)
     if not isinstance(graph, fx.GraphModule) or passes_of(graph) is None:
-        raise InputError("the network's code cannot be followed by torch.fx, which int8 fine-tuning needs")
+        raise InputError("the network's code cannot be followed, which int8 fine-tuning needs")
     _round_layers_(graph, weight_bits)
     _round_values_(graph)
     made = FakeQuantized(graph, reference, weight_bits)
