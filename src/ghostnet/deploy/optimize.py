@@ -30,6 +30,7 @@ from ghostnet.deploy.fold import deployed_ghost, folded, is_foldable, is_ghost
 from ghostnet.deploy.manifest import float32_passes, without_float32_passes
 from ghostnet.deploy.passes import NEED_SIZES, apply_passes, checked_passes, default_passes
 from ghostnet.deploy.passes.in_place import NotFollowedError
+from ghostnet.deploy.passes.scale_shift import ScaleShift
 from ghostnet.deploy.passes.winograd import WinogradConv2d
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d, ReparamConv2d, fuse_reparameterised
@@ -177,7 +178,7 @@ class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if has_own_forward(m):
             return False
-        whole = isinstance(m, (AffineOperation, WaveletOperation, WinogradConv2d))
+        whole = isinstance(m, (AffineOperation, WaveletOperation, WinogradConv2d, ScaleShift))
         return whole or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -19,6 +19,7 @@ from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
 from ghostnet.deploy.passes.head import head
 from ghostnet.deploy.passes.operations import note_shapes
 from ghostnet.deploy.passes.pixel_products import pixel_products
+from ghostnet.deploy.passes.scale_shift import scale_shift
 from ghostnet.deploy.passes.split import join_late, pad_eights, pad_halves, split, split_residuals
 from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
 from ghostnet.deploy.passes.twin import twin, twin_rest
@@ -43,6 +44,7 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "pad_halves": pad_halves,
     "pad_eights": pad_eights,
     "pixel_products": pixel_products,  # behind those that join squeeze-excite
+    "scale_shift": scale_shift,
     "channels_last": channels_last,
 }
 NEED_SIZES = frozenset({"winograd"})  # passes that read the sizes of maps
