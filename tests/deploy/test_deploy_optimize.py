@@ -95,6 +95,33 @@ def test_a_norm_behind_a_linear_ghost_convolution_folds_exactly(arguments: dict[
     assert not any(isinstance(module, (nn.Dropout, GhostConv2d)) for module in result.modules())
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("how", [{"stride": 2, "output_padding": 1}, {"padding": 1, "dilation": 2}])
+def test_a_norm_behind_a_transposed_convolution_folds_exactly(
+    groups: int, bias: bool, how: dict[str, int]
+) -> None:
+    up = nn.ConvTranspose2d(4, 8, 3, groups=groups, bias=bias, **how)
+    model = randomise_(nn.Sequential(nn.Conv2d(3, 4, 1), up, nn.BatchNorm2d(8), nn.ReLU()))
+    result = optimize(model, input_size=(3, 12, 12))
+    assert error_of(model, result) < 1e-5
+    assert norms_in(result) == 0
+
+
+@pytest.mark.parametrize(("kind", "size"), [(1, (4, 9)), (3, (4, 5, 5, 5))])
+def test_norms_behind_transposed_convolutions_of_other_dimensions_fold_too(
+    kind: int, size: tuple[int, ...]
+) -> None:
+    up = getattr(nn, f"ConvTranspose{kind}d")(4, 6, 3, groups=2, stride=2)
+    model = nn.Sequential(up, getattr(nn, f"BatchNorm{kind}d")(6)).eval()
+    nn.init.uniform_(model[1].running_var, 0.5, 2)
+    nn.init.normal_(model[1].weight)
+    result = optimize(model, input_size=size)
+    images = torch.randn(2, *size)
+    torch.testing.assert_close(result(images), model(images), atol=1e-5, rtol=1e-5)
+    assert not any("BatchNorm" in type(module).__name__ for module in result.modules())
+
+
 @pytest.mark.parametrize("order", [False, True])
 @pytest.mark.parametrize("ratio", [2, 3])
 def test_the_norm_form_folds_exactly(order: bool, ratio: int) -> None:

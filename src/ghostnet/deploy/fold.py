@@ -19,7 +19,8 @@ from ghostnet.nn import DepthwiseOperation, GhostConv2d
 from ghostnet.nn.own_forward import has_own_forward
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 def is_ghost(module: nn.Module) -> bool:
@@ -71,9 +72,14 @@ def scaled_convolution(conv: nn.Module, scale: torch.Tensor, shift: torch.Tensor
     weight, bias = fused.weight, fused.bias
     if not isinstance(weight, torch.Tensor):
         raise TypeError(f"{type(conv).__name__} has no weight to scale")
-    shaped = scale.view(-1, *[1] * (weight.dim() - 1))
+    sides = [1] * (weight.dim() - 2)
+    if isinstance(conv, TRANSPOSED):  # a weight (C_in, C_out / groups, ...)
+        shaped = scale.view(conv.groups, 1, -1, *sides)
+        scaled = (weight.double().unflatten(0, (conv.groups, -1)) * shaped).flatten(0, 1)
+    else:
+        scaled = weight.double() * scale.view(-1, 1, *sides)
     offset = bias.double() * scale + shift if isinstance(bias, torch.Tensor) else shift
-    fused.weight = nn.Parameter((weight.double() * shaped).to(weight), requires_grad=False)
+    fused.weight = nn.Parameter(scaled.to(weight), requires_grad=False)
     fused.bias = nn.Parameter(offset.to(weight), requires_grad=False)
     return fused
 
