@@ -1,8 +1,10 @@
-"""Ctrl-C, a real SIGINT: the step is finished, the checkpoint is one step's state, resumed runs give the same bits."""
+"""Ctrl-C, a real SIGINT, and SIGTERM: the checkpoint is one step's state, and resumed runs give the same bits."""
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -162,3 +164,71 @@ def test_what_is_trained_to_the_end_is_kept_for_what_follows(tmp_path):
     assert (result.steps, steps) == (8, [])
     pairs = zip(trained.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_processes_that_decode_are_ended_by_sigterm(tmp_path):
+    """However their parent takes it: that is how it ends them."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        (tmp_path / "a").mkdir()
+        for number in range(20):
+            Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"{number}.png")
+        look = {"preprocessing": Preprocessing(8), "workers": 1}
+        found = iter(ImageBatches(ImageFolder(tmp_path), 1, augmentation=CropAugmentation(), **look))
+        next(found)
+        (process,) = multiprocessing.active_children()
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(timeout=20)
+        assert process.exitcode == -signal.SIGTERM
+        del found
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+TRAINING = """
+import os, signal, sys
+from torch import nn
+
+norms = []
+
+
+def stop_in_the_third_step(module, *_):
+    if isinstance(module, nn.BatchNorm2d) and module.training:
+        norms.append(module)
+        if norms.count(norms[0]) == 3 and module is norms[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's background job has it
+    nn.modules.module.register_module_forward_hook(stop_in_the_third_step)
+    from ghostnet.__main__ import main
+
+    main()
+"""
+
+
+def test_sigterm_ends_a_command_like_ctrl_c(tmp_path):
+    """Containers and queues send it first, and kill later."""
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / label / f"{number}.png")
+    (tmp_path / "main.py").write_text(TRAINING)
+    command = [sys.executable, "main.py", "train", "--data", "images", "--model", "resnet20"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, "--out", "out", "epochs=3", "batch_size=4"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "ghostnet: interrupted; continue with the same command" in done.stderr
+    assert "Traceback" not in done.stderr
+    (checkpoint,) = (tmp_path / "out").rglob("*.checkpoint")
+    steps, norms = steps_of(checkpoint)
+    assert {steps} == norms == {3}

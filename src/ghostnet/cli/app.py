@@ -7,9 +7,11 @@ traceback. No verb imports torch before it runs, so that `--help` answers at onc
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import typer
 
@@ -137,7 +139,14 @@ def main() -> None:
         # what the terminal cannot write must not end a command that is done; other ways than "strict" never do
         if hasattr(stream, "reconfigure") and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # torchrun means it: its processes wait for one that is gone
+        signal.signal(signal.SIGTERM, _stop)
     sys.exit(run())
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """Take SIGTERM, the end that containers and queues announce, for a Ctrl-C: nothing half-written stays."""
+    raise KeyboardInterrupt
 
 
 def _goes_on(arguments: Sequence[str]) -> bool:

@@ -140,5 +140,9 @@ def _from_deep_grey(image: Any) -> object:
 
 
 def leave_interrupts_to_parent(_worker: int) -> None:
-    """Let a process that decodes live through Ctrl-C, for the step that its parent still finishes."""
+    """Let a process that decodes live through Ctrl-C, for the step that its parent still finishes, not SIGTERM.
+
+    That is how the parent ends it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -88,6 +88,7 @@ def _alone(work: Callable[[Run], None], run: Run, threads: int) -> None:
     import torch
 
     os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background job ignores it
     sys.stderr = _Lines(sys.stderr.buffer, encoding="utf-8", line_buffering=True)
     torch.set_num_threads(threads)
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C while a network trains: the step that has begun is finished first, so that what is saved is one step's state.
+"""Ctrl-C or SIGTERM while a network trains: the step is finished first, so that what is saved is one step's state.
 
 In the middle of a step the batch norms have seen a batch that the weights have not; a run that went on from there would
 end elsewhere than one left alone.
@@ -19,7 +19,7 @@ class Interrupts:
     """While the block runs, Ctrl-C is put off to the end of a step; a second one is not.
 
     The handler is installed in the main thread only, and not over one that ignores the signal or is not Python's:
-    there Ctrl-C does what it did.
+    there Ctrl-C does what it did. The same goes for SIGTERM, which the command line takes for a Ctrl-C.
 
     Args:
         say: tell on standard error that a step is being finished.
@@ -35,20 +35,21 @@ class Interrupts:
     def __init__(self, *, say: bool = False) -> None:
         self._say = say
         self._asked = False
-        self._old: Any = None
+        self._old: dict[signal.Signals, Any] = {}
         self.within_step = False
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            old = signal.getsignal(signal.SIGINT)
-            if callable(old):
-                self._old = old
-                signal.signal(signal.SIGINT, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                old = signal.getsignal(number)
+                if callable(old):
+                    self._old[number] = old
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
+        for number, old in self._old.items():
+            signal.signal(number, old)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._asked or not self.within_step:
