@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -261,6 +262,29 @@ def test_what_a_run_does_not_tell_is_refused(function: Any) -> None:
     with pytest.raises(NotRecordedError, match=REFUSED[function]):
         trace_run(Tracer(), Code(function), EXAMPLE)
     assert nn.Module.__call__ is call
+
+
+def test_maps_are_let_go_as_they_are_without_a_trace() -> None:
+    def code(self: Code, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        first = weakref.ref(y)
+        y = y * 2
+        assert first() is None
+        for number in range(50):  # each constant takes the place of the one before
+            y = y + torch.full((4, 1, 1), float(number))
+        return y
+
+    model = Code(code)
+    graph = graph_of(model)
+    images = torch.rand(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(images), 2 * model.conv(images) + sum(range(50)))
+
+
+def test_hooks_of_the_network_itself_are_no_part_of_its_graph() -> None:
+    model = Code(lambda self, x: self.conv(x) if len(x) else x)
+    model.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    assert called(graph_of(model)) == ["conv"]
 
 
 def test_what_a_forward_raises_comes_through() -> None:

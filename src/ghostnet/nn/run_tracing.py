@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import inspect
 import operator
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def trace_run(tracer: fx.Tracer, model: nn.Module, example: Tensor) -> fx.Graph:
     images = torch.cat([example[:1]] * 2).clone()
     before = {name: value.clone() for name, value in model.named_buffers()}
     recorder = _Recorder(tracer, model)
-    with torch.no_grad(), _same_random_numbers():
+    with torch.no_grad(), _same_random_numbers(images.device):
         recorder.run(images.clone())
     _put_back(model, before)
     _check(model, recorder.graph, images)
@@ -88,8 +89,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.tracer, self.model = tracer, model
         self.graph = fx.Graph(tracer_cls=type(tracer))
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[object] = []  # ids are only unique while the tensors live
+        self._nodes: dict[int, fx.Node] = {}  # by the ids of tensors that live
         self._of_sizes: set[fx.Node] = set()  # what no pixel decides
         self._paused = False
         self._paths = {module: name for name, module in model.named_modules() if name}
@@ -98,7 +98,7 @@ class _Recorder(TorchFunctionMode):
             *model.named_buffers(remove_duplicate=False),
         ]
         self._named = {id(value): name for name, value in reversed(named)}
-        self._alive += [value for _, value in named]
+        self._values = [value for _, value in named]  # which code may let go
 
     def run(self, images: Tensor) -> None:
         """Run the network and finish the graph."""
@@ -106,10 +106,8 @@ class _Recorder(TorchFunctionMode):
         if first is None:
             raise NotRecordedError("forward takes no images")
         variadic = first.kind in (first.VAR_POSITIONAL, first.VAR_KEYWORD)
-        self._images, self._device = (
-            self.graph.placeholder("images" if variadic else first.name),
-            images.device,
-        )
+        self._images = self.graph.placeholder("images" if variadic else first.name)
+        self._device = images.device
         self._keep(images, self._images)
         with self, self._whole_modules():
             answer = self.model.forward(images)
@@ -174,7 +172,7 @@ class _Recorder(TorchFunctionMode):
         result = func(*args)
         source = self._node_of(tensor)
         if name == "shape":
-            return self._size(source, Origin(self.graph, getattr, (source, "shape")), result)
+            return self._sides(Origin(self.graph, getattr, (source, "shape")), result)
         if isinstance(result, Tensor):  # data, T, real, ...
             node = self.graph.call_function(getattr, (source, name))
             if source in self._of_sizes:
@@ -185,14 +183,11 @@ class _Recorder(TorchFunctionMode):
     def _sizes(self, name: str, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         result = func(*plain(args), **plain(kwargs))
         method = Origin(self.graph, name, (self._node_of(args[0]), *plain(args[1:])), plain(kwargs))
-        return SizeInt(result, method) if isinstance(result, int) else self._size(args[0], method, result)
+        return SizeInt(result, method) if isinstance(result, int) else self._sides(method, result)
 
-    def _size(self, _source: object, origin: Origin, size: torch.Size) -> torch.Size:
-        parts = [
-            SizeInt(side, Origin(self.graph, operator.getitem, (origin, index)))
-            for index, side in enumerate(size)
-        ]
-        return torch.Size(parts)
+    def _sides(self, origin: Origin, size: torch.Size) -> torch.Size:
+        parts = (Origin(self.graph, operator.getitem, (origin, index)) for index in range(len(size)))
+        return torch.Size([SizeInt(side, part) for side, part in zip(size, parts, strict=True)])
 
     @contextlib.contextmanager
     def _whole_modules(self) -> Iterator[None]:
@@ -224,7 +219,7 @@ class _Recorder(TorchFunctionMode):
         """Let what a node gave stand for it from now on, also where it was written in place."""
         if isinstance(result, Tensor):
             self._nodes[id(result)] = node
-            self._alive.append(result)
+            weakref.finalize(result, self._nodes.pop, id(result), None).atexit = False
         elif isinstance(result, Mapping):
             for key, value in result.items():
                 self._keep_part(value, node, key)
@@ -246,9 +241,9 @@ class _Recorder(TorchFunctionMode):
             if name is None:
                 name = _free_name(self.model)
                 setattr(self.model, name, tensor.detach().clone())
-            self._nodes[id(tensor)] = self.graph.get_attr(name)
-            self._of_sizes.add(self._nodes[id(tensor)])
-            self._alive.append(tensor)
+            node = self.graph.get_attr(name)
+            self._of_sizes.add(node)
+            self._keep(tensor, node)
         return self._nodes[id(tensor)]
 
     def _is_of_sizes(self, tensor: Tensor) -> bool:
@@ -310,9 +305,9 @@ def _free_name(model: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
     """Draw the same random numbers each time, and leave the generators as they were."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         yield
 
@@ -330,9 +325,9 @@ def _check(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
     """Compare what the graph answers with what the model does, on other images of another number."""
     generator = torch.Generator().manual_seed(0)
     others = torch.rand(3, *images.shape[1:], generator=generator).to(images)
-    with _same_random_numbers():
-        expected = list(values_in(model(others.clone())))
-    with _same_random_numbers():
+    with _same_random_numbers(images.device):
+        expected = list(values_in(model.forward(others.clone())))  # hooks of the network itself are no part
+    with _same_random_numbers(images.device):
         found = list(values_in(fx.GraphModule(model, graph)(others.clone())))
     if len(expected) != len(found) or not all(map(_agree, expected, found)):
         raise NotRecordedError("the graph answers something else than the network")
