@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from ghostnet.convert import ghostify
 from ghostnet.deploy import export, optimize
 from ghostnet.deploy.optimize import traced
+from ghostnet.deploy.passes import PASSES
 from ghostnet.nn import GhostConv2d
 
 SIZE = (3, 16, 16)
@@ -157,3 +158,51 @@ def test_convolutions_of_a_class_of_their_own_are_folded_where_fx_follows_them_t
     assert not any(
         isinstance(module, nn.BatchNorm2d) for module in optimize(model, input_size=SIZE).modules()
     )
+
+
+class HiddenFromRewrites(Detector):
+    """Writes into a view, where no pass looks."""
+
+    def forward(self, x: Tensor) -> Any:
+        boxes, maps = super().forward(x)
+        return torch.ops.aten.silu_(boxes[:, :2]) + boxes[:, :2], maps
+
+
+@pytest.mark.parametrize("how", ["raises", "answers something else"])
+def test_where_a_pass_goes_wrong_norms_are_folded_in_their_order(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(graph: fx.GraphModule) -> fx.GraphModule:
+        if how == "raises":
+            raise KeyError("a node that nobody expects")
+        for module in graph.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias = nn.Parameter(module.bias + 1)
+        return graph
+
+    monkeypatch.setitem(PASSES, "head", wrong)
+    model = Detector()
+    model.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.SiLU()).eval()
+    result = optimize(model, input_size=SIZE)
+    assert not isinstance(result, fx.GraphModule)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in result.stem.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in result.left.modules())
+    images = torch.randn(2, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(result(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_keeps_its_type() -> None:
+    model = Detector().bfloat16()
+    images = torch.randn(2, *SIZE).bfloat16()
+    result = optimize(model, input_size=SIZE)
+    with torch.no_grad():
+        assert [part.dtype for part in result(images)] == [part.dtype for part in model(images)]
+
+
+def test_writing_into_a_view_in_an_operator_changes_nothing_unseen() -> None:
+    model = HiddenFromRewrites()
+    result = optimize(model, input_size=SIZE)
+    images = torch.randn(2, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(result(images), model(images), atol=1e-5, rtol=1e-5)

@@ -25,9 +25,10 @@ def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
         example: one input of the size that the copy is for.
     """
     fixed = copy_model(model)
+    watched = copy_model(model)  # another one, since code may keep what it computes
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    handles = []
-    for name, module in fixed.named_modules():
+    hooked = False
+    for name, module in watched.named_modules():
         if (
             name
             and isinstance(module, nn.Conv2d)
@@ -38,11 +39,10 @@ def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
             def note(_: nn.Module, args: Any, kwargs: Any, output: Tensor, name: str = name) -> None:
                 seen.setdefault(name, []).append((input_of(args, kwargs).clone(), output.clone()))
 
-            handles.append(module.register_forward_hook(note, with_kwargs=True))
-    if handles:
-        fixed(example)
-    for handle in handles:
-        handle.remove()
+            module.register_forward_hook(note, with_kwargs=True)
+            hooked = True
+    if hooked:
+        watched(example)
     for name, runs in seen.items():
         plain = _plain(fixed.get_submodule(name), runs[0][0])
         if all(_same(plain, inputs, output) for inputs, output in runs):
