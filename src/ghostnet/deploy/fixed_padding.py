@@ -20,29 +20,25 @@ from ghostnet.nn.edits import replace_module_
 def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
     """Return a copy in which convolutions of a class of their own are plain ones, where that gives the same maps.
 
+    A network without such convolutions is given back itself.
+
     Args:
         model: in evaluation mode; it is not changed.
         example: one input of the size that the copy is for.
     """
+    own = [name for name, module in model.named_modules() if name and _is_of_a_class_of_its_own(module)]
+    if not own:
+        return model
     fixed = copy_model(model)
     watched = copy_model(model)  # another one, since code may keep what it computes
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    hooked = False
-    for name, module in watched.named_modules():
-        if (
-            name
-            and isinstance(module, nn.Conv2d)
-            and type(module) is not nn.Conv2d
-            and not _is_hooked(module)
-        ):
+    for name in own:
 
-            def note(_: nn.Module, args: Any, kwargs: Any, output: Tensor, name: str = name) -> None:
-                seen.setdefault(name, []).append((input_of(args, kwargs).clone(), output.clone()))
+        def note(_: nn.Module, args: Any, kwargs: Any, output: Tensor, name: str = name) -> None:
+            seen.setdefault(name, []).append((input_of(args, kwargs).clone(), output.clone()))
 
-            module.register_forward_hook(note, with_kwargs=True)
-            hooked = True
-    if hooked:
-        watched(example)
+        watched.get_submodule(name).register_forward_hook(note, with_kwargs=True)
+    watched(example)
     for name, runs in seen.items():
         plain = _plain(fixed.get_submodule(name), runs[0][0])
         if all(_same(plain, inputs, output) for inputs, output in runs):
@@ -57,8 +53,9 @@ def _replace_everywhere_(model: nn.Module, old: nn.Module, new: nn.Module) -> No
             replace_module_(model, name, new)
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_of_a_class_of_its_own(module: nn.Module) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return isinstance(module, nn.Conv2d) and type(module) is not nn.Conv2d and not hooked
 
 
 def _same(plain: nn.Module, inputs: Tensor, output: Tensor) -> bool:
