@@ -90,6 +90,23 @@ def test_wrappers_that_train_are_refused(verb: str) -> None:
         call(Trainer())
 
 
+def test_networks_with_a_mode_of_their_own_are_taken() -> None:
+    class Frozen(nn.Sequential):
+        def train(self, training: bool = True) -> nn.Module:  # type: ignore[override]
+            return super().train(training)
+
+    class Passes(nn.Sequential):
+        def train(self, *modes: bool) -> nn.Module:  # type: ignore[override]
+            return super().train(*modes)
+
+    class Required(nn.Sequential):
+        def train(self, mode: bool) -> nn.Module:
+            return super().train(mode)
+
+    for kind in (Frozen, Passes, Required):
+        assert profile(kind(nn.Conv2d(3, 8, 1)), (3, 4, 4)).macs == 384
+
+
 def test_a_wrapper_of_nothing_is_refused_too() -> None:
     class Empty(nn.Module):
         def train(self) -> None:  # type: ignore[override]

@@ -23,12 +23,18 @@ def check_network(model: nn.Module, verb: str) -> None:
         verb: name of the function that it was given to, for the message.
 
     Raises:
-        InputError: `train` takes no `mode`.
+        InputError: what `train` takes first is no switch.
 
     Example:
         >>> check_network(nn.ReLU(), "profile")
     """
-    if "mode" not in inspect.signature(type(model).train).parameters:
+    _, *given = inspect.signature(type(model).train).parameters.values()
+    switches = given and (
+        given[0].name == "mode"
+        or isinstance(given[0].default, bool)
+        or given[0].kind is given[0].VAR_POSITIONAL
+    )
+    if not switches:
         children = {name: sum(1 for _ in child.modules()) for name, child in model.named_children()}
         inside = f": its `{max(children, key=children.__getitem__)}`" if children else ""
         raise InputError(

@@ -146,9 +146,8 @@ def _rewritten(
             return _by_passes(graph, names, example)
     elif by_run and example is not None and (graph := traced(working, example)) is not None:
         graph.meta[_BY_RUN] = True
-        with contextlib.suppress(
-            Exception
-        ):  # the code of libraries holds more than the passes were written for
+        # the code of libraries holds more than the passes were written for
+        with contextlib.suppress(Exception):
             return _by_passes(graph, names, example)
     folded_model = _optimized_by_order(working, example) if "fold_batch_norm" in names else working
     return _with_deployed_ghosts(folded_model).eval()

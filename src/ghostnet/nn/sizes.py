@@ -44,7 +44,22 @@ class Origin:
         return self._node
 
 
-class SizeInt(int):
+class _Remembering:
+    """A number that knows its origin; copies and pickles of it are plain."""
+
+    origin: Origin
+
+    def __new__(cls, value: float, origin: Origin) -> Any:
+        made = super().__new__(cls, value)  # type: ignore[call-arg]  # int and float take it
+        made.origin = origin
+        return made
+
+    def __reduce__(self) -> tuple[type, tuple[float]]:
+        number = plain(self)
+        return type(number), (number,)
+
+
+class SizeInt(_Remembering, int):
     """A size of a tensor, or an integer computed of sizes.
 
     Example:
@@ -55,29 +70,9 @@ class SizeInt(int):
         (2, '%floordiv : [num_users=0] = call_function[target=operator.floordiv](args = (%size, 2), kwargs = {})')
     """
 
-    origin: Origin
 
-    def __new__(cls, value: int, origin: Origin) -> SizeInt:
-        made = super().__new__(cls, value)
-        made.origin = origin
-        return made
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return int, (int(self),)
-
-
-class SizeFloat(float):
+class SizeFloat(_Remembering, float):
     """A floating number computed of sizes."""
-
-    origin: Origin
-
-    def __new__(cls, value: float, origin: Origin) -> SizeFloat:
-        made = super().__new__(cls, value)
-        made.origin = origin
-        return made
-
-    def __reduce__(self) -> tuple[type, tuple[float]]:
-        return float, (float(self),)
 
 
 def plain(value: Any) -> Any:
