@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ghostnet.data import (
     Preprocessing,
     TensorBatches,
 )
+from ghostnet.data.decode import leave_interrupts_to_parent
 from ghostnet.models import create_model
 from ghostnet.train import StackedBatches, StackedNetworks, TrainSettings, fit
 
@@ -166,22 +168,27 @@ def test_what_is_trained_to_the_end_is_kept_for_what_follows(tmp_path):
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_processes_that_decode_are_ended_by_sigterm(tmp_path):
+def _decodes(begun):
+    leave_interrupts_to_parent(0)
+    begun.set()
+    time.sleep(60)
+
+
+def test_processes_that_decode_are_ended_by_sigterm():
     """However their parent takes it: that is how it ends them."""
+    context = multiprocessing.get_context("fork")  # what is forked takes its parent's handlers over
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        (tmp_path / "a").mkdir()
-        for number in range(20):
-            Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"{number}.png")
-        look = {"preprocessing": Preprocessing(8), "workers": 1}
-        found = iter(ImageBatches(ImageFolder(tmp_path), 1, augmentation=CropAugmentation(), **look))
-        next(found)
-        (process,) = multiprocessing.active_children()
-        with pytest.raises(RuntimeError, match=r"DataLoader worker .*(killed by signal|exited unexpectedly)"):
-            os.kill(process.pid, signal.SIGTERM)
-            list(found)
+        begun = context.Event()
+        process = context.Process(target=_decodes, args=(begun,))
+        process.start()
+        assert begun.wait(20)
+        process.terminate()
+        process.join(timeout=20)
+        assert process.exitcode == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
+        process.kill()
 
 
 TRAINING = """
