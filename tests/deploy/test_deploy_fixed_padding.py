@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -28,6 +30,23 @@ class Same(nn.Conv2d):
         return self.factor * super().forward(
             F.pad(input, [part for each in pad for part in (each // 2, -(-each // 2))])
         )
+
+
+class AsItSays(nn.Conv2d):
+    """Computes what its settings say, as transformers' depthwise convolutions do."""
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"padding": 2}, {"padding": "same", "stride": 1}, {"padding_mode": "reflect", "padding": 1}]
+)
+def test_a_class_of_its_own_that_adds_nothing_is_plain_at_any_size(how: dict[str, Any]) -> None:
+    model = network()
+    model[3] = AsItSays(8, 16, 3, **{"stride": 2, **how}).eval()
+    fixed = with_fixed_padding(model, torch.randn(2, 3, 12, 12))
+    assert type(fixed[3]) is nn.Conv2d
+    for side in (12, 13, 19):
+        images = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(fixed(images), model(images))
 
 
 class Scaled(Same):

@@ -6,6 +6,7 @@ right and at the bottom, in code that no graph follows (timm's `Conv2dSame`). Fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,9 +41,10 @@ def with_fixed_padding(model: nn.Module, example: Tensor) -> nn.Module:
         watched.get_submodule(name).register_forward_hook(note, with_kwargs=True)
     watched(example)
     for name, runs in seen.items():
-        plain = _plain(fixed.get_submodule(name), runs[0][0])
-        if all(_same(plain, inputs, output) for inputs, output in runs):
-            _replace_everywhere_(fixed, fixed.get_submodule(name), plain)
+        for plain in _candidates(fixed.get_submodule(name), runs[0][0]):
+            if all(_same(plain, inputs, output) for inputs, output in runs):
+                _replace_everywhere_(fixed, fixed.get_submodule(name), plain)
+                break
     return fixed
 
 
@@ -59,38 +61,48 @@ def _is_of_a_class_of_its_own(module: nn.Module) -> bool:
 
 
 def _same(plain: nn.Module, inputs: Tensor, output: Tensor) -> bool:
-    found = plain(inputs)
+    try:
+        found = plain(inputs)
+    except RuntimeError:  # a kernel larger than what that padding leaves
+        return False
     return found.shape == output.shape and torch.allclose(
         found, output, rtol=1e-5, atol=1e-6 * float(output.abs().max())
     )
 
 
-def _plain(module: nn.Module, inputs: Tensor) -> nn.Module:
-    """Return a plain convolution of the same weights that pads as TensorFlow's "SAME" does at this input's size."""
+def _candidates(module: nn.Module, inputs: Tensor) -> Iterator[nn.Module]:
+    """Give what a convolution may be: plain as its settings say, or as TensorFlow's "SAME" is at this input's size."""
     assert isinstance(module, nn.Conv2d)
+    yield _plain(module, module.padding, module.padding_mode)
     before, after = [], []
     sizes = zip(inputs.shape[-2:], module.kernel_size, module.stride, module.dilation, strict=True)
     for side, kernel, stride, dilation in sizes:
         missing = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
         before.append(missing // 2)
         after.append(missing - missing // 2)
-    even = before == after
+    if before == after:
+        yield _plain(module, (before[0], before[1]))
+    else:
+        yield nn.Sequential(nn.ZeroPad2d((before[1], after[1], before[0], after[0])), _plain(module, (0, 0)))
+
+
+def _plain(module: nn.Conv2d, padding: Any, padding_mode: str = "zeros") -> nn.Conv2d:
+    """Return a plain convolution of the same weights."""
     plain = nn.Conv2d(
         module.in_channels,
         module.out_channels,
         module.kernel_size,  # type: ignore[arg-type]
         module.stride,  # type: ignore[arg-type]
-        (before[0], before[1]) if even else 0,
+        padding,
         module.dilation,  # type: ignore[arg-type]
         module.groups,
         module.bias is not None,
+        padding_mode,  # type: ignore[arg-type]
         device="meta",
     ).train(module.training)
     plain.weight = _parameter(module.weight)
     plain.bias = None if module.bias is None else _parameter(module.bias)
-    if even:
-        return plain
-    return nn.Sequential(nn.ZeroPad2d((before[1], after[1], before[0], after[0])), plain)
+    return plain
 
 
 def _parameter(value: Tensor) -> nn.Parameter:
