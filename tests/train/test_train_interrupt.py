@@ -110,6 +110,25 @@ def test_an_interrupt_between_steps_saves_at_once(tmp_path):
     assert steps_of(path) == (2, {2})
 
 
+def test_a_programs_own_handler_of_sigterm_is_called_between_steps():
+    found, model, passes = [], small(), []
+
+    def hook(*_):
+        passes.append(1)
+        if len(passes) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert found == []
+
+    model.register_forward_hook(hook)
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: found.append(number))
+    try:
+        result = fit(model, batches(), SETTINGS, progress=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [signal.SIGTERM]
+    assert result.steps == 8
+
+
 def test_stacked_networks_finish_their_step_too(tmp_path):
     path = tmp_path / "run.checkpoint"
     stacked = StackedNetworks([small(), small()])

@@ -19,7 +19,7 @@ class Interrupts:
     """While the block runs, Ctrl-C is put off to the end of a step; a second one is not.
 
     The handler is installed in the main thread only, and not over one that ignores the signal or is not Python's:
-    there Ctrl-C does what it did. The same goes for SIGTERM, which the command line takes for a Ctrl-C.
+    there Ctrl-C does what it did. SIGTERM is put off likewise, and then goes to the program's own handler of it.
 
     Args:
         say: tell on standard error that a step is being finished.
@@ -34,7 +34,7 @@ class Interrupts:
 
     def __init__(self, *, say: bool = False) -> None:
         self._say = say
-        self._asked = False
+        self._asked: tuple[int, FrameType | None] | None = None
         self._old: dict[signal.Signals, Any] = {}
         self.within_step = False
 
@@ -51,10 +51,11 @@ class Interrupts:
         for number, old in self._old.items():
             signal.signal(number, old)
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._asked or not self.within_step:
-            raise KeyboardInterrupt
-        self._asked = True
+            self._pass_on(number, frame)
+            return
+        self._asked = number, frame
         if self._say:
             print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
@@ -68,5 +69,12 @@ class Interrupts:
         self.within_step = True
         yield  # an error in the block passes by what follows: its step is not whole
         self.within_step = False
-        if self._asked:
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            self._pass_on(*asked)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:  # a program's own handler may ask a queue for another turn, and go on
+            self._old[signal.SIGTERM](number, frame)
+        else:
             raise KeyboardInterrupt
