@@ -62,7 +62,7 @@ def test_pruning_takes_dead_channels_and_nothing_else() -> None:
             layer.weight[channels], layer.bias[channels] = 0, 0
         model.norm.running_mean.zero_(), model.norm.bias.zero_()
     sites, _ = find_sites(model, find_units(model, IMAGES), IMAGES)
-    assert {site.name: site.reader for site in sites} == {"first": "second", "second": "third"}
+    assert {site.name: site.readers for site in sites} == {"first": ("second",), "second": ("third",)}
     pruned, _ = prune(model, "l1", macs=0.4, example_input=IMAGES)
     with torch.no_grad():
         torch.testing.assert_close(pruned(IMAGES), model(IMAGES))

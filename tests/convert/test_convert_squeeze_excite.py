@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import ghostnet
 from ghostnet.convert import PRUNE_METHODS, find_units, prune
 from ghostnet.convert.pruning.budget import Budget
+from ghostnet.convert.pruning.cut import narrow_
 from ghostnet.convert.pruning.job import PruneJob
 from ghostnet.convert.pruning.reconstruct import prune_channel, prune_thinet
-from ghostnet.convert.pruning.sites import PruneSite, find_sites, narrow_
+from ghostnet.convert.pruning.sites import PruneSite, find_sites
 from ghostnet.models import create_outside
 
 
@@ -56,16 +57,17 @@ _FORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "clipped": lambda block, maps: torch.mul(maps, block.factors(maps).clamp(0.0, 1.0)),  # type: ignore[operator]
 }
 _REFUSED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-    "factors read twice": lambda block, maps: _twice(maps, torch.sigmoid(block.factors(maps))),  # type: ignore[operator]
-    "maps multiplied by themselves": lambda block, maps: maps * maps + 0 * block.factors(maps),  # type: ignore[operator]
+    "a sum of maps and of something else": lambda block, maps: maps * maps + 0 * block.factors(maps),  # type: ignore[operator]
     "factors of another order": lambda block, maps: maps * torch.sigmoid(block.factors(maps)).flip(1),  # type: ignore[operator]
-    "one factor for all channels": lambda block, maps: maps * torch.sigmoid(block.single(maps)),  # type: ignore[operator]
     "a softmax over channels": lambda block, maps: maps * torch.softmax(block.factors(maps), 1),  # type: ignore[operator]
 }
 
 
-def _twice(maps: Tensor, factors: Tensor) -> Tensor:
-    return maps * factors + factors
+_REASONS = {
+    "a sum of maps and of something else": "meet others in an addition",
+    "factors of another order": "multiplied by what is not known",
+    "a softmax over channels": "multiplied by what is not known",
+}
 
 
 def _random_(model: nn.Module) -> nn.Module:
@@ -83,8 +85,8 @@ def _without(model: nn.Module, site: PruneSite, gone: Tensor) -> nn.Module:
     """Return a network that reads none of a site's channels `gone`, all of its layers as they were."""
     model = copy.deepcopy(model)
     with torch.no_grad():
-        for path in (site.reader, *site.squeezes):
-            model.get_submodule(path).weight[:, gone] = 0  # type: ignore[index, operator]
+        for path, index in site.inputs.items():
+            model.get_submodule(path).weight[:, torch.isin(index, gone)] = 0  # type: ignore[index, operator]
     return model
 
 
@@ -95,9 +97,9 @@ def test_channels_are_cut_from_the_gate_that_scales_them(form: str) -> None:
     assert reasons["excite"] == "it scales the channels of expand, and loses them with it"
     found = {site.name: site for site in sites}
     site = found["expand"]
-    assert (site.reader, site.gates, site.squeezes) == ("project", ("excite",), ("squeeze",))
-    assert site.followers == ("depthwise", "norm")
-    assert found["squeeze"].reader == "excite"
+    assert (site.readers, site.gates, site.squeezes) == (("project",), ("excite",), ("squeeze",))
+    assert site.followers.keys() == {"depthwise", "norm"}
+    assert found["squeeze"].readers == ("excite",)
     kept = torch.tensor([0, 3, 4, 9, 15])
     gone = torch.tensor([index for index in range(16) if index not in kept])
     expected = _without(model, site, gone)(images)
@@ -106,16 +108,23 @@ def test_channels_are_cut_from_the_gate_that_scales_them(form: str) -> None:
     torch.testing.assert_close(model(images), expected)
 
 
-def test_factors_that_something_else_reads_keep_the_maps() -> None:
+def test_factors_that_something_else_reads_are_cut_for_it_too() -> None:
     class Read(Block):
         def forward(self, images: Tensor) -> Tensor:
             maps = self.expand(images)
             factors = torch.sigmoid(self.factors(maps))
             return self.project(maps * factors) + self.single(factors)
 
-    sites, reasons = find_sites(model := _random_(Read(_hand_written)), find_units(model))
-    assert {site.name for site in sites} == {"squeeze"}
-    assert "its channels meet others" in reasons["expand"]
+    model, images = _random_(Read(_hand_written)), torch.randn(2, 3, 8, 8)
+    sites, _ = find_sites(model, find_units(model))
+    found = {site.name: site for site in sites}
+    assert found["expand"].writers == ("expand", "excite")  # no gate alone: its own channels count, too
+    assert found["expand"].readers == ("squeeze", "project", "single")
+    kept = torch.tensor([1, 2, 3, 8])
+    gone = torch.tensor([index for index in range(16) if index not in kept])
+    expected = _without(model, found["expand"], gone)(images)
+    narrow_(model, sites, {"expand": kept})
+    torch.testing.assert_close(model(images), expected)
 
 
 _BOTH_SIDES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -159,7 +168,7 @@ def test_what_is_no_factor_for_each_channel_is_left_alone(form: str) -> None:
     model = _random_(nn.Sequential(Block(_REFUSED[form]), nn.Conv2d(5, 6, 1), nn.Conv2d(6, 2, 1)))
     sites, reasons = find_sites(model, find_units(model))
     assert "0.expand" not in {site.name for site in sites}
-    assert "its channels meet others" in reasons["0.expand"]
+    assert _REASONS[form] in reasons["0.expand"]
 
 
 def test_a_gate_that_must_stay_keeps_the_maps() -> None:
@@ -175,7 +184,7 @@ def test_a_gate_that_must_stay_keeps_the_maps() -> None:
         ("timm:mobilenetv3_small_050", 9),
         ("torchvision:mobilenet_v3_small", 9),
         ("timm:efficientnet_b0", 16),
-        ("timm:ese_vovnet19b_dw", 1),
+        ("timm:ese_vovnet19b_dw", 4),
     ],
 )
 def test_the_blocks_of_known_networks_are_places(name: str, gates: int) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor, fx, nn
 import ghostnet
 from ghostnet.convert import prune
 from ghostnet.deploy import optimize
-from ghostnet.errors import InputError
 
 
 class Asks(nn.Module):
@@ -37,10 +36,9 @@ def test_a_trace_goes_the_way_of_tensors() -> None:
         assert torch.allclose(result(images), model(images), atol=1e-5)
     reasons = {row.name: row.reason for row in ghostnet.ghostify(model, init="random")[1].layers}
     assert reasons["second"] is None
-    with pytest.raises(
-        InputError, match="its channels meet others"
-    ):  # where the shortcut is left out, both are cut
-        prune(model, "l1", macs=0.7, example_input=images)
+    pruned, report = prune(model, "l1", macs=0.7, example_input=images)
+    assert report.converted == ["first", "second"]
+    assert pruned.last.in_channels == pruned.first.out_channels + pruned.second.out_channels
 
 
 class PadsByStride(nn.Module):

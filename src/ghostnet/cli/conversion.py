@@ -58,6 +58,7 @@ class Conversion:
     plan_result: Path | None
     costs: Path | None
     multiple: int | None
+    streams: bool
     seed: int
     force: bool
     as_json: bool
@@ -131,7 +132,7 @@ class Conversion:
             (self.calibration is not None, "--calibration", ("images", "normalisation", "keep_plain")),
             (self.init == "dense", "--init dense", ("keep_plain",)),
             (self.calibration == "cifar10", "--calibration cifar10", ("data_dir",)),
-            (not ghost, "pruning methods", ("multiple",)),
+            (not ghost, "pruning methods", ("multiple", "streams")),
             (self.init == "random" or not ghost, by_chance, ("seed",)),
         ]
 
@@ -201,7 +202,7 @@ class Conversion:
 
     def _prune(self, model: nn.Module, batches: list[Any] | None, example: Tensor, output: _Output) -> None:
         """Prune to a share of the time, with a plan, or of the MACs."""
-        pruning = Pruning(model, self.method, batches, example, self.seed, self.multiple)
+        pruning = Pruning(model, self.method, batches, example, self.seed, self.multiple, self.streams)
         if self.plan is not None:
             recipe = {**self._recipe(self.plan), "method": self.method}
             files = self.plan_files, self.plan_result

@@ -110,6 +110,14 @@ def convert(
             "MACs.  [default: 1; with --plan 8]",
         ),
     ] = None,
+    streams: Annotated[
+        bool,
+        typer.Option(
+            "--streams",
+            help="For pruning by l1, taylor or sss: layers whose maps are added, as in a residual stream, lose the "
+            "same channels.",
+        ),
+    ] = False,
     seed: Annotated[int, integer_option(help="Of the random initialisation.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -156,6 +164,7 @@ def convert(
         plan_result=plan_result,
         costs=costs,
         multiple=multiple,
+        streams=streams,
         seed=seed,
         force=force,
         as_json=as_json,

@@ -29,6 +29,7 @@ class Pruning:
         example: images of the size that MACs and times are of.
         seed: of what is drawn.
         multiple: of channels that each layer keeps, None for the usual one.
+        streams: layers whose maps are added lose channels together.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Pruning:
     example: Tensor
     seed: int
     multiple: int | None
+    streams: bool
 
 
 def pruned(
@@ -76,6 +78,7 @@ def pruned(
         example_input=pruning.example,
         seed=pruning.seed,
         multiple=1 if pruning.multiple is None else pruning.multiple,
+        streams=pruning.streams,
     )
 
 
@@ -111,6 +114,7 @@ def prune_planned(
         example_input=pruning.example,
         calibration=pruning.batches,
         multiple=multiple,
+        streams=pruning.streams,
         precision=precision or "fp32",
         seed=pruning.seed,
         folder=files,
@@ -119,6 +123,7 @@ def prune_planned(
     if result is not None:
         seconds = time.perf_counter() - started
         recipe = {"name": result.stem, **recipe, "multiple": multiple}
+        recipe |= {"streams": True} if pruning.streams else {}
         recipes.write_record(result, found.to_dict(), seconds=seconds, recipe=recipe, unplaced="plan")
     return Planned(found, network, report)
 

@@ -10,38 +10,11 @@ import operator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS
+from ghostnet.convert.channelwise import role_of, treats_channels_alone
 
-_PRODUCTS = (operator.mul, torch.mul, operator.imul)
-_MODULES = (*ACTIVATIONS, nn.Identity, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout)
-_FUNCTIONS = {
-    *FUNCTIONAL_ACTIVATIONS,
-    torch.sigmoid,
-    torch.tanh,
-    torch.clamp,
-    F.hardsigmoid,
-    F.sigmoid,
-    F.hardtanh,
-}
-_METHODS = {
-    "sigmoid",
-    "sigmoid_",
-    "tanh",
-    "clamp",
-    "clamp_",
-    "relu",
-    "relu_",
-    "add",
-    "add_",
-    "div",
-    "div_",
-    "mul",
-    "mul_",
-}
-_WITH_NUMBERS = {operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.mul, torch.div}
+PRODUCTS = (operator.mul, torch.mul, operator.imul)
 
 
 @dataclass(frozen=True)
@@ -66,7 +39,7 @@ def gate_of(model: nn.Module, product: fx.Node, maps: fx.Node) -> Gate | None:
         maps: one of the product's two factors.
     """
     named = product.op == "call_method" and product.target in ("mul", "mul_")
-    if not (named or (product.op == "call_function" and product.target in _PRODUCTS)) or product.kwargs:
+    if not (named or (product.op == "call_function" and product.target in PRODUCTS)) or product.kwargs:
         return None
     factors = [node for node in product.args if node is not maps]
     if len(product.args) != 2 or len(factors) != 1 or not isinstance(factors[0], fx.Node):
@@ -85,17 +58,10 @@ def _convolution_before(model: nn.Module, node: object) -> fx.Node | None:
             module = model.get_submodule(str(node.target))
             if type(module) is nn.Conv2d:
                 return node if module.groups == 1 else None
-            passes = isinstance(module, _MODULES)
+            passes = role_of(module, flat=False) == "alone"
         else:
-            passes = _treats_channels_alone(node)
+            passes = treats_channels_alone(node, flat=False)
         if not passes or not node.args:
             return None
         node = node.args[0]
     return None
-
-
-def _treats_channels_alone(node: fx.Node) -> bool:
-    numbers = not any(isinstance(value, fx.Node) for value in (*node.args[1:], *node.kwargs.values()))
-    if node.op == "call_method":
-        return node.target in _METHODS and numbers
-    return node.op == "call_function" and numbers and node.target in (_FUNCTIONS | _WITH_NUMBERS)

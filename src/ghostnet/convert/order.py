@@ -8,54 +8,31 @@ layers are permuted. Left out: residual additions, concatenation, slicing, group
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ghostnet.convert.gate import gate_of
-from ghostnet.convert.graph import (
-    ACTIVATIONS,
-    FUNCTIONAL_ACTIVATIONS,
-    holds_its_values,
-    normalises_only,
-    trace_graphs,
-)
+from ghostnet.convert.channelwise import call_step, reads_shape_only, role_of
+from ghostnet.convert.graph import holds_its_values, trace_graphs
 from ghostnet.nn.ghost_conv import GhostConv2d
-from ghostnet.nn.narrow import is_batch_norm, is_depthwise
-from ghostnet.nn.own_forward import has_own_forward
-
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_PER_CHANNEL = (*ACTIVATIONS, *_POOLS, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Upsample, nn.ZeroPad2d)
-_ELEMENTWISE = (*ACTIVATIONS, nn.Identity, nn.Dropout)  # what may follow a flattening
-_FUNCTIONS = {*FUNCTIONAL_ACTIVATIONS, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d}
-_FUNCTIONS |= {F.adaptive_max_pool2d, F.interpolate, F.dropout2d, torch.max_pool2d, torch.sigmoid, torch.tanh}
-_ELEMENTWISE_FUNCTIONS = {*FUNCTIONAL_ACTIVATIONS, F.dropout, torch.sigmoid, torch.tanh}
-_METHODS = {"relu", "relu_", "sigmoid", "tanh", "contiguous"}
 
 
 @dataclass
 class Readers:
-    """The modules that one layer's channels reach: what to permute when its order is dropped, or to prune with it."""
+    """The modules that one layer's channels reach: what to permute when its order is dropped."""
 
     norms: set[str] = field(default_factory=set)
     convolutions: set[str] = field(default_factory=set)
     linears: set[str] = field(default_factory=set)
-    depthwise: set[str] = field(default_factory=set)  # passed through, only where the caller asks for it
-    gates: set[str] = field(default_factory=set)  # make a factor for each channel (squeeze-excite); likewise
-    squeezes: set[str] = field(
-        default_factory=set
-    )  # those of the convolutions that read them for a gate alone
-    through_depthwise: bool = False
 
     @property
     def paths(self) -> set[str]:
         """All of them."""
-        return self.norms | self.convolutions | self.linears | self.depthwise | self.gates
+        return self.norms | self.convolutions | self.linears
 
 
 def absorb_channel_orders_(
@@ -86,7 +63,7 @@ def absorb_channel_orders_(
         return []
     absorbed = []
     for name, module in ordered.items():
-        readers = find_readers(model, graphs, name)
+        readers = _find_readers(model, graphs, name)
         if readers is None or module.channel_order is None:
             continue
         _permute_(model, readers, torch.argsort(module.channel_order), module.out_channels)
@@ -98,32 +75,19 @@ def absorb_channel_orders_(
     return absorbed
 
 
-def find_readers(
-    model: nn.Module, graphs: list[fx.Graph], name: str, *, through_depthwise: bool = False
-) -> Readers | None:
-    """Collect what reads a layer's channels in every graph; None if something there mixes or picks channels.
-
-    Args:
-        model: the network.
-        graphs: from `trace_graphs`.
-        name: path of the convolution whose channels are followed.
-        through_depthwise: follow them through depthwise convolutions as well, and past the factors of
-            squeeze-excite.
-    """
-    readers = Readers(through_depthwise=through_depthwise)
+def _find_readers(model: nn.Module, graphs: list[fx.Graph], name: str) -> Readers | None:
+    """Collect what reads a layer's channels in every graph; None if something there mixes or picks channels."""
+    readers = Readers()
     reached = []
     for graph in graphs:
-        found = _follow(model, graph, name, through_depthwise)
+        found = _follow(model, graph, name)
         if found is None:
             return None
         reached.append(found.paths)
         readers.norms |= found.norms
         readers.convolutions |= found.convolutions
         readers.linears |= found.linears
-        readers.depthwise |= found.depthwise
-        readers.gates |= found.gates
-        readers.squeezes |= found.squeezes
-    if not readers.paths or not _own_their_weights(model, graphs, readers.paths):
+    if not readers.paths or not all(own_their_weights(model, graphs, readers.paths).values()):
         return None
     for graph, paths in zip(graphs, reached, strict=True):
         calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
@@ -133,26 +97,31 @@ def find_readers(
     return readers
 
 
-def _own_their_weights(model: nn.Module, graphs: list[fx.Graph], paths: set[str]) -> bool:
+def own_their_weights(model: nn.Module, graphs: list[fx.Graph], paths: Iterable[str]) -> dict[str, bool]:
+    """Say of modules whether nothing else has their parameters, in another place or by name.
+
+    Args:
+        model: the network.
+        graphs: from `trace_graphs`.
+        paths: of the modules.
+    """
     owners = Counter(id(value) for module in model.modules() for value in module._parameters.values())
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     reads = [str(node.target) for graph in graphs for node in graph.nodes if node.op == "get_attr"]
     attributes = {target.rpartition(".")[0] for target in reads}
-    for path in paths:
-        module = model.get_submodule(path)
-        if (
-            places[id(module)] > 1
-            or path in attributes
-            or any(owners[id(p)] > 1 for p in module.parameters())
-        ):
-            return False
-    return True
+    modules = {path: model.get_submodule(path) for path in paths}
+    return {
+        path: places[id(module)] == 1
+        and path not in attributes
+        and all(owners[id(parameter)] == 1 for parameter in module.parameters())
+        for path, module in modules.items()
+    }
 
 
-def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: bool) -> Readers | None:
+def _follow(model: nn.Module, graph: fx.Graph, name: str) -> Readers | None:
     """Walk from the layer's node to all of its readers; None where a node mixes or picks channels."""
     channels = model.get_submodule(name).out_channels
-    readers = Readers(through_depthwise=through_depthwise)
+    readers = Readers()
     starts = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(starts) > 1:
         return None
@@ -160,141 +129,44 @@ def _follow(model: nn.Module, graph: fx.Graph, name: str, through_depthwise: boo
     same_batch = set(starts)
     while waiting:
         node, source, flat = waiting.pop()
-        if _reads_shape_only(node):
+        if reads_shape_only(node):
             continue
-        gate = None
         if node.op == "call_module":
             step = _step_module(model.get_submodule(str(node.target)), str(node.target), flat, readers)
         else:
-            step = _step_call(node, source, flat, same_batch)
-            if step is None and through_depthwise and not flat:
-                gate = gate_of(model, node, source)
-        if gate is not None:
-            readers.gates.add(gate.layer)
-            readers.squeezes |= {gate.layer, gate.squeeze}
-            step = "maps"
+            step = call_step(node, source, flat=flat, same_batch=same_batch)
         if step is None:
             return None
         same_batch.add(node)
         if step != "end":
             waiting.extend((user, node, step == "flat") for user in node.users)
-    readers.squeezes &= readers.convolutions
     return readers if _sizes_fit(model, readers, int(channels)) else None  # type: ignore[arg-type]
 
 
 def _step_module(module: nn.Module, path: str, flat: bool, readers: Readers) -> str | None:
     """Return "maps", "flat" or "end" for a module that can follow, None for one that cannot."""
-    if has_own_forward(module):
-        return None
-    kind = type(module)
-    known_norm = normalises_only(module) or activates_too(module)
-    if readers.through_depthwise:  # channels are cut out, not only put in another order
-        known_norm = known_norm and is_batch_norm(module)
-    if not flat and known_norm:
+    role = role_of(module, flat=flat)
+    if role == "norm":
         readers.norms.add(path)
         return "maps"
-    if not flat and kind in (nn.Conv2d, GhostConv2d) and module.groups == 1:
-        readers.convolutions.add(path)
+    if role in ("mixing", "linear"):
+        (readers.linears if flat else readers.convolutions).add(path)
         return "end"
-    if not flat and readers.through_depthwise and kind is nn.Conv2d and is_depthwise(module):
-        readers.depthwise.add(path)
-        return "maps"
-    if flat and kind is nn.Linear:
-        readers.linears.add(path)
-        return "end"
-    if not flat and kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:
-        return "flat"
-    if kind in (_ELEMENTWISE if flat else _PER_CHANNEL) and not getattr(module, "return_indices", False):
+    if role == "alone":
         return "flat" if flat else "maps"
-    return None
-
-
-def activates_too(module: nn.Module) -> bool:
-    """Tell whether a module is timm's batch norm with an activation of each channel alone inside."""
-    activation = getattr(module, "act", None)
-    known = isinstance(activation, (nn.Identity, *ACTIVATIONS)) or type(activation) in _PER_CHANNEL
-    return is_batch_norm(module) and type(module) is not nn.BatchNorm2d and known
-
-
-def _step_call(node: fx.Node, source: fx.Node, flat: bool, same_batch: set[fx.Node]) -> str | None:
-    if not node.args or node.args[0] is not source or source in list(node.args)[1:]:
-        return None
-    if source in node.kwargs.values():
-        return None
-    same = "flat" if flat else "maps"
-    if node.op == "call_function" and node.target in (_ELEMENTWISE_FUNCTIONS if flat else _FUNCTIONS):
-        return None if node.kwargs.get("return_indices") else same
-    if node.op == "call_method" and node.target in _METHODS:
-        return same
-    if node.target is F.pad and not flat:
-        return same if _pads_sides_alone(node) else None
-    named = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    if named == "flatten" and not flat and _arguments(node, "start_dim", "end_dim") in ((1, None), (1, -1)):
-        return "flat"
-    if named in ("view", "reshape") and not flat and _keeps_batch(node, same_batch):
-        return "flat"
-    if named == "mean" and not flat:
-        return _step_mean(node)
-    return None
-
-
-def _pads_sides_alone(node: fx.Node) -> bool:
-    """Tell whether a padding adds no channels: it names two sides or four, the innermost first."""
-    (pad,) = _arguments(node, "pad")
-    return isinstance(pad, (tuple, list)) and len(pad) <= 4
-
-
-def _arguments(node: fx.Node, *names: str) -> tuple[Any, ...]:
-    given = list(node.args[1:])
-    return tuple(
-        given[index] if index < len(given) else node.kwargs.get(name) for index, name in enumerate(names)
-    )
-
-
-def _step_mean(node: fx.Node) -> str | None:
-    dims, keepdim = _arguments(node, "dim", "keepdim")
-    if not isinstance(dims, (list, tuple)) or {int(dim) % 4 for dim in dims} != {2, 3} or len(dims) != 2:
-        return None
-    return "maps" if keepdim else "flat"
-
-
-def _keeps_batch(node: fx.Node, same_batch: set[fx.Node]) -> bool:
-    """Tell whether `x.view(batch, -1)` gets the batch size from the maps themselves."""
-    shape = node.args[1:]
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        shape = tuple(shape[0])
-    if len(shape) != 2 or shape[1] != -1 or not isinstance(shape[0], fx.Node):
-        return False
-    batch = shape[0]
-    if batch.op == "call_method" and batch.target == "size":
-        return tuple(batch.args[1:]) == (0,) and batch.args[0] in same_batch
-    if batch.op != "call_function" or batch.target is not operator.getitem or batch.args[1] != 0:
-        return False
-    shape_of = batch.args[0]
-    return isinstance(shape_of, fx.Node) and _reads_shape_only(shape_of) and shape_of.args[0] in same_batch
-
-
-def _reads_shape_only(node: fx.Node) -> bool:
-    if node.op == "call_method" and node.target in ("size", "dim"):
-        return True
-    return node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
+    return "flat" if role == "flatten" else None
 
 
 def _sizes_fit(model: nn.Module, readers: Readers, channels: int) -> bool:
-    norms = all(
-        norm.num_features == channels and holds_its_values(norm)
-        for norm in (model.get_submodule(path) for path in readers.norms)
-    )
-    modules = [model.get_submodule(path) for path in readers.convolutions | readers.depthwise]
-    convolutions = all(
-        module.in_channels == channels and "weight" in _first_layer(module)._parameters for module in modules
-    )
+    norms = [model.get_submodule(path) for path in readers.norms]
+    convolutions = [model.get_submodule(path) for path in readers.convolutions]
     linears = [model.get_submodule(path) for path in readers.linears]
-    gates = all(model.get_submodule(path).out_channels == channels for path in readers.gates)
     return (
-        norms
-        and gates
-        and convolutions
+        all(norm.num_features == channels and holds_its_values(norm) for norm in norms)
+        and all(
+            module.in_channels == channels and "weight" in _first_layer(module)._parameters
+            for module in convolutions
+        )
         and all(module.in_features % channels == 0 and "weight" in module._parameters for module in linears)  # type: ignore[operator]
     )
 

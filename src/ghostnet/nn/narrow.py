@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ghostnet.checks import is_integer
 from ghostnet.errors import InputError
 
-_KINDS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+_KINDS = (nn.Conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU, nn.Linear)
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -31,6 +31,13 @@ def is_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return timms and not any(True for child in module.children() for _ in child.parameters())
 
 
+def gives_map_for_map(module: nn.Module) -> bool:
+    """Tell whether a layer that can be narrowed makes one map of each map that it is given, with values for each."""
+    if type(module) is nn.PReLU:
+        return module.num_parameters > 1
+    return is_depthwise(module) or is_batch_norm(module) or type(module) is nn.InstanceNorm2d
+
+
 def sizes(module: nn.Module) -> tuple[int, int]:
     """Return how many channels (features of a linear layer) go in and come out.
 
@@ -41,8 +48,10 @@ def sizes(module: nn.Module) -> tuple[int, int]:
         return module.in_channels, module.out_channels
     if type(module) is nn.Linear:
         return module.in_features, module.out_features
-    if is_batch_norm(module):
+    if is_batch_norm(module) or type(module) is nn.InstanceNorm2d:
         return module.num_features, module.num_features
+    if type(module) is nn.PReLU and module.num_parameters > 1:
+        return module.num_parameters, module.num_parameters
     known = ", ".join(kind.__name__ for kind in _KINDS)
     raise InputError(f"a {type(module).__name__} cannot be narrowed; what can be: {known} (no groups)")
 
@@ -51,7 +60,8 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
     """Build a layer of the same settings, device, type and mode with fewer channels and fresh weights.
 
     Args:
-        module: `nn.Conv2d` (one group, or depthwise), `nn.BatchNorm2d` (also timm's with an activation) or `nn.Linear`.
+        module: `nn.Conv2d` (one group, or depthwise), `nn.BatchNorm2d` (also timm's with an activation),
+            `nn.InstanceNorm2d`, `nn.PReLU` with a slope for each channel, or `nn.Linear`.
         in_channels: of the new layer, from 1 to the old number; features for a linear layer.
         out_channels: the same for what comes out.
 
@@ -65,7 +75,7 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
     for given, old in zip((in_channels, out_channels), sizes(module), strict=True):
         if not is_integer(given) or not 1 <= given <= old:
             raise InputError(f"cannot narrow {old} channels to {given!r}; give an integer from 1 to {old}")
-    if in_channels != out_channels and (is_depthwise(module) or isinstance(module, nn.BatchNorm2d)):
+    if in_channels != out_channels and gives_map_for_map(module):
         raise InputError(
             f"a {type(module).__name__} with one map out for one in cannot have {in_channels} in and "
             f"{out_channels} out; give the same number"
@@ -87,6 +97,13 @@ def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict
             out_channels, module.eps, module.momentum, module.affine, module.track_running_stats, **options
         )
         return new if type(module) is nn.BatchNorm2d else _with_its_activation(module, new)
+    if isinstance(module, nn.InstanceNorm2d):
+        momentum: float = module.momentum  # type: ignore[assignment]
+        return nn.InstanceNorm2d(
+            out_channels, module.eps, momentum, module.affine, module.track_running_stats, **options
+        )
+    if isinstance(module, nn.PReLU):
+        return nn.PReLU(out_channels, **options)
     if isinstance(module, nn.Linear):
         return nn.Linear(in_channels, out_channels, module.bias is not None, **options)
     assert isinstance(module, nn.Conv2d)
@@ -134,7 +151,7 @@ def narrowed(module: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -
         torch.Size([2, 2])
     """
     in_channels, out_channels = sizes(module)
-    if is_depthwise(module) or isinstance(module, nn.BatchNorm2d):
+    if gives_map_for_map(module):
         inputs = outputs = outputs if outputs is not None else inputs
     new = narrow_like(
         module,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from ghostnet.nn.answers import agree, same_random_numbers
 from ghostnet.nn.sizes import Origin, SizeFloat, SizeInt, plain, values_in
 
 _FACTS = {
@@ -74,7 +75,7 @@ def trace_run(tracer: fx.Tracer, model: nn.Module, example: Tensor) -> fx.Graph:
     images = torch.cat([example[:1]] * 2).clone()
     before = {name: value.clone() for name, value in model.named_buffers()}
     recorder = _Recorder(tracer, model)
-    with torch.no_grad(), _same_random_numbers(images.device):
+    with torch.no_grad(), same_random_numbers(images.device):
         recorder.run(images.clone())
     _put_back(model, before)
     _check(model, recorder.graph, images)
@@ -304,14 +305,6 @@ def _free_name(model: nn.Module) -> str:
     return f"_tensor_constant{number}"
 
 
-@contextlib.contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers each time, and leave the generators as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield
-
-
 @torch.no_grad()
 def _put_back(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
     """Give a network's buffers their values again, which a run in training mode changes."""
@@ -325,18 +318,9 @@ def _check(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
     """Compare what the graph answers with what the model does, on other images of another number."""
     generator = torch.Generator().manual_seed(0)
     others = torch.rand(3, *images.shape[1:], generator=generator).to(images)
-    with _same_random_numbers(images.device):
-        expected = list(values_in(model.forward(others.clone())))  # hooks of the network itself are no part
-    with _same_random_numbers(images.device):
-        found = list(values_in(fx.GraphModule(model, graph)(others.clone())))
-    if len(expected) != len(found) or not all(map(_agree, expected, found)):
+    with same_random_numbers(images.device):
+        expected = model.forward(others.clone())  # hooks of the network itself are no part
+    with same_random_numbers(images.device):
+        found = fx.GraphModule(model, graph)(others.clone())
+    if not agree(expected, found, _TOLERANCE):
         raise NotRecordedError("the graph answers something else than the network")
-
-
-def _agree(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return type(one) is type(other) and one == other
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    scale = float(one.abs().max()) if one.numel() else 0.0
-    return torch.allclose(one.double(), other.double(), rtol=0, atol=_TOLERANCE * scale, equal_nan=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ghostnet import deploy
 from ghostnet.convert import PRUNE_METHODS, ConversionReport, prune
-from ghostnet.convert.pruning.prune import calibration_for, least_share
+from ghostnet.convert.pruning.prune import calibration_for, draft, least_share
 from ghostnet.errors import InputError, unknown_name
 
 MULTIPLE = 8  # channels: the registers of CPUs hold as many float32, or twice
@@ -30,6 +30,7 @@ def prune_by_plan(
     example_input: Tensor,
     calibration: Tensor | Iterable[Any] | None = None,
     multiple: int = MULTIPLE,
+    streams: bool = False,
     precision: str = "fp32",
     seed: int = 0,
     seconds: float = 0.3,
@@ -45,7 +46,7 @@ def prune_by_plan(
         budget: time of the pruned network over that of the original, in (0, 1).
         example_input: `(N, C, H, W)`; its size is what is timed.
         calibration: as for `prune`.
-        multiple: as for `prune`.
+        multiple, streams: as for `prune`.
         precision, seconds, folder, announce: as for `deploy.plan_share`.
         seed: as for `prune`.
 
@@ -64,28 +65,25 @@ def prune_by_plan(
         )
     data = calibration if calibration is None or isinstance(calibration, Tensor) else list(calibration)
     calibration_for(PRUNE_METHODS[method], data)  # refused before anything is timed
+    shape: dict[str, Any] = {"example_input": example_input, "multiple": multiple, "streams": streams}
 
     @functools.cache
-    def pruned(share: float, how: str) -> tuple[nn.Module, ConversionReport]:
-        images = None if how == "l1" else data
-        return prune(
-            model,
-            how,
-            macs=share,
-            calibration=images,
-            example_input=example_input,
-            seed=seed,
-            multiple=multiple,
+    def pruned(share: float) -> tuple[nn.Module, ConversionReport]:
+        return prune(model, method, macs=share, calibration=data, seed=seed, **shape)
+
+    def candidate(share: float) -> nn.Module:
+        # where every layer loses the same share its size is known before its channels are
+        return (
+            draft(model, method, macs=share, **shape) if PRUNE_METHODS[method].uniform else pruned(share)[0]
         )
 
-    draft = "l1" if PRUNE_METHODS[method].uniform else method
     found = deploy.plan_share(
         model,
         target,
-        build=lambda share: pruned(share, draft)[0],
+        build=candidate,
         input_size=tuple(example_input.shape[1:]),
         budget=budget,
-        least=least_share(model, example_input, multiple=multiple),
+        least=least_share(model, method=method, **shape),
         precision=precision,
         seconds=seconds,
         folder=folder,
@@ -96,4 +94,4 @@ def prune_by_plan(
             f"budget (={budget}) cannot be met by pruning: with {found.share:.3f} of its MACs the network takes "
             f"{found.measured_ratio:.3f} of its time in {deploy.TARGETS[target].runtime}; ask for more"
         )
-    return *pruned(found.share, method), found
+    return *pruned(found.share), found

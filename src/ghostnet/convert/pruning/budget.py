@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,60 @@ from ghostnet.convert.pruning.sites import PruneSite
 from ghostnet.convert.select import check_macs_share
 from ghostnet.errors import InputError
 from ghostnet.measure import profile
-from ghostnet.nn.narrow import is_depthwise
 
 TOLERANCE = 0.01  # of the target; what is promised
 _AIM = 0.003  # of the target; what the selection tries for
+
+
+@dataclass
+class _Side:
+    """The channels that a layer reads or makes: how many, and how many of them for each channel of a site."""
+
+    total: int
+    each: dict[str, int] = field(default_factory=dict)
+    full: dict[str, int] = field(default_factory=dict)  # channels of those sites
+
+    def left(self, counts: Mapping[str, int]) -> int:
+        return self.total - sum(each * (self.full[name] - counts[name]) for name, each in self.each.items())
+
+
+@dataclass
+class _Layer:
+    """A layer's MACs, which are proportional to the channels that it reads and to those that it makes."""
+
+    macs: int
+    sides: list[_Side] = field(default_factory=list)
+
+    @property
+    def sites(self) -> set[str]:
+        return {name for side in self.sides for name in side.each}
+
+    def left(self, counts: Mapping[str, int]) -> int:
+        """Return the MACs with so many channels kept at each site."""
+        macs = self.macs
+        for side in self.sides:
+            macs = macs * side.left(counts) // side.total
+        return macs
+
+
+def _layers(sites: list[PruneSite], macs: Mapping[str, int]) -> list[_Layer]:
+    """Return the layers with MACs that have channels of sites."""
+    layers: dict[str, _Layer] = {}
+    sides: dict[tuple[str, str], _Side] = {}
+    for site in sites:
+        # a depthwise convolution's MACs are proportional to its maps, of which it has one side
+        for kind, places in (("out", site.outputs), ("both", site.followers), ("in", site.inputs)):
+            for path, index in places.items():
+                if not macs.get(path):
+                    continue
+                layer = layers.setdefault(path, _Layer(macs[path]))
+                if (path, kind) not in sides:
+                    sides[path, kind] = _Side(len(index))
+                    layer.sides.append(sides[path, kind])
+                side = sides[path, kind]
+                side.each[site.name] = int((index >= 0).sum()) // site.channels
+                side.full[site.name] = site.channels
+    return list(layers.values())
 
 
 class Budget:
@@ -51,15 +102,12 @@ class Budget:
         counted = profile(model, input_size)
         self.sites, self.full = sites, counted.macs
         self.target = macs * counted.macs
-        by_name = {layer.name: layer.macs for layer in counted.layers}
-        touched: dict[str, list[PruneSite]] = {}
-        for site in sites:
-            for path in (site.name, site.reader, *site.gates, *site.squeezes):
-                touched.setdefault(path, []).append(site)
-            for path in site.followers:
-                touched[path] = [site] if is_depthwise(model.get_submodule(path)) else []
-        self._layers = [(by_name.get(path, 0), those) for path, those in touched.items()]
-        self._fixed = counted.macs - sum(macs for macs, _ in self._layers)
+        self._layers = _layers(sites, {layer.name: layer.macs for layer in counted.layers})
+        self._fixed = counted.macs - sum(layer.macs for layer in self._layers)
+        self._of_site = {
+            site.name: [place for place, layer in enumerate(self._layers) if site.name in layer.sites]
+            for site in sites
+        }
         least = self.macs({site.name: min(multiple, site.channels) for site in sites})
         if least > self.target:
             fewest = "one channel" if multiple == 1 else f"{multiple} channels"
@@ -70,12 +118,13 @@ class Budget:
 
     def macs(self, counts: Mapping[str, int]) -> int:
         """Return the network's MACs with so many channels kept at each site."""
-        total = self._fixed
-        for macs, touched in self._layers:
-            for site in touched:
-                macs = macs * counts[site.name] // site.channels
-            total += macs
-        return total
+        return self._fixed + sum(layer.left(counts) for layer in self._layers)
+
+    def _saved(self, counts: Mapping[str, int], name: str, block: int) -> int:
+        """Return how many MACs go where a site keeps `block` channels less than `counts` says."""
+        layers = [self._layers[place] for place in self._of_site[name]]
+        after = {**counts, name: counts[name] - block}
+        return sum(layer.left(counts) - layer.left(after) for layer in layers)
 
     def select(self, scores: Mapping[str, Tensor], *, target: float | None = None) -> dict[str, Tensor]:
         """Drop the channels of the lowest scores, whatever their layer, until the target is met.
@@ -96,7 +145,7 @@ class Budget:
             if current <= wanted * (1 + _AIM):
                 break
             name = self.sites[place].name
-            after = self.macs({**counts, name: counts[name] - len(block)})
+            after = current - self._saved(counts, name, len(block))
             if after < wanted * (1 - _AIM):  # too large a step: a smaller one further on may fit
                 continue
             counts[name], current = counts[name] - len(block), after
@@ -138,7 +187,7 @@ class Budget:
                 name = self.sites[place].name
                 if block[0] in dropped[name]:
                     continue
-                after = self.macs({**counts, name: counts[name] - len(block)})
+                after = current - self._saved(counts, name, len(block))
                 if abs(after - wanted) < abs(current - wanted) and (best is None or after > best[0]):
                     best = (after, name, block)
             if best is None:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ghostnet.convert.calibration import calibration_batches, on_device_of, without_inference
 from ghostnet.convert.ghostify import example_of
-from ghostnet.convert.graph import find_units
+from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.pruning.budget import TOLERANCE, Budget, check_multiple
+from ghostnet.convert.pruning.cut import cut_, narrow_
 from ghostnet.convert.pruning.job import PruneJob, Sparsify
 from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod
-from ghostnet.convert.pruning.sites import PruneSite, find_sites, narrow_
+from ghostnet.convert.pruning.sites import PruneSite, find_sites
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
 from ghostnet.errors import InputError, unknown_name
@@ -43,6 +44,7 @@ def prune(
     example_input: Tensor | None = None,
     seed: int = 0,
     multiple: int = 1,
+    streams: bool = False,
 ) -> tuple[nn.Module, ConversionReport]:
     """Remove channels until a share of the multiply-accumulates is left.
 
@@ -58,6 +60,8 @@ def prune(
         seed: of the positions that are sampled.
         multiple: each layer keeps a multiple of so many channels, or all of them. Runtimes compute whole blocks: with 8
             a network is often quicker at the same MACs, which are met less closely.
+        streams: layers whose maps are added lose the same channels together (residual streams, whose width stays
+            otherwise); not for "channel" and "thinet", which repair one layer behind another.
 
     Returns:
         The new network, in the mode and on the device of the old one, and a `ConversionReport`.
@@ -80,7 +84,7 @@ def prune(
     labelled, batches = calibration_for(PRUNE_METHODS[method], calibration)
     example = example_of(model, example_input, batches)
     units = find_units(model, example)
-    sites, reasons = find_sites(model, units, example)
+    sites, reasons = _sites_for(PRUNE_METHODS[method], model, units, example, streams)
     input_size = known_input_size(model, None if example is None else tuple(example.shape[1:]))
     dense = copy_model(model).eval()
     job = PruneJob(
@@ -94,11 +98,12 @@ def prune(
         seed=seed,
     )
     kept = PRUNE_METHODS[method].run(job)
-    pruned = _cut(model, job, kept)
+    pruned = _cut(model, job, kept, None if example is None else on_device_of(model, [example])[0])
     notes = _notes(sites, kept, reasons, [unit.name for unit in units])
     rows = Rows(model, pruned, _narrower(sites, kept), input_size, action="pruned")
     settings: dict[str, Any] = {"method": method, "macs": macs}
     settings |= {"multiple": multiple} if multiple > 1 else {}
+    settings |= {"streams": True} if streams else {}
     report = rows.report(notes, job.errors, settings, started)
     reached = job.budget.macs({name: len(indices) for name, indices in kept.items()}) / job.budget.target
     if abs(reached - 1) > TOLERANCE:
@@ -106,13 +111,71 @@ def prune(
     return pruned, report
 
 
-def least_share(model: nn.Module, example_input: Tensor, *, multiple: int = 1) -> float:
+def _sites_for(
+    method: PruneMethod, model: nn.Module, units: list[ConvUnit], example: Tensor | None, streams: bool
+) -> tuple[list[PruneSite], dict[str, str]]:
+    """Return the sites that a method can choose channels of, and why other convolutions keep theirs."""
+    if method.one_reader and streams:
+        raise InputError(
+            f"method {method.name!r} repairs one layer behind another, and leaves streams alone; use 'l1' or 'taylor'"
+        )
+    sites, reasons = find_sites(model, units, example, streams=streams)
+    if not method.one_reader:
+        return sites, reasons
+    left = {
+        site.name: f"method {method.name!r} keeps it: {site.kept_whole}" for site in sites if site.kept_whole
+    }
+    for site in sites:
+        if site.kept_whole:
+            reasons |= dict.fromkeys(site.outputs, left[site.name])
+    if len(left) == len(sites):
+        name, reason = next(iter(left.items()))
+        raise InputError(f"nothing in this {type(model).__name__} can be pruned ({name}: {reason})")
+    return [site for site in sites if not site.kept_whole], reasons
+
+
+def draft(
+    model: nn.Module,
+    method: str,
+    *,
+    macs: float,
+    example_input: Tensor,
+    multiple: int = 1,
+    streams: bool = False,
+) -> nn.Module:
+    """Return a network of the sizes that a method of uniform shares would leave, to be timed; its channels are any.
+
+    Args:
+        model: as for `prune`.
+        method: one of `PRUNE_METHODS` whose entry says "uniform".
+        macs, multiple, streams: as for `prune`.
+        example_input: `(N, C, H, W)`.
+    """
+    model = eager_module(model, "prune")
+    drafted = copy_model(model).eval()
+    units = find_units(model, example_input)
+    sites, _ = _sites_for(PRUNE_METHODS[method], model, units, example_input, streams)
+    budget = Budget(drafted, sites, tuple(example_input.shape[1:]), macs, multiple=multiple)
+    narrow_(drafted, sites, budget.uniform())
+    return drafted
+
+
+def least_share(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    method: str = "l1",
+    multiple: int = 1,
+    streams: bool = False,
+) -> float:
     """Return the smallest share of the MACs that `prune` can leave, rounded up to three digits.
 
     Args:
         model: as for `prune`.
         example_input: `(N, C, H, W)`.
+        method: as for `prune`.
         multiple: as for `prune`; so many channels stay in every prunable layer, or all.
+        streams: as for `prune`.
 
     Raises:
         InputError: a bad `multiple`, or a network in which nothing can be pruned.
@@ -121,7 +184,8 @@ def least_share(model: nn.Module, example_input: Tensor, *, multiple: int = 1) -
     model = eager_module(model, "prune")
     check_own_forwards(model, "prune")
     narrowest = copy_model(model).eval()
-    sites, _ = find_sites(model, find_units(model, example_input), example_input)
+    units = find_units(model, example_input)
+    sites, _ = _sites_for(PRUNE_METHODS[method], model, units, example_input, streams)
     narrow_(narrowest, sites, {site.name: torch.arange(min(multiple, site.channels)) for site in sites})
     size = tuple(example_input.shape[1:])
     share = math.ceil(1000 * profile(narrowest, size).macs / profile(model, size).macs) / 1000
@@ -184,13 +248,13 @@ def _pairs(model: nn.Module, labelled: list[tuple[Tensor, Tensor]]) -> list[tupl
     return list(zip(images, [pair[1] for pair in labelled], strict=True))
 
 
-def _cut(model: nn.Module, job: PruneJob, kept: dict[str, Tensor]) -> nn.Module:
+def _cut(model: nn.Module, job: PruneJob, kept: dict[str, Tensor], example: Tensor | None) -> nn.Module:
     """Narrow the job's network, with the modes and the record of the original."""
     pruned = job.pruned
     flags = {name: module.training for name, module in model.named_modules()}
     for name, module in pruned.named_modules():
         module.training = flags[name]
-    edits = narrow_(pruned, job.sites, kept)
+    edits = cut_(pruned, job.sites, kept, example)
     record_edits_(pruned, [*recorded_edits(model), *edits])
     if hasattr(model, "ghostnet_origin"):
         pruned.ghostnet_origin = model.ghostnet_origin
@@ -198,7 +262,7 @@ def _cut(model: nn.Module, job: PruneJob, kept: dict[str, Tensor]) -> nn.Module:
 
 
 def _narrower(sites: list[PruneSite], kept: dict[str, Tensor]) -> set[str]:
-    return {site.name for site in sites if len(kept[site.name]) < site.channels}
+    return {path for site in sites if len(kept[site.name]) < site.channels for path in site.writers}
 
 
 def _notes(
@@ -207,5 +271,7 @@ def _notes(
     """Say for each convolution how many channels it keeps, or why all of them."""
     notes: dict[str, str | None] = dict(reasons)
     for site in sites:
-        notes[site.name] = f"{site.channels} -> {len(kept[site.name])} channels"
+        for path in site.writers:
+            each = len(site.outputs[path]) // site.channels
+            notes[path] = f"{each * site.channels} -> {each * len(kept[site.name])} channels"
     return {name: notes[name] for name in names}

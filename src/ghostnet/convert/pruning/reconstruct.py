@@ -60,19 +60,18 @@ def _layer_by_layer(job: PruneJob, choose: Choose, repair: Repair) -> dict[str, 
     kept: dict[str, Tensor] = {}
     # a layer that is pruned and repaired (VGG) is repaired first: sites are in the execution order of their readers
     for site in job.sites:
-        pairs = observer.pairs(site.reader_unit)
+        (reader,) = site.readers
+        pairs = None if site.reader_unit is None else observer.pairs(site.reader_unit)
         if pairs is None:
-            raise InputError(
-                f"{site.reader} could not be observed on the calibration images; use method 'l1'"
-            )
-        kept[site.name], job.errors[site.reader] = _prune_site(
+            raise InputError(f"{reader} could not be observed on the calibration images; use method 'l1'")
+        kept[site.name], job.errors[reader] = _prune_site(
             job, site, counts[site.name], draw_samples(pairs, *_reader(job, site), generator), choose, repair
         )
     return kept
 
 
 def _reader(job: PruneJob, site: PruneSite) -> tuple[torch.nn.Module, int]:
-    return job.pruned.get_submodule(site.reader), site.channels
+    return job.pruned.get_submodule(site.readers[0]), site.channels
 
 
 def _prune_site(
@@ -87,9 +86,9 @@ def _prune_site(
     repaired = torch.zeros_like(weight)
     repaired[chosen] = repair(samples, moments, weight, chosen)
     target.copy_(repaired.permute(2, 0, 1).reshape(target.shape).to(target.dtype))
-    gone = sorted({*range(channels)} - {*chosen})
+    gone = torch.tensor(sorted({*range(channels)} - {*chosen}))
     for path in site.squeezes:  # they are cut alike: what follows is to see the network as it will be
-        job.pruned.get_submodule(path).weight[:, gone] = 0  # type: ignore[operator]
+        job.pruned.get_submodule(path).weight[:, torch.isin(site.inputs[path], gone)] = 0  # type: ignore[operator]
     return torch.tensor(chosen), relative_error(samples, repaired)
 
 

@@ -20,12 +20,18 @@ _TAYLOR_ROUNDS = 5
 def prune_l1(job: PruneJob) -> dict[str, Tensor]:
     """Keep each layer's filters of the largest L1 norm; the same share of every layer.
 
+    Of filters that go together the norms are added up, each layer's in units of its mean.
+
     Differs from the paper: it chooses layers and shares by hand after measuring each layer's sensitivity.
     """
     scores = {}
     for site in job.sites:
-        weight = job.pruned.get_parameter(f"{site.name}.weight").detach()
-        scores[site.name] = weight.abs().flatten(1).sum(1)
+        total = scores[site.name] = torch.zeros(site.channels)
+        for writer in site.writers:
+            norms = (
+                job.pruned.get_parameter(f"{writer}.weight").detach().abs().flatten(1).sum(1).float().cpu()
+            )
+            total.index_add_(0, site.outputs[writer], norms / norms.mean().clamp_min(1e-30))
     return job.budget.uniform(scores)
 
 

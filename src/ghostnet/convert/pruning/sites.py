@@ -1,57 +1,80 @@
-"""Where a network can lose channels: convolutions whose maps reach one other layer and nothing else.
+"""Where a network can lose channels: groups of channels that go as one, and all layers that have them.
 
-In a residual network these are the inner layers of the blocks, as in the papers of the methods here; the residual
-streams keep their width. Squeeze-excite on the way loses the same channels. Left out: coupled groups (all layers that
-write into one stream pruned together).
+In a residual network these are the inner layers of the blocks, as in the papers of the methods here; with `streams` the
+layers that write into one stream lose the same channels together. Squeeze-excite on the way loses them, too; behind a
+concatenation each layer loses what its parts lose.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostnet.convert.aliases import held_elsewhere
-from ghostnet.convert.graph import HELD, ConvUnit, trace_graphs
-from ghostnet.convert.order import find_readers
+from ghostnet.convert.graph import ConvUnit, trace_graphs
+from ghostnet.convert.pruning.channels import FIXED, Channels, Place, follow_channels
 from ghostnet.errors import InputError
-from ghostnet.nn.edits import replace_module_
-from ghostnet.nn.narrow import narrowed, sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PruneSite:
-    """A convolution that can lose output channels.
+    """Channels of one or several layers of which some can go.
 
     Args:
-        name: its path.
-        channels: how many it has.
-        norm: path of the batch norm that alone reads it, or None.
-        followers: norms and depthwise convolutions that carry the same channels.
-        reader: path of the one convolution or linear layer that mixes them.
-        gates: convolutions that make a factor for each of the channels, as the second one of squeeze-excite.
-        squeezes: convolutions that mix the channels for such factors alone, as its first one.
-        reader_unit: what `observe` needs to know of the reader.
+        name: path of the convolution that makes them; of several the first that runs.
+        channels: how many there are to choose from; each may be several channels of a layer.
+        outputs: for each convolution that makes them, which of them each of its channels is.
+        norms: for each of these, the batch norm that alone reads it, or None.
+        followers: norms and depthwise convolutions that carry them, likewise; -1 for channels of other sites.
+        inputs: layers that mix them, likewise; a linear layer may have several features of each.
+        gates: convolutions that make a factor for each of them, as the second one of squeeze-excite.
+        squeezes: convolutions that mix them for such factors alone, as its first one.
+        reader_unit: what `observe` needs to know of the reader, where there is only one.
     """
 
     name: str
     channels: int
-    norm: str | None
-    followers: tuple[str, ...]
-    reader: str
-    reader_unit: ConvUnit
-    gates: tuple[str, ...] = ()
-    squeezes: tuple[str, ...] = ()
+    outputs: dict[str, Tensor]
+    norms: dict[str, str | None]
+    followers: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    gates: tuple[str, ...]
+    squeezes: tuple[str, ...]
+    reader_unit: ConvUnit | None
 
-    def reader_inputs(self, model: nn.Module, kept: Tensor) -> Tensor:
-        """Return the reader's inputs that kept channels feed; behind a flattening a channel is several features."""
-        each = sizes(model.get_submodule(self.reader))[0] // self.channels
-        return (kept[:, None] * each + torch.arange(each)).flatten()
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The convolutions that make the channels, without those that make factors for them."""
+        return tuple(path for path in self.outputs if path not in self.gates)
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The layers that mix the channels, without those that do so for factors alone."""
+        return tuple(path for path in self.inputs if path not in self.squeezes)
+
+    @property
+    def kept_whole(self) -> str | None:
+        """Say why a method that repairs the one layer behind one convolution leaves this site alone, or None."""
+        if len(self.writers) > 1:
+            return f"its channels go with those of {self.writers[1]}"
+        if len(self.readers) != 1:
+            return f"{len(self.readers)} layers read it"
+        read = self.inputs[self.readers[0]]
+        apart = torch.arange(self.channels).repeat_interleave(max(1, len(read) // self.channels))
+        if len(self.outputs[self.name]) != self.channels or not torch.equal(read, apart):
+            return f"{self.readers[0]} reads them beside others, or several of them as one"
+        return None
 
 
 def find_sites(
-    model: nn.Module, units: list[ConvUnit], example_input: Tensor | None = None
+    model: nn.Module,
+    units: list[ConvUnit],
+    example_input: Tensor | None = None,
+    *,
+    streams: bool = False,
 ) -> tuple[list[PruneSite], dict[str, str]]:
     """Find the prunable convolutions.
 
@@ -59,10 +82,11 @@ def find_sites(
         model: the network.
         units: from `find_units`.
         example_input: `(N, C, H, W)`, for networks that `torch.fx` cannot trace.
+        streams: channels that an addition brings together go together; else such layers keep their width.
 
     Returns:
-        The sites in the execution order of their readers; for every other convolution the reason why it keeps its
-        width.
+        The sites in the execution order of their first readers; for every other convolution the reason why it keeps
+        its width.
 
     Raises:
         InputError: the network cannot be traced in both modes, or nothing in it can be pruned.
@@ -73,26 +97,21 @@ def find_sites(
             f"this {type(model).__name__} cannot be traced{_without(example_input)}, and pruning must know what reads "
             "each channel; use method 'ghost', which needs no trace"
         )
+    channels = follow_channels(model, graphs, units, streams=streams)
     by_name = {unit.name: unit for unit in units}
-    sites, reasons = [], {}
-    held = held_elsewhere(model)
-    for unit in units:
-        found = _site(model, graphs, unit, by_name)
-        if isinstance(found, PruneSite):
-            stays = sorted(held & {found.name, found.reader, *found.followers, *found.gates, *found.squeezes})
-            found = f"{stays[0]} would change with it, and is {HELD}" if stays else found
-        if isinstance(found, PruneSite):
-            sites.append(found)
-        else:
-            reasons[unit.name] = found
-    sites = _choosing(sites)
-    reasons |= {
-        gate: f"it scales the channels of {site.name}, and loses them with it"
-        for site in sites
-        for gate in site.gates
-    }
     order = {unit.name: place for place, unit in enumerate(units)}
-    sites.sort(key=lambda site: order.get(site.reader, len(order)))  # a reader is repaired on what reaches it
+    sites = [_site(group, channels, by_name) for group in _groups(channels)]
+    sites = [site for site in sites if site.readers]
+    # a reader is repaired on what reaches it
+    sites.sort(key=lambda site: min(order.get(path, len(order)) for path in site.readers))
+    reasons = {
+        unit.name: unit.reason or channels.reasons.get(unit.name) or _reason(model, unit.name)
+        for unit in units
+    }
+    for site in sites:
+        for path in site.outputs:
+            del reasons[path]
+        reasons |= dict.fromkeys(site.gates, f"it scales the channels of {site.name}, and loses them with it")
     if not sites:
         first = next(iter(reasons.items()), ("it has", "no convolution"))
         raise InputError(f"nothing in this {type(model).__name__} can be pruned ({first[0]}: {first[1]})")
@@ -103,79 +122,83 @@ def _without(example_input: Tensor | None) -> str:
     return " without an example_input" if example_input is None else ", in training and evaluation"
 
 
-def _choosing(sites: list[PruneSite]) -> list[PruneSite]:
-    """Return the sites that choose channels: of a product of two convolutions, each of which scales the other, one."""
-    scaling: set[str] = set()
-    found = []
-    for site in sites:
-        if site.name not in scaling:
-            scaling |= {*site.gates}
-            found.append(site)
-    return found
-
-
-def _site(model: nn.Module, graphs: list, unit: ConvUnit, by_name: dict[str, ConvUnit]) -> PruneSite | str:
-    if unit.reason is not None:
-        return unit.reason
-    convolution = model.get_submodule(unit.name)
-    if type(convolution) is not nn.Conv2d or convolution.groups != 1:
+def _reason(model: nn.Module, name: str) -> str:
+    if getattr(model.get_submodule(name), "groups", 1) != 1:
         return "a grouped convolution: it keeps the channels that it is given"
-    readers = find_readers(model, graphs, unit.name, through_depthwise=True)
-    mixing = [] if readers is None else sorted((readers.convolutions | readers.linears) - readers.squeezes)
-    if readers is None or not mixing:
-        return (
-            "its channels meet others (addition, concatenation), leave the network or reach a layer that is not "
-            "known to keep them apart"
-        )
-    if len(mixing) > 1:
-        return f"{len(mixing)} layers read it"
-    reader = model.get_submodule(mixing[0])
-    if type(reader) not in (nn.Conv2d, nn.Linear):
-        return f"a {type(reader).__name__} reads it"
-    if mixing[0] in by_name and by_name[mixing[0]].reason is not None:
-        return f"its reader must be left alone: {by_name[mixing[0]].reason}"
-    beside = readers.gates | readers.squeezes
-    left_alone = next(
-        (path for path in sorted(beside) if path in by_name and by_name[path].reason is not None), None
-    )
-    if left_alone is not None:
-        return f"its squeeze-excite must be left alone: {by_name[left_alone].reason}"
-    plain = ConvUnit(mixing[0], None, None, 1, False, False, False, None)
+    return "nothing that can lose channels reads it"
+
+
+@dataclass
+class _Group:
+    """Numbers that every layer which has one of them has as often as the others."""
+
+    numbers: np.ndarray
+    places: list[Place]
+
+
+def _groups(channels: Channels) -> list[_Group]:
+    """Put numbers together that the same places have, each as often."""
+    signatures: dict[int, list[tuple[Place, int]]] = defaultdict(list)
+    for place, numbers in channels.places.items():
+        for number, times in zip(*np.unique(numbers, return_counts=True), strict=True):
+            if number != FIXED:
+                signatures[int(number)].append((place, int(times)))
+    groups: dict[tuple[tuple[Place, int], ...], list[int]] = defaultdict(list)
+    for number, signature in signatures.items():
+        groups[tuple(signature)].append(number)
+    found = [
+        _Group(np.sort(np.array(numbers)), [place for place, _ in signature])
+        for signature, numbers in groups.items()
+    ]
+    # a convolution of whose channels only a part can go, or goes elsewhere, keeps all of them
+    return _whole(found, channels)
+
+
+def _whole(groups: list[_Group], channels: Channels) -> list[_Group]:
+    while True:
+        broken = [
+            group
+            for group in groups
+            if any(
+                not np.isin(channels.places[place], group.numbers).all()
+                for place in group.places
+                if place[1] == "out"
+            )
+        ]
+        if not broken:
+            return groups
+        for group in broken:
+            for path in (path for path, side in group.places if side == "out"):
+                channels.reasons.setdefault(path, "only a part of its channels could go")
+        groups = [group for group in groups if not any(group is one for one in broken)]
+
+
+def _site(group: _Group, channels: Channels, by_name: dict[str, ConvUnit]) -> PruneSite:
+    def chosen(place: Place) -> Tensor:
+        """Return the index of each of a place's channels among the group's; -1 for others."""
+        numbers = channels.places[place]
+        index = np.searchsorted(group.numbers, numbers).clip(max=len(group.numbers) - 1)
+        return torch.from_numpy(np.where(group.numbers[index] == numbers, index, -1))
+
+    by_side = {
+        side: {path: chosen((path, at)) for path, at in group.places if at == side}
+        for side in ("out", "both", "in")
+    }
+    runs = list(by_name)
+    outputs = {path: by_side["out"][path] for path in sorted(by_side["out"], key=runs.index)}
+    name = next(iter(outputs))
+    gates = {gate.layer for gate in channels.gates} & outputs.keys() - {name}
+    squeezes = {gate.squeeze for gate in channels.gates if gate.layer in outputs} & by_side["in"].keys()
+    readers = [path for path in by_side["in"] if path not in squeezes]
+    only = ConvUnit(readers[0], None, None, 1, False, False, False, None) if len(readers) == 1 else None
     return PruneSite(
-        unit.name,
-        convolution.out_channels,
-        unit.norm,
-        tuple(sorted(readers.norms | readers.depthwise)),
-        mixing[0],
-        by_name.get(mixing[0], plain),
-        tuple(sorted(readers.gates)),
-        tuple(sorted(readers.squeezes)),
+        name,
+        len(group.numbers),
+        outputs,
+        {path: by_name[path].norm for path in outputs},
+        by_side["both"],
+        by_side["in"],
+        tuple(sorted(gates)),
+        tuple(sorted(squeezes)),
+        None if only is None else by_name.get(only.name, only),
     )
-
-
-def narrow_(model: nn.Module, sites: list[PruneSite], kept: dict[str, Tensor]) -> list[dict]:
-    """Cut the network down to the kept channels, in place, and return the record of it (`nn.edits`).
-
-    Args:
-        model: a network of which `sites` were found.
-        sites: the places.
-        kept: sorted int64 indices for each site's name; a site without them keeps all.
-    """
-    outputs: dict[str, Tensor] = {}
-    inputs: dict[str, Tensor] = {}
-    for site in sites:
-        chosen = kept.get(site.name)
-        if chosen is None or len(chosen) == site.channels:
-            continue
-        for path in (site.name, *site.followers, *site.gates):
-            outputs[path] = chosen
-        inputs |= dict.fromkeys(site.squeezes, chosen)
-        inputs[site.reader] = site.reader_inputs(model, chosen)
-    edits = []
-    for path in [name for name, _ in model.named_modules() if name in outputs or name in inputs]:
-        module = narrowed(model.get_submodule(path), inputs.get(path), outputs.get(path))
-        replace_module_(model, path, module)
-        in_channels, out_channels = sizes(module)
-        config = {"in_channels": in_channels, "out_channels": out_channels}
-        edits.append({"path": path, "kind": "narrow", "config": config})
-    return edits
