@@ -65,6 +65,7 @@ def convert_network(
             recipe, sets.training, checkpoint=checkpoint, identity=identity, progress=progress
         ),
         seed=recipe.seed,
+        streams=recipe.streams,
     )
 
 

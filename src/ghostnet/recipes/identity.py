@@ -29,6 +29,7 @@ _WITHOUT_EFFECT = {
 _FILES = ("start", "weights", "teacher", "teacher_weights")
 _CONVERSION = (
     *("model", "model_args", "weights", "start", "seed", "method", "macs", "convert_ratio", "allocation"),
+    "streams",
     *("convert_init", "cheap_kernel_size", "calibration_images", "held_out_fraction", "mean", "std"),
     *("image_size", "crop_fraction", "interpolation"),
 )
@@ -54,8 +55,9 @@ def identity_of(recipe: pydantic.BaseModel, images: str) -> dict[str, Any]:
         images: from `images_of` or `boxes_of`; "cifar10" for CIFAR-10.
     """
     values = {key: value for key, value in recipe.model_dump().items() if key not in _WITHOUT_EFFECT}
-    if values.get("labels") == "folders":
-        del values["labels"]  # checkpoints older than this key go on
+    for key, usual in (("labels", "folders"), ("streams", False)):
+        if values.get(key) == usual:
+            del values[key]  # checkpoints older than this key go on
     for key in _FILES:
         path = Path(str(values.get(key) or ""))
         if path.is_file():

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import pydantic
 
 from ghostnet import models
-from ghostnet.convert import check_method
+from ghostnet.convert import PRUNE_METHODS, check_method
 from ghostnet.data import CIFAR10_MEAN, CIFAR10_STD
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.train import TrainSettings
@@ -45,6 +45,7 @@ class Recipe(pydantic.BaseModel):
         method: how the network is made cheaper: "ghost" (if `convert_ratio` or `allocation` says so), or a pruning
             method.
         macs: share of the multiply-accumulates that pruning leaves, or a conversion whose `allocation` is measured.
+        streams: layers whose maps are added lose channels together, see `convert.prune`.
         sparsity_epochs: of "sss", before the `epochs` that follow; its training with sparse factors.
         sparsity_learning_rate: of the same, constant.
         convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
@@ -90,6 +91,7 @@ class Recipe(pydantic.BaseModel):
     teacher_weights: str = ""
     method: str = "ghost"
     macs: float = pydantic.Field(0.5, gt=0, lt=1)
+    streams: bool = False
     sparsity_epochs: float = pydantic.Field(2.0, gt=0)
     sparsity_learning_rate: float = pydantic.Field(0.05, gt=0)
     convert_ratio: int = pydantic.Field(1, ge=1)
@@ -192,6 +194,12 @@ _USES: tuple[_Use, ...] = (
         _CONVERSION,
         lambda recipe: recipe.method != "ghost" or recipe.allocation == "measured",
         'is for a pruning method or allocation = "measured"; leave it out, or set one of them',
+    ),
+    (
+        ("streams",),
+        ("method",),
+        lambda recipe: recipe.method in PRUNE_METHODS and not PRUNE_METHODS[recipe.method].one_reader,
+        "is for a pruning method that repairs no single layer; leave it out, or set method to l1, sss or taylor",
     ),
     (
         ("convert_init", "cheap_kernel_size"),
