@@ -38,7 +38,13 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 
 EXAMPLES = [(page.stem, number) for page in PAGES for number in range(len(_blocks(page, "python")))]
-SLOW = {("index", 0), ("convert", 0), ("convert", 3), ("deploy", 2)}  # they fit whole networks, or plan one
+SLOW = {
+    ("index", 0),
+    ("convert", 0),
+    ("convert", 3),
+    ("deploy", 2),
+    ("deploy", 3),
+}  # they fit whole networks, or plan one
 
 
 def test_the_guides_have_examples() -> None:

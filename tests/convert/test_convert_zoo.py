@@ -25,10 +25,18 @@ ZOO = [
 HEAVY = {
     *("convnext_base", "convnext_large", "convnext_small", "densenet161", "densenet169", "densenet201"),
     *("efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l"),
-    *("efficientnet_v2_m", "maxvit_t", "regnet_x_16gf"),
+    *(
+        "efficientnet_v2_m",
+        "maxvit_t",
+        "regnet_x_16gf",
+        "efficientnet_v2_s",
+        "efficientnet_b2",
+        "efficientnet_b3",
+    ),
+    *("regnet_x_8gf", "regnet_y_8gf", "regnet_y_3_2gf", "regnet_x_3_2gf", "resnet101", "vgg19_bn"),
     *("regnet_x_32gf", "regnet_y_128gf", "regnet_y_16gf", "regnet_y_32gf", "resnet152", "resnext101_32x8d"),
-    *("resnext101_64x4d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19"),
-    *("wide_resnet101_2",),
+    *("resnext101_64x4d", "vgg11", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
 }
 FORMS = ("linear", "ghostnet")
 SIZES = {"inception_v3": 299, "alexnet": 80, "maxvit_t": 224}

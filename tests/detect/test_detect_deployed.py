@@ -161,7 +161,7 @@ def test_files_hold_nothing_that_looks_at_every_score(small_detector, tmp_path):
     assert "ScatterElements" not in kinds, "what is pooled is put in order row by row"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_int8_keeps_the_boxes(kind, sure_detector, pictures, tmp_path):
     detector, said = sure_detector(kind), []
     path = tmp_path / "x.onnx"

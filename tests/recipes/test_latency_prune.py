@@ -32,7 +32,10 @@ def test_what_was_timed_has_the_channels_of_what_comes_out(method: str, dense: n
         dense, "onnx", method=method, budget=0.85, example_input=EXAMPLE, calibration=images, seconds=0.05
     )
     assert found.measured_ratio <= 0.85
-    assert report.settings == {"method": method, "macs": found.share, "multiple": 8}
+    settings = {
+        key: value for key, value in report.settings.items() if key != "remark"
+    }  # blocks of 8 are coarse
+    assert settings == {"method": method, "macs": found.share, "multiple": 8}
     timed, _ = prune(dense, "l1", macs=found.share, multiple=8, example_input=EXAMPLE)
     shapes = {name: value.shape for name, value in pruned.state_dict().items()}
     assert shapes == {name: value.shape for name, value in timed.state_dict().items()}

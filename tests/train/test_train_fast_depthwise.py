@@ -285,7 +285,7 @@ def test_fit_trains_a_network_so(taken, settings):
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
     batches = TensorBatches(images, np.arange(32) % 10, 16, mean=(0.5,) * 3, std=(0.25,) * 3, shuffle=True)
-    start = ghostify(create_model("resnet20"), **settings)[0]
+    start = ghostify(create_model("resnet20"), init="random", **settings)[0]
 
     def trained():
         model = copy.deepcopy(start)
