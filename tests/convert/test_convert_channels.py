@@ -276,6 +276,8 @@ _KNOWN: list[tuple[str, Callable[[], nn.Module], int, int, int]] = [
     ("resnet18", lambda: torchvision.models.resnet18(num_classes=10), 8, 20, 20),
     ("efficientnet_b0", lambda: torchvision.models.efficientnet_b0(num_classes=10), 51, 65, 81),
     ("selecsls42", lambda: timm.create_model("selecsls42", num_classes=10), 41, 41, 41),
+    ("resnext50", lambda: torchvision.models.resnext50_32x4d(num_classes=10), 17, 37, 53),
+    ("regnet_y_400mf", lambda: torchvision.models.regnet_y_400mf(num_classes=10), 49, 69, 85),
     ("dla34", lambda: timm.create_model("dla34", num_classes=10), 19, 37, 38),
 ]
 
@@ -314,6 +316,21 @@ def test_layers_with_a_value_for_each_channel_are_cut_with_them() -> None:
     pruned, _ = prune(model, "l1", macs=0.4, example_input=IMAGES)
     assert pruned[1].num_parameters == pruned[2].num_features == pruned[3].in_channels < 8
     assert pruned[4].num_features == pruned[6].in_channels
+
+
+def test_groups_go_whole_and_the_file_is_read_again(tmp_path: Path) -> None:
+    model = create_outside("torchvision:regnet_x_400mf")
+    images = torch.rand(2, 3, 64, 64)
+    pruned, report = prune(model, "l1", macs=0.5, example_input=images, multiple=8)
+    grouped = [module for module in pruned.modules() if isinstance(module, nn.Conv2d) and module.groups > 1]
+    assert {module.in_channels // module.groups for module in grouped} == {16}
+    assert {module.in_channels % 16 for module in grouped} == {0}
+    assert sum(module.groups for module in grouped) < sum(
+        module.groups for module in model.modules() if isinstance(module, nn.Conv2d) and module.groups > 1
+    )
+    assert report.macs_ratio == pytest.approx(0.5, abs=0.02)
+    ghostnet.save(pruned, tmp_path / "pruned.safetensors")
+    assert torch.equal(ghostnet.load(tmp_path / "pruned.safetensors").eval()(images), pruned.eval()(images))
 
 
 class Counts(nn.Module):

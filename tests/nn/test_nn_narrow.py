@@ -44,6 +44,25 @@ def test_dropped_inputs_count_as_zero():
     torch.testing.assert_close(narrowed(layer, KEPT, None)(images[:, KEPT]), layer(images))
 
 
+def test_groups_are_kept_or_left_out_whole():
+    layer = nn.Conv2d(4, 6, 3, groups=2)
+    new = narrowed(layer, None, torch.tensor([3, 4, 5]))
+    assert (new.in_channels, new.out_channels, new.groups) == (2, 3, 1)
+    images = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(new(images[:, 2:]), layer(images)[:, 3:])
+
+
+@pytest.mark.parametrize("layer", [nn.PReLU(4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)])
+def test_values_of_channels_are_taken_along(layer):
+    for value in layer.state_dict().values():
+        if value.ndim:
+            value.copy_(torch.rand(4))
+    images = torch.randn(2, 4, 3, 3)
+    new = narrowed(layer.eval(), torch.tensor([1, 3]), None)
+    torch.testing.assert_close(new(images[:, [1, 3]]), layer(images)[:, [1, 3]])
+    assert not new.training
+
+
 def test_frozen_weights_stay_frozen_and_the_random_state_is_left_alone():
     before = torch.get_rng_state()
     new = narrow_like(nn.Conv2d(4, 4, 3).requires_grad_(False), 4, 2)
@@ -57,7 +76,13 @@ def test_frozen_weights_stay_frozen_and_the_random_state_is_left_alone():
         (nn.Conv2d(4, 8, 3), (4, 9), "cannot narrow 8 channels to 9; give an integer from 1 to 8"),
         (nn.Conv2d(4, 8, 3), (0, 8), "cannot narrow 4 channels to 0"),
         (nn.BatchNorm2d(4), (3, 2), "with one map out for one in cannot have 3 in and 2 out"),
-        (nn.Conv2d(4, 8, 3, groups=2), (4, 8), "a Conv2d cannot be narrowed; what can be: Conv2d, "),
+        (
+            nn.Conv2d(4, 8, 3, groups=2),
+            (3, 6),
+            "a Conv2d with 4 maps out for 2 in cannot have 3 in and 6 out",
+        ),
+        (nn.Conv2d(4, 8, 3, groups=2), (2, 8), "cannot have 2 in and 8 out"),
+        (nn.ConvTranspose2d(4, 8, 3), (4, 8), "a ConvTranspose2d cannot be narrowed; what can be: Conv2d, "),
         (nn.ReLU(), (1, 1), "a ReLU cannot be narrowed"),
         # one of several weights that are no norm's would be left as it is
         (

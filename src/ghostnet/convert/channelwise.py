@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from ghostnet.convert.graph import ACTIVATIONS, FUNCTIONAL_ACTIVATIONS, normalises_only
 from ghostnet.nn.ghost_conv import GhostConv2d
-from ghostnet.nn.narrow import is_batch_norm, is_depthwise
+from ghostnet.nn.narrow import is_batch_norm
 from ghostnet.nn.own_forward import has_own_forward
 
 _MORE_ACTIVATIONS = (nn.Hardsigmoid, nn.Hardtanh, nn.Mish, nn.SELU, nn.Softplus, nn.LogSigmoid)
@@ -52,13 +52,13 @@ def role_of(module: nn.Module, *, flat: bool) -> str | None:
         flat: it is given features `(N, F)`, not maps.
 
     Returns:
-        "mixing" or "linear" for a layer that reads all of them for each output, "norm" (a batch norm), "depthwise" or
-        "valued" for one with values for each of them, "flatten", "alone" for what has no values, None for what is none
-        of this.
+        "mixing" or "linear" for a layer that reads all of them for each output, "grouped" for a convolution that reads
+        some, "norm" (a batch norm) or "valued" for one with values for each of them, "flatten", "alone" for what has no
+        values, None for what is none of this.
 
     Example:
         >>> role_of(nn.ReLU(), flat=False), role_of(nn.Conv2d(4, 4, 1, groups=2), flat=False)
-        ('alone', None)
+        ('alone', 'grouped')
     """
     if has_own_forward(module):
         return None
@@ -71,8 +71,8 @@ def role_of(module: nn.Module, *, flat: bool) -> str | None:
         return "norm"
     if kind in (nn.Conv2d, GhostConv2d) and module.groups == 1:
         return "mixing"
-    if kind is nn.Conv2d and is_depthwise(module):
-        return "depthwise"
+    if kind is nn.Conv2d:
+        return "grouped"
     if kind in (nn.PReLU, nn.InstanceNorm2d):
         return "valued"
     if kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:

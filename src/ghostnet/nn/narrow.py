@@ -1,7 +1,7 @@
 """Layers with fewer channels: what pruning leaves of a convolution, a batch norm or a linear layer.
 
 `narrow_like` builds the smaller layer (replay of an edit), `narrowed` also copies the weights of the channels that
-stay. Left out: choosing the channels (`convert.prune` does) and grouped convolutions other than depthwise ones.
+stay; of grouped convolutions whole groups go. Left out: choosing the channels (`convert.prune` does).
 """
 
 from __future__ import annotations
@@ -31,11 +31,20 @@ def is_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return timms and not any(True for child in module.children() for _ in child.parameters())
 
 
-def gives_map_for_map(module: nn.Module) -> bool:
-    """Tell whether a layer that can be narrowed makes one map of each map that it is given, with values for each."""
-    if type(module) is nn.PReLU:
-        return module.num_parameters > 1
-    return is_depthwise(module) or is_batch_norm(module) or type(module) is nn.InstanceNorm2d
+def channels_together(module: nn.Module) -> tuple[int, int] | None:
+    """Return how many channels a layer takes and gives at a time, each group of them apart from the others, or None.
+
+    `(1, 1)` for a depthwise convolution, norms and `nn.PReLU`; of a grouped convolution what one group has; None for a
+    layer that mixes all of its channels, and for one that has nothing for each channel.
+
+    Example:
+        >>> channels_together(nn.Conv2d(8, 16, 3, groups=4))
+        (2, 4)
+    """
+    if type(module) is nn.Conv2d and module.groups > 1:
+        return module.in_channels // module.groups, module.out_channels // module.groups
+    valued = type(module) is nn.PReLU and module.num_parameters > 1
+    return (1, 1) if valued or is_batch_norm(module) or type(module) is nn.InstanceNorm2d else None
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:
@@ -44,7 +53,7 @@ def sizes(module: nn.Module) -> tuple[int, int]:
     Raises:
         InputError: a layer that cannot be narrowed.
     """
-    if type(module) is nn.Conv2d and (module.groups == 1 or is_depthwise(module)):
+    if type(module) is nn.Conv2d:
         return module.in_channels, module.out_channels
     if type(module) is nn.Linear:
         return module.in_features, module.out_features
@@ -53,16 +62,16 @@ def sizes(module: nn.Module) -> tuple[int, int]:
     if type(module) is nn.PReLU and module.num_parameters > 1:
         return module.num_parameters, module.num_parameters
     known = ", ".join(kind.__name__ for kind in _KINDS)
-    raise InputError(f"a {type(module).__name__} cannot be narrowed; what can be: {known} (no groups)")
+    raise InputError(f"a {type(module).__name__} cannot be narrowed; what can be: {known}")
 
 
 def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Module:
     """Build a layer of the same settings, device, type and mode with fewer channels and fresh weights.
 
     Args:
-        module: `nn.Conv2d` (one group, or depthwise), `nn.BatchNorm2d` (also timm's with an activation),
-            `nn.InstanceNorm2d`, `nn.PReLU` with a slope for each channel, or `nn.Linear`.
-        in_channels: of the new layer, from 1 to the old number; features for a linear layer.
+        module: `nn.Conv2d`, `nn.BatchNorm2d` (also timm's with an activation), `nn.InstanceNorm2d`, `nn.PReLU` with a
+            slope for each channel, or `nn.Linear`.
+        in_channels: of the new layer, from 1 to the old number, in whole groups; features for a linear layer.
         out_channels: the same for what comes out.
 
     Raises:
@@ -75,10 +84,11 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
     for given, old in zip((in_channels, out_channels), sizes(module), strict=True):
         if not is_integer(given) or not 1 <= given <= old:
             raise InputError(f"cannot narrow {old} channels to {given!r}; give an integer from 1 to {old}")
-    if in_channels != out_channels and gives_map_for_map(module):
+    each = channels_together(module)
+    if each is not None and (in_channels % each[0] or in_channels // each[0] * each[1] != out_channels):
+        what = "one map out for one in" if each == (1, 1) else f"{each[1]} maps out for {each[0]} in"
         raise InputError(
-            f"a {type(module).__name__} with one map out for one in cannot have {in_channels} in and "
-            f"{out_channels} out; give the same number"
+            f"a {type(module).__name__} with {what} cannot have {in_channels} in and {out_channels} out"
         )
     place = next(
         (item for item in (*module.parameters(), *module.buffers()) if item.is_floating_point()), None
@@ -114,7 +124,7 @@ def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict
         module.stride,  # type: ignore[arg-type]
         module.padding,  # type: ignore[arg-type]
         module.dilation,  # type: ignore[arg-type]
-        in_channels if is_depthwise(module) else 1,
+        module.groups * in_channels // module.in_channels if module.groups > 1 else 1,
         module.bias is not None,
         module.padding_mode,
         **options,
@@ -138,7 +148,7 @@ def narrowed(module: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -
         module: as for `narrow_like`.
         inputs: int64 indices of the channels (features) that are still read; None for all.
         outputs: int64 indices of those that are still made; None for all. A layer with one map out for one in
-            takes either.
+            takes either, a grouped convolution these, in whole groups.
 
     Returns:
         The new layer; the old one is untouched.
@@ -151,19 +161,18 @@ def narrowed(module: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -
         torch.Size([2, 2])
     """
     in_channels, out_channels = sizes(module)
-    if gives_map_for_map(module):
-        inputs = outputs = outputs if outputs is not None else inputs
-    new = narrow_like(
-        module,
-        in_channels if inputs is None else len(inputs),
-        out_channels if outputs is None else len(outputs),
-    )
+    each = channels_together(module)
+    if each is not None:
+        outputs, inputs = outputs if outputs is not None else inputs, None
+    made = out_channels if outputs is None else len(outputs)
+    read = in_channels if inputs is None else len(inputs)
+    new = narrow_like(module, read if each is None else made // each[1] * each[0], made)
     state = new.state_dict()
     for name, value in module.state_dict().items():
         kept = value
         if outputs is not None and value.ndim:
             kept = kept[outputs.to(value.device)]
-        if inputs is not None and value.ndim > 1 and not is_depthwise(module):
+        if inputs is not None and value.ndim > 1:
             kept = kept[:, inputs.to(value.device)]
         state[name].copy_(kept)
     return new

@@ -108,7 +108,7 @@ class Budget:
             site.name: [place for place, layer in enumerate(self._layers) if site.name in layer.sites]
             for site in sites
         }
-        least = self.macs({site.name: min(multiple, site.channels) for site in sites})
+        least = self.macs({site.name: min(site.step(multiple), site.channels) for site in sites})
         if least > self.target:
             fewest = "one channel" if multiple == 1 else f"{multiple} channels"
             raise InputError(
@@ -159,14 +159,15 @@ class Budget:
     def _blocks(self, scores: Mapping[str, Tensor]) -> list[tuple[float, int, list[int]]]:
         """Return what can be dropped at once, the lowest mean score first: it, the place of its site, its channels.
 
-        All but the first block of a site have `multiple` channels, so that a multiple stays; the last one always stays.
+        All but the first block of a site have as many as `multiple` wants, so that a multiple stays; one always does.
         """
         found = []
         for place, site in enumerate(self.sites):
             values = scores[site.name].tolist()
             ranked = sorted(range(site.channels), key=lambda index: (values[index], index))
-            start = site.channels % self.multiple
-            edges = [*([0] if start else []), *range(start, site.channels, self.multiple)]
+            step = site.step(self.multiple)
+            start = site.channels % step
+            edges = [*([0] if start else []), *range(start, site.channels, step)]
             for one, end in itertools.pairwise(edges):
                 block = ranked[one:end]
                 found.append((sum(values[index] for index in block) / len(block), place, block))

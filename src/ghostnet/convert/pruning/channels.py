@@ -2,8 +2,9 @@
 
 Every channel that a convolution makes is followed through the graph to all that reads it, and so every place where a
 module keeps a channel gets the number of what made it. What a function forces together (a product of two maps, halves
-of a `chunk`, sums where streams may lose channels) gets one number: it stays or goes as one. Where channels reach
-something that is not known to keep them apart, they stay. Left out: grouped convolutions, shuffles, Ghost convolutions.
+of a `chunk`, groups of a grouped convolution, sums where streams may lose channels) gets one number: it stays or goes
+as one. Where channels reach something that is not known to keep them apart, they stay. Left out: shuffles, Ghost
+convolutions as readers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ghostnet.convert.channelwise import arguments_of, call_step, reads_shape_on
 from ghostnet.convert.gate import PRODUCTS, Gate, gate_of
 from ghostnet.convert.graph import HELD, ConvUnit, holds_its_values
 from ghostnet.convert.order import own_their_weights
-from ghostnet.nn.narrow import gives_map_for_map, sizes
+from ghostnet.nn.narrow import channels_together, sizes
 
 FIXED = 0  # the number of channels that stay
 _SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub)
@@ -236,14 +237,15 @@ class _Walk:
             self._stop(node)
         if role == "mixing" and type(module) is nn.Conv2d:
             return self._convolution(node, path, module, maps)
-        holds = role in ("depthwise", "valued") or (role == "norm" and holds_its_values(module))
-        if holds and gives_map_for_map(module):
-            return self._with_values(node, path, maps, sizes(module)[0])
+        each = channels_together(module)
+        holds = role in ("grouped", "valued") or (role == "norm" and holds_its_values(module))
+        if holds and each is not None:
+            return self._grouped(node, path, maps, sizes(module)[0], each)
         if maps is not None and role in ("alone", "flatten"):
             return _Maps(maps.channels, maps.flat or role == "flatten")
         if maps is not None and role == "linear" and module.in_features % len(maps.channels) == 0:  # type: ignore[operator]
-            each = module.in_features // len(maps.channels)  # type: ignore[operator]
-            self.ledger.read(path, "in", np.repeat(maps.channels, each))
+            features = module.in_features // len(maps.channels)  # type: ignore[operator]
+            self.ledger.read(path, "in", np.repeat(maps.channels, features))
             return None
         self._stop(node)
         outputs = getattr(module, "out_channels", None)
@@ -257,12 +259,19 @@ class _Walk:
         made = self.ledger.places.get((path, "out"))
         return _fixed(module.out_channels) if made is None else _Maps(made)
 
-    def _with_values(self, node: fx.Node, path: str, maps: _Maps | None, channels: int) -> _Maps:
+    def _grouped(
+        self, node: fx.Node, path: str, maps: _Maps | None, channels: int, each: tuple[int, int]
+    ) -> _Maps:
+        """Follow channels through a layer that keeps groups of them apart, or each; a group goes or stays as one."""
         if maps is None or len(maps.channels) != channels:
             self._stop(node)
             maps = _fixed(channels)
-        self.ledger.read(path, "both", maps.channels)
-        return _Maps(maps.channels)
+        first = maps.channels[:: each[0]]
+        if each[0] > 1:
+            self.ledger.tie(np.repeat(first, each[0]), maps.channels)
+        made = np.repeat(first, each[1])
+        self.ledger.read(path, "both", made)
+        return _Maps(made)
 
     def _call(self, node: fx.Node) -> _Maps | None:
         source, *others = self._sources(node)

@@ -186,7 +186,9 @@ def least_share(
     narrowest = copy_model(model).eval()
     units = find_units(model, example_input)
     sites, _ = _sites_for(PRUNE_METHODS[method], model, units, example_input, streams)
-    narrow_(narrowest, sites, {site.name: torch.arange(min(multiple, site.channels)) for site in sites})
+    narrow_(
+        narrowest, sites, {site.name: torch.arange(min(site.step(multiple), site.channels)) for site in sites}
+    )
     size = tuple(example_input.shape[1:])
     share = math.ceil(1000 * profile(narrowest, size).macs / profile(model, size).macs) / 1000
     if share >= 1:

@@ -7,6 +7,7 @@ concatenation each layer loses what its parts lose.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class PruneSite:
         channels: how many there are to choose from; each may be several channels of a layer.
         outputs: for each convolution that makes them, which of them each of its channels is.
         norms: for each of these, the batch norm that alone reads it, or None.
-        followers: norms and depthwise convolutions that carry them, likewise; -1 for channels of other sites.
+        followers: norms and grouped convolutions that carry them, likewise; -1 for channels of other sites.
         inputs: layers that mix them, likewise; a linear layer may have several features of each.
         gates: convolutions that make a factor for each of them, as the second one of squeeze-excite.
         squeezes: convolutions that mix them for such factors alone, as its first one.
@@ -54,6 +55,14 @@ class PruneSite:
     def readers(self) -> tuple[str, ...]:
         """The layers that mix the channels, without those that do so for factors alone."""
         return tuple(path for path in self.inputs if path not in self.squeezes)
+
+    def step(self, multiple: int) -> int:
+        """Return of how many of them a multiple must stay, so that `multiple` channels of each layer do."""
+        index = self.outputs[self.name]
+        beside = int(
+            (index == index[0]).int().cumprod(0).sum()
+        )  # channels of a group lie side by side, halves apart
+        return multiple // math.gcd(multiple, beside)
 
     @property
     def kept_whole(self) -> str | None:
