@@ -246,6 +246,16 @@ def test_pruning_by_weights_leaves_a_checkpoint_of_another_run(saved: Path, tmp_
     assert ghostnet.load(out).get_submodule("layer3.1.conv1").out_channels % 8 == 0
 
 
+def test_streams_lose_channels_where_asked_to(tmp_path: Path) -> None:
+    widths = []
+    for more in ((), ("--streams",)):
+        out = tmp_path / f"{len(more)}.safetensors"
+        command = ["convert", "resnet9_050", "-o", str(out), "--method", "l1", "--macs", "0.5", *more]
+        assert cli.run(command) == 0
+        widths.append(ghostnet.load(out).get_submodule("classifier").in_features)
+    assert widths[0] == 256 > widths[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -255,6 +265,7 @@ def test_pruning_by_weights_leaves_a_checkpoint_of_another_run(saved: Path, tmp_
         (("--method", "l1", "--macs", "0.01"), "`macs` (=0.01) cannot be reached"),
         (("--method", "thinet"), "give `calibration` (--calibration FOLDER or cifar10)"),
         (("--method", "sss"), "give --calibration cifar10"),
+        (("--method", "thinet", "--calibration", "synthetic", "--streams"), "leaves streams alone; use 'l1'"),
     ],
 )
 def test_convert_refuses_what_cannot_be_pruned(

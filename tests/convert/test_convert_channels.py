@@ -211,7 +211,7 @@ def test_methods_that_repair_a_layer_leave_streams_and_groups_alone(method: str)
         == f"method {method!r} keeps it: last reads them beside others, or several of them as one"
     )
     assert (pruned.first.out_channels, pruned.last.out_channels < 6) == (8, True)
-    with pytest.raises(InputError, match="leaves streams alone; use 'l1' or 'taylor'"):
+    with pytest.raises(InputError, match="leaves streams alone; use 'l1', 'taylor' or 'sss'"):
         prune(model, method, macs=0.96, calibration=IMAGES, streams=True)
 
 

@@ -137,9 +137,11 @@ class Conversion:
         ]
 
     def _check_method(self) -> None:
-        from ghostnet.convert import check_method
+        from ghostnet.convert.pruning import check_method, check_streams
 
         check_method(self.method)
+        if self.streams:
+            check_streams(self.method)
         if self.method == "taylor" and self.calibration == SYNTHETIC:
             raise InputError(
                 "method 'taylor' needs labels, which synthetic images have not; give a folder of classes"

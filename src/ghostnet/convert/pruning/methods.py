@@ -11,7 +11,7 @@ from ghostnet.convert.pruning.job import PruneJob
 from ghostnet.convert.pruning.reconstruct import prune_channel, prune_thinet
 from ghostnet.convert.pruning.scores import prune_l1, prune_taylor
 from ghostnet.convert.pruning.sparsity import prune_sss
-from ghostnet.errors import unknown_name
+from ghostnet.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,18 @@ PRUNE_METHODS: dict[str, PruneMethod] = {
     )
 }
 METHODS = ("ghost", *PRUNE_METHODS)
+
+
+def check_streams(method: str) -> None:
+    """Raise unless a method can choose channels of layers whose maps are added.
+
+    Raises:
+        InputError: it repairs one layer behind another.
+    """
+    if method in PRUNE_METHODS and PRUNE_METHODS[method].one_reader:
+        raise InputError(
+            f"method {method!r} repairs one layer behind another, and leaves streams alone; use 'l1', 'taylor' or 'sss'"
+        )
 
 
 def check_method(name: object) -> str:

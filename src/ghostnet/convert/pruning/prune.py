@@ -21,7 +21,7 @@ from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.pruning.budget import TOLERANCE, Budget, check_multiple
 from ghostnet.convert.pruning.cut import cut_, narrow_
 from ghostnet.convert.pruning.job import PruneJob, Sparsify
-from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod
+from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod, check_streams
 from ghostnet.convert.pruning.sites import PruneSite, find_sites
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
@@ -115,10 +115,8 @@ def _sites_for(
     method: PruneMethod, model: nn.Module, units: list[ConvUnit], example: Tensor | None, streams: bool
 ) -> tuple[list[PruneSite], dict[str, str]]:
     """Return the sites that a method can choose channels of, and why other convolutions keep theirs."""
-    if method.one_reader and streams:
-        raise InputError(
-            f"method {method.name!r} repairs one layer behind another, and leaves streams alone; use 'l1' or 'taylor'"
-        )
+    if streams:
+        check_streams(method.name)
     sites, reasons = find_sites(model, units, example, streams=streams)
     if not method.one_reader:
         return sites, reasons
