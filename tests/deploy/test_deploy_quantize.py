@@ -228,6 +228,37 @@ def test_unusable_calibration_is_one_line(given: Any, message: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+class BoxesAndScores(nn.Module):
+    """One tensor of coordinates in hundreds of pixels and of scores below 1, as YOLO answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.boxes = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.scores = nn.Conv2d(16, 6, 1)
+        nn.init.constant_(self.scores.bias, -4.0)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.relu(self.stem(x))
+        boxes = 300 + 200 * self.boxes(maps).flatten(2)
+        return torch.cat([boxes, self.scores(maps).flatten(2).sigmoid()], 1)
+
+
+@pytest.mark.parametrize("target_name", ["onnx", "openvino"])
+def test_scores_beside_boxes_are_not_rounded_away(target_name: str, tmp_path: Path) -> None:
+    skip_without(target_name)
+    model = BoxesAndScores()
+    given = torch.from_numpy(images(32))  # a tensor does as well as an array
+    path = tmp_path / {"onnx": "net.onnx", "openvino": "net.xml"}[target_name]
+    quantize(model, target_name, path, given, input_size=SIZE)
+    with torch.no_grad():
+        expected = model(given[:4])[:, 4:].numpy()
+    found = load(path).predict(given[:4].numpy())[:, 4:]
+    assert float(expected.max()) < 0.1
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
 def test_a_network_without_layers_to_quantise_is_one_line(tmp_path: Path) -> None:
     skip_without("onnx")
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -46,7 +46,8 @@ def prune_by_plan(
         budget: time of the pruned network over that of the original, in (0, 1).
         example_input: `(N, C, H, W)`; its size is what is timed.
         calibration: as for `prune`.
-        multiple, streams: as for `prune`.
+        multiple: as for `prune`.
+        streams: as for `prune`.
         precision, seconds, folder, announce: as for `deploy.plan_share`.
         seed: as for `prune`.
 

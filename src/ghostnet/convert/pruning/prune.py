@@ -146,8 +146,10 @@ def draft(
     Args:
         model: as for `prune`.
         method: one of `PRUNE_METHODS` whose entry says "uniform".
-        macs, multiple, streams: as for `prune`.
+        macs: as for `prune`.
         example_input: `(N, C, H, W)`.
+        multiple: as for `prune`.
+        streams: as for `prune`.
     """
     model = eager_module(model, "prune")
     drafted = copy_model(model).eval()

@@ -16,7 +16,7 @@ def calibration_array(given: Any, input_size: Sequence[int]) -> np.ndarray:
     """Return calibration images as one float32 array `(N, C, H, W)`.
 
     Args:
-        given: such an array, or an iterable of batches: arrays, tensors, or tuples whose first entry is one
+        given: such an array or tensor, or an iterable of batches: arrays, tensors, or tuples whose first entry is one
             (labels behind it are not read). Images are normalised as the network expects.
         input_size: `(C, H, W)` of the network.
 
@@ -27,6 +27,7 @@ def calibration_array(given: Any, input_size: Sequence[int]) -> np.ndarray:
         >>> calibration_array(np.zeros((16, 3, 8, 8), np.float32), (3, 8, 8)).shape
         (16, 3, 8, 8)
     """
+    given = given.detach().cpu().numpy() if hasattr(given, "detach") else given  # a tensor
     images = given if isinstance(given, np.ndarray) else _joined(given)
     if images.dtype != np.float32:
         raise InputError(

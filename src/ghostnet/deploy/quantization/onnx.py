@@ -59,10 +59,13 @@ class OnnxQuantiser:
                 calibrator.collect_data(_Reader(calibrator.infer_session, given))
             self._ranges = calibrator.compute_data()
             self._model = onnx.shape_inference.infer_shapes(model)
+            behind = _behind_the_layers(model.graph.node)
             self._left = [
                 node.name
                 for node in model.graph.node
-                if _has_no_scales(node) or (among is not None and node.name not in among)
+                if _has_no_scales(node)
+                or node.name in behind
+                or (among is not None and node.name not in among)
             ]
 
     def layers(self) -> list[str]:
@@ -98,6 +101,27 @@ def _has_no_scales(node: Any) -> bool:
     """Tell whether a layer stays in float: ONNX Runtime gives a bias of several groups the scales of one."""
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     return node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2
+
+
+def _behind_the_layers(nodes: Sequence[Any]) -> set[str]:
+    """Return the names of what computes answers from the last layers' maps, and feeds no layer.
+
+    A detector puts boxes of hundreds of pixels and scores below 1 into one tensor, whose 256 steps leave no score. What
+    a layer's own activation is stays with it: its range is the smaller one.
+    """
+    feeding: set[str] = set()
+    behind = []
+    for node in reversed(nodes):
+        if node.op_type in LAYERS or feeding.intersection(node.output):
+            feeding.update(node.input)
+        else:
+            behind.append(node)
+    made_by_layers = {output for node in nodes if node.op_type in LAYERS for output in node.output}
+    return {
+        node.name
+        for node in behind
+        if node.op_type not in ("Relu", "Clip") or node.input[0] not in made_by_layers
+    }
 
 
 def _batches(images: np.ndarray | Sequence[np.ndarray]) -> Iterable[np.ndarray]:
