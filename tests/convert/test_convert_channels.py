@@ -375,3 +375,64 @@ def test_a_draft_has_the_sizes_of_what_is_pruned(method: str) -> None:
     drafted = draft(model, method, macs=0.96, example_input=IMAGES)
     shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (pruned, drafted)]
     assert shapes[0] == shapes[1]
+
+
+def _by_view(block: Excited, maps: Tensor) -> Tensor:
+    """The way of the code that SENet is best known by."""
+    batch, channels, _, _ = maps.size()
+    factors = block.factors(block.pool(maps).view(batch, channels)).view(batch, channels, 1, 1)
+    return maps * factors.expand_as(maps)
+
+
+_LINEAR_GATES: dict[str, Callable[[Excited, Tensor], Tensor]] = {
+    "views": _by_view,
+    "an index": lambda block, maps: maps * block.factors(maps.mean((2, 3)))[:, :, None, None],
+    "unsqueezed": lambda block, maps: block.factors(maps.mean((2, 3))).unsqueeze(-1).unsqueeze(-1) * maps,
+    "flattened": lambda block, maps: (
+        maps * block.factors(torch.flatten(block.pool(maps), 1)).view(maps.size(0), maps.shape[1], 1, 1)
+    ),
+}
+
+
+class Excited(nn.Module):
+    """Squeeze-excite of linear layers, between two convolutions."""
+
+    def __init__(self, scaled: Callable[[Excited, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.pool = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), nn.AdaptiveAvgPool2d(1)
+        self.factors = nn.Sequential(nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 16), nn.Sigmoid())
+        self.scaled = scaled
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.scaled(self, torch.relu(self.first(images))))
+
+
+@pytest.mark.parametrize("form", _LINEAR_GATES)
+def test_linear_layers_that_scale_channels_lose_them_too(form: str) -> None:
+    model = Excited(_LINEAR_GATES[form]).eval()
+    assert _check_exact(model, IMAGES, streams=False) == {"first", "factors.2"}
+    sites, _ = find_sites(model, find_units(model, IMAGES), IMAGES)
+    assert [(site.name, site.gates, site.squeezes, site.readers) for site in sites] == [
+        ("first", ("factors.2",), ("factors.0",), ("last",))
+    ]
+    for method in ("l1", "channel"):
+        pruned, report = prune(model, method, macs=0.6, calibration=IMAGES, example_input=IMAGES)
+        assert (
+            pruned.factors[2].out_features == pruned.factors[0].in_features == pruned.first.out_channels < 16
+        )
+        assert report.macs_ratio == pytest.approx(0.6, abs=0.05)
+    gated = copy.deepcopy(model)
+    gates = insert_gates_(gated, sites)
+    with torch.no_grad():
+        gates["first"].scale.uniform_(0.5, 1.5)
+        scaled = gated(IMAGES)
+        torch.testing.assert_close(fold_gates_(gated, sites)(IMAGES), scaled, atol=1e-5, rtol=1e-4)
+
+
+def test_views_by_another_number_stay() -> None:
+    model = Excited(
+        lambda block, maps: maps * block.factors(block.pool(maps).view(-1, 16)).view(-1, 16, 1, 1)
+    )
+    with pytest.raises(InputError, match="nothing in this Excited can be pruned"):
+        find_sites(model, find_units(model, IMAGES), IMAGES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ _METHOD_SUMS = ("add", "add_", "sub", "sub_")
 _METHOD_PRODUCTS = ("mul", "mul_")
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _ADDED = "its channels meet others in an addition: without `streams` both keep their width"
+_TO_ONE_PIXEL = (slice(None), slice(None), None, None)  # y[:, :, None, None]
+_COUNTED = "the network's code counts its channels"
 _MULTIPLIED = "its channels are multiplied by what is not known to have a factor for each"
 Place = tuple[
     str, str
@@ -89,8 +92,13 @@ def _keep_what_others_hold(
     held = held_elsewhere(model)
     alone = own_their_weights(model, graphs, paths)
     for path, side in ledger.places:
+        module = model.get_submodule(path)
         if path in reasons:
             ledger.keep(ledger.places[path, side], f"{path} must be left alone: {reasons[path]}")
+        elif isinstance(module, nn.Linear) and "weight" not in module._parameters:
+            ledger.keep(
+                ledger.places[path, side], f"{path} must be left alone: its weight is computed by a hook"
+            )
         elif path in held:
             ledger.keep(ledger.places[path, side], f"{path} would change with it, and is {HELD}")
         elif not alone[path]:
@@ -132,6 +140,13 @@ class _Ledger:
         known = self.places.setdefault((path, side), channels)
         if known is not channels:
             self.tie(known, channels)
+
+    def made(self, path: str, features: int) -> np.ndarray:
+        """Return the numbers of what a linear layer makes: factors of channels may go with them."""
+        if (path, "out") not in self.places:
+            self.places[path, "out"] = np.arange(self.count, self.count + features)
+            self.count += features
+        return self.places[path, "out"]
 
     def settled(self, *, streams: bool) -> Channels:
         """Return the numbers that are left when all has been said."""
@@ -180,6 +195,8 @@ class _Walk:
         self.model, self.graph, self.ledger = model, graph, ledger
         self.values: dict[fx.Node, _Value] = {}
         self.known: set[fx.Node] = set()  # nodes that give maps or features of known channels
+        self.shapes: dict[fx.Node, np.ndarray] = {}  # nodes that give all sizes of such, and its channels
+        self.counts: dict[fx.Node, np.ndarray] = {}  # nodes that give the number of them
 
     def run(self) -> None:
         """Follow all channels of the graph."""
@@ -194,6 +211,10 @@ class _Walk:
             return self._stop(node, "its channels leave the network")
         if node.op == "call_module":
             return self._module(node, str(node.target))
+        shaped = self._shaped(node)
+        if shaped is not None:
+            return shaped
+        self._count(node)
         if node.op not in ("call_function", "call_method") or not self._sources(node):
             return None
         if reads_shape_only(node):
@@ -204,6 +225,8 @@ class _Walk:
             return self._concatenation(node)
         if node.target is torch.chunk or (node.op == "call_method" and node.target == "chunk"):
             return self._chunk(node)
+        if node.op == "call_method" and node.target == "expand_as":
+            return self._met(node, node.args[0], node.args[1], is_sum=False)
         pair = self._pair(node)
         if pair is not None:
             return self._met(node, *pair)
@@ -246,7 +269,7 @@ class _Walk:
         if maps is not None and role == "linear" and module.in_features % len(maps.channels) == 0:  # type: ignore[operator]
             features = module.in_features // len(maps.channels)  # type: ignore[operator]
             self.ledger.read(path, "in", np.repeat(maps.channels, features))
-            return None
+            return _Maps(self.ledger.made(path, module.out_features), flat=True)  # type: ignore[arg-type]
         self._stop(node)
         outputs = getattr(module, "out_channels", None)
         return _fixed(outputs) if isinstance(outputs, int) else None
@@ -291,7 +314,7 @@ class _Walk:
         tensors = [argument for argument in node.args if isinstance(argument, fx.Node)]
         return (tensors[0], tensors[1], is_sum) if len(tensors) == len(node.args) == 2 else None
 
-    def _met(self, node: fx.Node, one: fx.Node, other: fx.Node, is_sum: bool) -> _Maps | None:
+    def _met(self, node: fx.Node, one: Any, other: Any, is_sum: bool) -> _Maps | None:
         first, second = self._maps(one), self._maps(other)
         why = _ADDED if is_sum else _MULTIPLIED
         if first is None or second is None or first.flat or second.flat or node.kwargs:
@@ -330,28 +353,72 @@ class _Walk:
         return [_Maps(part) for part in parts]
 
     def _sizes(self, node: fx.Node) -> _Maps | None:
-        """Let channels stay that the code counts."""
-        if node.op == "call_method" and node.target == "dim":
-            return None
-        if node.op == "call_function" and node.args[1] == "ndim":
-            return None
+        """Remember whose sizes a node gives."""
+        maps = self._maps(node.args[0])
+        whole = node.target == "size" if node.op == "call_method" else node.args[1] == "shape"
         asked = arguments_of(node, "dim")[0] if node.op == "call_method" else None
-        counted = any(map(_may_count_channels, node.users)) if asked is None else asked in (1, -3)
-        if counted and node.users:
-            self._stop(node, "the network's code counts its channels")
+        if maps is None:
+            self._stop(node)
+        elif whole and asked is None:
+            self.shapes[node] = maps.channels
+        elif whole and asked in (1, -1 if maps.flat else -3):
+            self.counts[node] = maps.channels
         return None
 
+    def _count(self, node: fx.Node) -> None:
+        """Let channels stay that the code counts, but for `_shaped`, which counts them again in the smaller network."""
+        for source in node.all_input_nodes:
+            if source in self.counts:
+                self.ledger.keep(self.counts[source], _COUNTED)
+            elif source in self.shapes and node.target is not operator.getitem:
+                self.ledger.keep(self.shapes[source], _COUNTED)
+            elif source in self.shapes:
+                index = node.args[1]
+                if index in (1, -3):
+                    self.counts[node] = self.shapes[source]
+                elif not isinstance(index, int) and (not _is_plain(index) or 1 in range(4)[index]):
+                    self.ledger.keep(self.shapes[source], _COUNTED)
 
-def _may_count_channels(user: fx.Node) -> bool:
-    """Tell whether what reads a shape reads more than batch, height and width."""
-    index = user.args[1] if user.target is operator.getitem else None
-    if isinstance(index, slice) and all(part is None or isinstance(part, int) for part in _parts(index)):
-        return 1 in range(4)[index]
-    return bool(user.users) if index in (1, -3) else not isinstance(index, int)
+    def _shaped(self, node: fx.Node) -> _Maps | None:
+        """Follow what gives features of one pixel their shape, as squeeze-excite of linear layers does."""
+        if not node.args:
+            return None
+        if node.target in ("unsqueeze", torch.unsqueeze) or node.args[1:] == (_TO_ONE_PIXEL,):
+            return self._unsqueezed(node)
+        if node.target not in ("view", "reshape", torch.reshape):
+            return None
+        shape = node.args[1:]
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = tuple(shape[0])
+        if len(shape) < 2 or shape[1] not in self.counts or any(size != 1 for size in shape[2:]):
+            return None
+        maps, counted = self._maps(node.args[0]), self.counts[shape[1]]  # type: ignore[index]
+        batch = isinstance(shape[0], fx.Node) and shape[0] not in self.counts
+        if maps is None or len(shape) not in (2, 4) or len(maps.channels) != len(counted) or not batch:
+            return None
+        self.ledger.tie(maps.channels, counted)
+        return _Maps(maps.channels, flat=len(shape) == 2)
+
+    def _unsqueezed(self, node: fx.Node) -> _Maps | None:
+        source, index = node.args[0], node.args[1:]
+        maps = self._maps(source)
+        if maps is None or not maps.flat or node.kwargs:
+            return None
+        if node.target is operator.getitem:
+            return _Maps(maps.channels)
+        first = (
+            not isinstance(source, fx.Node) or source.target != node.target
+        )  # (N, C, 1), which counts as flat
+        if index not in (((2,), (-1,)) if first else ((3,), (-1,))):
+            return None
+        return _Maps(maps.channels, flat=first)
 
 
-def _parts(index: slice) -> tuple[object, object, object]:
-    return index.start, index.stop, index.step
+def _is_plain(index: object) -> TypeGuard[slice]:
+    """Tell whether an index is a slice between numbers."""
+    return isinstance(index, slice) and all(
+        part is None or isinstance(part, int) for part in (index.start, index.stop, index.step)
+    )
 
 
 def _fixed(channels: int) -> _Maps:

@@ -27,12 +27,12 @@ class PruneSite:
     Args:
         name: path of the convolution that makes them; of several the first that runs.
         channels: how many there are to choose from; each may be several channels of a layer.
-        outputs: for each convolution that makes them, which of them each of its channels is.
+        outputs: for each layer that makes them, which of them each of its channels is.
         norms: for each of these, the batch norm that alone reads it, or None.
         followers: norms and grouped convolutions that carry them, likewise; -1 for channels of other sites.
         inputs: layers that mix them, likewise; a linear layer may have several features of each.
-        gates: convolutions that make a factor for each of them, as the second one of squeeze-excite.
-        squeezes: convolutions that mix them for such factors alone, as its first one.
+        gates: layers that make a factor for each of them, as the second one of squeeze-excite.
+        squeezes: layers that mix them for such factors alone, as its first one.
         reader_unit: what `observe` needs to know of the reader, where there is only one.
     """
 
@@ -109,7 +109,8 @@ def find_sites(
     channels = follow_channels(model, graphs, units, streams=streams)
     by_name = {unit.name: unit for unit in units}
     order = {unit.name: place for place, unit in enumerate(units)}
-    sites = [_site(group, channels, by_name) for group in _groups(channels)]
+    groups = [group for group in _groups(channels) if any((path, "out") in group.places for path in by_name)]
+    sites = [_site(group, channels, by_name) for group in groups]
     sites = [site for site in sites if site.readers]
     # a reader is repaired on what reaches it
     sites.sort(key=lambda site: min(order.get(path, len(order)) for path in site.readers))
@@ -119,7 +120,7 @@ def find_sites(
     }
     for site in sites:
         for path in site.outputs:
-            del reasons[path]
+            reasons.pop(path, None)
         reasons |= dict.fromkeys(site.gates, f"it scales the channels of {site.name}, and loses them with it")
     if not sites:
         first = next(iter(reasons.items()), ("it has", "no convolution"))
@@ -193,10 +194,12 @@ def _site(group: _Group, channels: Channels, by_name: dict[str, ConvUnit]) -> Pr
         side: {path: chosen((path, at)) for path, at in group.places if at == side}
         for side in ("out", "both", "in")
     }
-    runs = list(by_name)
-    outputs = {path: by_side["out"][path] for path in sorted(by_side["out"], key=runs.index)}
-    name = next(iter(outputs))
+    runs = {path: place for place, path in enumerate(by_name)}
+    order = sorted(by_side["out"], key=lambda path: runs.get(path, len(runs)))
+    outputs = {path: by_side["out"][path] for path in order}
+    name = order[0]
     gates = {gate.layer for gate in channels.gates} & outputs.keys() - {name}
+    gates |= outputs.keys() - by_name.keys()  # what linear layers make are factors
     squeezes = {gate.squeeze for gate in channels.gates if gate.layer in outputs} & by_side["in"].keys()
     readers = [path for path in by_side["in"] if path not in squeezes]
     only = ConvUnit(readers[0], None, None, 1, False, False, False, None) if len(readers) == 1 else None
@@ -204,7 +207,7 @@ def _site(group: _Group, channels: Channels, by_name: dict[str, ConvUnit]) -> Pr
         name,
         len(group.numbers),
         outputs,
-        {path: by_name[path].norm for path in outputs},
+        {path: by_name[path].norm for path in outputs if path in by_name},
         by_side["both"],
         by_side["in"],
         tuple(sorted(gates)),
