@@ -1,4 +1,4 @@
-"""Time converted networks in PyTorch itself: as they are, and as `deploy.optimize` rewrites them.
+"""Time converted networks in PyTorch itself: as they are, as `deploy.optimize` rewrites them, and compiled after that.
 
 For maintainers, on a machine that does nothing else (one thread, float32, one image; random weights and statistics, and
 channels in an order of their own, as matching leaves them; all of a network take turns in one process):
@@ -34,7 +34,7 @@ NEW = ("scale_shift",)  # what this script is there to judge
 
 
 def networks(name: str, side: int) -> dict[str, nn.Module]:
-    """Return a dense network, its Ghost form (s = 2), and both as `optimize` gives them."""
+    """Return a dense network, its Ghost form (s = 2), and both as `optimize` gives them, compiled or not."""
     torch.manual_seed(0)
     size = (3, side, side)
     dense = randomise_statistics_(_network(name), size)
@@ -45,11 +45,14 @@ def networks(name: str, side: int) -> dict[str, nn.Module]:
     absorb_channel_orders_(ghost)
     ghost.eval()
     older = [name for name in default_passes() if name not in NEW]
+    optimized = {"dense": optimize(dense, input_size=size), "ghost": optimize(ghost, input_size=size)}
     return {
         "dense": dense,
-        "dense, optimized": optimize(dense, input_size=size),
+        "dense, optimized": optimized["dense"],
+        "dense, compiled": torch.compile(optimized["dense"]),
         "ghost": ghost,
-        "ghost, optimized": optimize(ghost, input_size=size),
+        "ghost, optimized": optimized["ghost"],
+        "ghost, compiled": torch.compile(optimized["ghost"]),
         f"ghost, without {', '.join(NEW)}": optimize(ghost, input_size=size, passes=older),
     }
 
