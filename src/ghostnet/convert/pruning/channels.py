@@ -34,9 +34,7 @@ _ADDED = "its channels meet others in an addition: without `streams` both keep t
 _TO_ONE_PIXEL = (slice(None), slice(None), None, None)  # y[:, :, None, None]
 _COUNTED = "the network's code counts its channels"
 _MULTIPLIED = "its channels are multiplied by what is not known to have a factor for each"
-Place = tuple[
-    str, str
-]  # path of a module, and "in", "out" or "both" where it gives a map for each that it is given
+Place = tuple[str, str]  # path of a module, and "in", "out", or "both" of one that keeps channels apart
 
 
 @dataclass
@@ -121,8 +119,9 @@ class _Ledger:
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []
         self._sums: list[tuple[np.ndarray, np.ndarray]] = []
         self.count = FIXED + 1
+        modules = dict(model.named_modules())
         for unit in units:
-            module = dict(model.named_modules()).get(unit.name)
+            module = modules.get(unit.name)
             if type(module) is nn.Conv2d and module.groups == 1:
                 self.places[unit.name, "out"] = np.arange(self.count, self.count + module.out_channels)
                 self.count += module.out_channels
@@ -160,7 +159,7 @@ class _Ledger:
             for label in np.unique(labels[channels]).tolist():
                 reasons.setdefault(label, reason)
         reasons.setdefault(int(labels[FIXED]), "its channels go together with others that stay")
-        for path, side in self.places:  # a layer's channels go for one reason, or they all stay
+        for path, side in self.places:
             numbers = labels[self.places[path, side]] if side == "out" else ()
             first = next((reasons[label] for label in np.unique(numbers).tolist() if label in reasons), None)
             if first is not None:
@@ -207,14 +206,14 @@ class _Walk:
                 self.known.add(node)
 
     def _value(self, node: fx.Node) -> _Value:
-        if node.op == "output":
-            return self._stop(node, "its channels leave the network")
-        if node.op == "call_module":
-            return self._module(node, str(node.target))
         shaped = self._shaped(node)
         if shaped is not None:
             return shaped
         self._count(node)
+        if node.op == "output":
+            return self._stop(node, "its channels leave the network")
+        if node.op == "call_module":
+            return self._module(node, str(node.target))
         if node.op not in ("call_function", "call_method") or not self._sources(node):
             return None
         if reads_shape_only(node):
@@ -241,15 +240,12 @@ class _Walk:
 
     def _stop(self, node: fx.Node, reason: str | None = None) -> _Maps | None:
         """Let all channels stay that a node is given; nothing is known of what it gives."""
+        unknown = f"{_named(self.model, node)} reads its channels, and is not known to keep them apart"
         for source in self._sources(node):
             value = self.values[source]
             for maps in value if isinstance(value, list) else [value]:
                 assert maps is not None
-                self.ledger.keep(
-                    maps.channels,
-                    reason
-                    or f"{_named(self.model, node)} reads its channels, and is not known to keep them apart",
-                )
+                self.ledger.keep(maps.channels, reason or unknown)
         return None
 
     def _module(self, node: fx.Node, path: str) -> _Value:
@@ -406,9 +402,8 @@ class _Walk:
             return None
         if node.target is operator.getitem:
             return _Maps(maps.channels)
-        first = (
-            not isinstance(source, fx.Node) or source.target != node.target
-        )  # (N, C, 1), which counts as flat
+        # (N, C, 1) counts as flat
+        first = not isinstance(source, fx.Node) or source.target != node.target
         if index not in (((2,), (-1,)) if first else ((3,), (-1,))):
             return None
         return _Maps(maps.channels, flat=first)

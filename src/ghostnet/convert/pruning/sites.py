@@ -59,9 +59,8 @@ class PruneSite:
     def step(self, multiple: int) -> int:
         """Return of how many of them a multiple must stay, so that `multiple` channels of each layer do."""
         index = self.outputs[self.name]
-        beside = int(
-            (index == index[0]).int().cumprod(0).sum()
-        )  # channels of a group lie side by side, halves apart
+        # channels of a group lie side by side, halves apart
+        beside = int((index == index[0]).int().cumprod(0).sum())
         return multiple // math.gcd(multiple, beside)
 
     @property
