@@ -110,7 +110,11 @@ def _unread(model: nn.Module, sites: list[PruneSite], kept: dict[str, Tensor]) -
         for site in sites:
             for path, index in site.inputs.items():
                 gone = (index >= 0) & ~torch.isin(index, kept[site.name])
-                model.get_submodule(path).weight[:, gone] = 0  # type: ignore[index, operator]
+                layer = model.get_submodule(path)
+                if isinstance(layer, nn.ConvTranspose2d):  # (inputs, outputs, k, k)
+                    layer.weight[gone] = 0
+                else:
+                    layer.weight[:, gone] = 0  # type: ignore[index, operator]
     return model
 
 
@@ -331,6 +335,55 @@ def test_groups_go_whole_and_the_file_is_read_again(tmp_path: Path) -> None:
     assert report.macs_ratio == pytest.approx(0.5, abs=0.02)
     ghostnet.save(pruned, tmp_path / "pruned.safetensors")
     assert torch.equal(ghostnet.load(tmp_path / "pruned.safetensors").eval()(images), pruned.eval()(images))
+
+
+class Ladder(nn.Module):
+    """A step down, and up again by a transposed convolution, whose maps join those of the shortcut (U-Net)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shortcut, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.up, self.norm = nn.ConvTranspose2d(12, 8, 2, stride=2), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(16, 4, 1)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        skip = torch.relu(self.shortcut(images))
+        return self.last(torch.cat([skip, self.norm(self.up(torch.relu(self.down(skip))))], 1))
+
+
+def test_transposed_convolutions_are_cut_on_both_sides() -> None:
+    model = Ladder()
+    assert _check_exact(model, IMAGES, streams=False) == {"shortcut", "down", "up"}
+    pruned, report = prune(model, "l1", macs=0.5, example_input=IMAGES)
+    assert pruned.up.in_channels == pruned.down.out_channels < 12
+    assert pruned.up.out_channels == pruned.norm.num_features < 8
+    assert report.macs_ratio == pytest.approx(0.5, abs=0.05)
+    sites, _ = find_sites(model, find_units(model, IMAGES), IMAGES)
+    gated = copy.deepcopy(model)
+    gates = insert_gates_(gated, sites)
+    with torch.no_grad():
+        for gate in gates.values():
+            gate.scale.uniform_(0.5, 1.5)
+        scaled = gated(IMAGES)
+        torch.testing.assert_close(fold_gates_(gated, sites)(IMAGES), scaled, atol=1e-5, rtol=1e-4)
+    assert {site.name: site.kept_whole for site in sites}["down"] == "up is a transposed convolution"
+
+
+@pytest.mark.parametrize("way", ["hook", "weight norm", "own forward"])
+def test_transposed_convolutions_that_do_more_stay(way: str) -> None:
+    model = Ladder()
+    if way == "hook":
+        model.up.register_forward_hook(lambda *_: None)
+    elif way == "weight norm":
+        nn.utils.parametrizations.weight_norm(model.up)
+    else:
+        model.up.forward = lambda maps: maps[:, :8]
+    sites, reasons = find_sites(model, find_units(model, IMAGES), IMAGES)
+    assert {path for site in sites for path in site.outputs} == {"shortcut"}
+    assert "up" in reasons["down"]
 
 
 class Counts(nn.Module):

@@ -44,6 +44,15 @@ def test_dropped_inputs_count_as_zero():
     torch.testing.assert_close(narrowed(layer, KEPT, None)(images[:, KEPT]), layer(images))
 
 
+def test_a_transposed_convolution_has_its_weight_the_other_way_round():
+    layer = nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1, dilation=2)
+    new = narrowed(layer, KEPT, torch.tensor([1, 2]))
+    assert (new.in_channels, new.out_channels) == (3, 2)
+    images = torch.randn(1, 4, 5, 5)
+    images[:, 1] = 0
+    torch.testing.assert_close(new(images[:, KEPT]), layer(images)[:, 1:])
+
+
 def test_groups_are_kept_or_left_out_whole():
     layer = nn.Conv2d(4, 6, 3, groups=2)
     new = narrowed(layer, None, torch.tensor([3, 4, 5]))
@@ -82,7 +91,11 @@ def test_frozen_weights_stay_frozen_and_the_random_state_is_left_alone():
             "a Conv2d with 4 maps out for 2 in cannot have 3 in and 6 out",
         ),
         (nn.Conv2d(4, 8, 3, groups=2), (2, 8), "cannot have 2 in and 8 out"),
-        (nn.ConvTranspose2d(4, 8, 3), (4, 8), "a ConvTranspose2d cannot be narrowed; what can be: Conv2d, "),
+        (
+            nn.ConvTranspose2d(4, 8, 3, groups=2),
+            (4, 8),
+            "a ConvTranspose2d cannot be narrowed; what can be: ",
+        ),
         (nn.ReLU(), (1, 1), "a ReLU cannot be narrowed"),
         # one of several weights that are no norm's would be left as it is
         (

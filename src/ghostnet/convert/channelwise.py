@@ -52,9 +52,9 @@ def role_of(module: nn.Module, *, flat: bool) -> str | None:
         flat: it is given features `(N, F)`, not maps.
 
     Returns:
-        "mixing" or "linear" for a layer that reads all of them for each output, "grouped" for a convolution that reads
-        some, "norm" (a batch norm) or "valued" for one with values for each of them, "flatten", "alone" for what has no
-        values, None for what is none of this.
+        "mixing", "transposed" or "linear" for a layer that reads all of them for each output, "grouped" for a
+        convolution that reads some, "norm" (a batch norm) or "valued" for one with values for each of them, "flatten",
+        "alone" for what has no values, None for what is none of this.
 
     Example:
         >>> role_of(nn.ReLU(), flat=False), role_of(nn.Conv2d(4, 4, 1, groups=2), flat=False)
@@ -73,6 +73,8 @@ def role_of(module: nn.Module, *, flat: bool) -> str | None:
         return "mixing"
     if kind is nn.Conv2d:
         return "grouped"
+    if kind is nn.ConvTranspose2d and module.groups == 1:
+        return "transposed"
     if kind in (nn.PReLU, nn.InstanceNorm2d):
         return "valued"
     if kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ghostnet.checks import is_integer
 from ghostnet.errors import InputError
 
-_KINDS = (nn.Conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU, nn.Linear)
+_KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU, nn.Linear)
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -47,13 +47,24 @@ def channels_together(module: nn.Module) -> tuple[int, int] | None:
     return (1, 1) if valued or is_batch_norm(module) or type(module) is nn.InstanceNorm2d else None
 
 
+def by_outputs(weight: Tensor, module: nn.Module) -> Tensor:
+    """Return a view of a layer's weight, or of what is like it, with the outputs first and the inputs second.
+
+    Example:
+        >>> layer = nn.ConvTranspose2d(3, 8, 2)
+        >>> by_outputs(layer.weight, layer).shape
+        torch.Size([8, 3, 2, 2])
+    """
+    return weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) and weight.ndim > 1 else weight
+
+
 def sizes(module: nn.Module) -> tuple[int, int]:
     """Return how many channels (features of a linear layer) go in and come out.
 
     Raises:
         InputError: a layer that cannot be narrowed.
     """
-    if type(module) is nn.Conv2d:
+    if type(module) is nn.Conv2d or (type(module) is nn.ConvTranspose2d and module.groups == 1):
         return module.in_channels, module.out_channels
     if type(module) is nn.Linear:
         return module.in_features, module.out_features
@@ -69,8 +80,8 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
     """Build a layer of the same settings, device, type and mode with fewer channels and fresh weights.
 
     Args:
-        module: `nn.Conv2d`, `nn.BatchNorm2d` (also timm's with an activation), `nn.InstanceNorm2d`, `nn.PReLU` with a
-            slope for each channel, or `nn.Linear`.
+        module: `nn.Conv2d`, `nn.ConvTranspose2d` of one group, `nn.BatchNorm2d` (also timm's with an activation),
+            `nn.InstanceNorm2d`, `nn.PReLU` with a slope for each channel, or `nn.Linear`.
         in_channels: of the new layer, from 1 to the old number, in whole groups; features for a linear layer.
         out_channels: the same for what comes out.
 
@@ -116,6 +127,18 @@ def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict
         return nn.PReLU(out_channels, **options)
     if isinstance(module, nn.Linear):
         return nn.Linear(in_channels, out_channels, module.bias is not None, **options)
+    if isinstance(module, nn.ConvTranspose2d):
+        return nn.ConvTranspose2d(
+            in_channels,
+            out_channels,
+            module.kernel_size,  # type: ignore[arg-type]
+            module.stride,  # type: ignore[arg-type]
+            module.padding,  # type: ignore[arg-type]
+            module.output_padding,  # type: ignore[arg-type]
+            bias=module.bias is not None,
+            dilation=module.dilation,  # type: ignore[arg-type]
+            **options,
+        )
     assert isinstance(module, nn.Conv2d)
     return nn.Conv2d(
         in_channels,
@@ -169,10 +192,10 @@ def narrowed(module: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -
     new = narrow_like(module, read if each is None else made // each[1] * each[0], made)
     state = new.state_dict()
     for name, value in module.state_dict().items():
-        kept = value
+        kept = by_outputs(value, module)
         if outputs is not None and value.ndim:
             kept = kept[outputs.to(value.device)]
         if inputs is not None and value.ndim > 1:
             kept = kept[:, inputs.to(value.device)]
-        state[name].copy_(kept)
+        by_outputs(state[name], module).copy_(kept)
     return new

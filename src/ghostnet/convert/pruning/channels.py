@@ -85,7 +85,11 @@ def follow_channels(
 def _keep_what_others_hold(
     model: nn.Module, graphs: list[fx.Graph], units: list[ConvUnit], ledger: _Ledger
 ) -> None:
-    reasons = {unit.name: unit.reason for unit in units if unit.reason is not None}
+    reasons = {
+        unit.name: unit.reason
+        for unit in units
+        if unit.reason is not None and not _is_transposed(model.get_submodule(unit.name))
+    }
     paths = {path for path, _ in ledger.places}
     held = held_elsewhere(model)
     alone = own_their_weights(model, graphs, paths)
@@ -93,7 +97,7 @@ def _keep_what_others_hold(
         module = model.get_submodule(path)
         if path in reasons:
             ledger.keep(ledger.places[path, side], f"{path} must be left alone: {reasons[path]}")
-        elif isinstance(module, nn.Linear) and "weight" not in module._parameters:
+        elif isinstance(module, nn.Linear | nn.ConvTranspose2d) and "weight" not in module._parameters:
             ledger.keep(
                 ledger.places[path, side], f"{path} must be left alone: its weight is computed by a hook"
             )
@@ -122,7 +126,7 @@ class _Ledger:
         modules = dict(model.named_modules())
         for unit in units:
             module = modules.get(unit.name)
-            if type(module) is nn.Conv2d and module.groups == 1:
+            if module is not None and (_is_plain(module) or _is_transposed(module)):
                 self.places[unit.name, "out"] = np.arange(self.count, self.count + module.out_channels)
                 self.count += module.out_channels
 
@@ -254,7 +258,7 @@ class _Walk:
         role = role_of(module, flat=maps is not None and maps.flat)
         if maps is None or len(self._sources(node)) > 1:
             self._stop(node)
-        if role == "mixing" and type(module) is nn.Conv2d:
+        if _is_plain(module) or _is_transposed(module):
             return self._convolution(node, path, module, maps)
         each = channels_together(module)
         holds = role in ("grouped", "valued") or (role == "norm" and holds_its_values(module))
@@ -270,13 +274,14 @@ class _Walk:
         outputs = getattr(module, "out_channels", None)
         return _fixed(outputs) if isinstance(outputs, int) else None
 
-    def _convolution(self, node: fx.Node, path: str, module: nn.Conv2d, maps: _Maps | None) -> _Maps:
-        if maps is None or len(maps.channels) != module.in_channels:
+    def _convolution(self, node: fx.Node, path: str, module: nn.Module, maps: _Maps | None) -> _Maps:
+        read, made = sizes(module)
+        if maps is None or len(maps.channels) != read:
             self._stop(node)
-            maps = _fixed(module.in_channels)
+            maps = _fixed(read)
         self.ledger.read(path, "in", maps.channels)
-        made = self.ledger.places.get((path, "out"))
-        return _fixed(module.out_channels) if made is None else _Maps(made)
+        known = self.ledger.places.get((path, "out"))
+        return _fixed(made) if known is None else _Maps(known)
 
     def _grouped(
         self, node: fx.Node, path: str, maps: _Maps | None, channels: int, each: tuple[int, int]
@@ -372,7 +377,7 @@ class _Walk:
                 index = node.args[1]
                 if index in (1, -3):
                     self.counts[node] = self.shapes[source]
-                elif not isinstance(index, int) and (not _is_plain(index) or 1 in range(4)[index]):
+                elif not isinstance(index, int) and (not _is_between_numbers(index) or 1 in range(4)[index]):
                     self.ledger.keep(self.shapes[source], _COUNTED)
 
     def _shaped(self, node: fx.Node) -> _Maps | None:
@@ -409,7 +414,17 @@ class _Walk:
         return _Maps(maps.channels, flat=first)
 
 
-def _is_plain(index: object) -> TypeGuard[slice]:
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is nn.Conv2d and role_of(module, flat=False) == "mixing"
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Tell whether a module is a transposed convolution that can be cut; it is never converted, and so has a reason."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return role_of(module, flat=False) == "transposed" and not hooks
+
+
+def _is_between_numbers(index: object) -> TypeGuard[slice]:
     """Tell whether an index is a slice between numbers."""
     return isinstance(index, slice) and all(
         part is None or isinstance(part, int) for part in (index.start, index.stop, index.step)

@@ -13,7 +13,7 @@ from ghostnet.errors import InputError
 from ghostnet.modes import restored_modes
 from ghostnet.nn.answers import agree, same_random_numbers
 from ghostnet.nn.edits import replace_module_
-from ghostnet.nn.narrow import narrowed, sizes
+from ghostnet.nn.narrow import by_outputs, narrowed, sizes
 
 _TOLERANCE = 1e-3  # of the largest value of an answer, in float32
 _TOLERANCE_OF_HALVES = 5e-2
@@ -40,7 +40,8 @@ def cut_(
     """
     for site, stays in _cuts(sites, kept):
         for path, index in site.inputs.items():
-            weight: Tensor = model.get_submodule(path).weight  # type: ignore[assignment]
+            layer = model.get_submodule(path)
+            weight = by_outputs(layer.weight, layer)  # type: ignore[arg-type]
             weight[:, ~stays[index].to(weight.device)] = 0
     if example is None:
         return narrow_(model, sites, kept)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ghostnet.convert.channelwise import activates_too
 from ghostnet.convert.pruning.sites import PruneSite
 from ghostnet.nn.edits import replace_module_
+from ghostnet.nn.narrow import by_outputs
 
 
 class ChannelGate(nn.Module):
@@ -76,7 +77,8 @@ def fold_gates_(model: nn.Module, sites: list[PruneSite]) -> nn.Module:
             factors = gate.factors()
             for parameter in (layer.weight, layer.bias):
                 if parameter is not None:
-                    parameter.mul_(factors.view(-1, *[1] * (parameter.ndim - 1)))  # type: ignore[operator]
+                    shape = (-1, *[1] * (parameter.ndim - 1))  # type: ignore[operator]
+                    by_outputs(parameter, layer).mul_(factors.view(shape))  # type: ignore[arg-type]
             replace_module_(model, path, rest)
     return model
 

@@ -13,6 +13,7 @@ from ghostnet.convert.pruning.gates import insert_gates_
 from ghostnet.convert.pruning.job import PruneJob
 from ghostnet.errors import InputError
 from ghostnet.nn.copies import copy_model
+from ghostnet.nn.narrow import by_outputs
 
 _TAYLOR_ROUNDS = 5
 
@@ -28,9 +29,9 @@ def prune_l1(job: PruneJob) -> dict[str, Tensor]:
     for site in job.sites:
         total = scores[site.name] = torch.zeros(site.channels)
         for writer in site.writers:
-            norms = (
-                job.pruned.get_parameter(f"{writer}.weight").detach().abs().flatten(1).sum(1).float().cpu()
-            )
+            layer = job.pruned.get_submodule(writer)
+            weight = by_outputs(layer.weight, layer)  # type: ignore[arg-type]
+            norms = weight.detach().abs().flatten(1).sum(1).float().cpu()
             total.index_add_(0, site.outputs[writer], norms / norms.mean().clamp_min(1e-30))
     return job.budget.uniform(scores)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ghostnet.convert.graph import ConvUnit, trace_graphs
 from ghostnet.convert.pruning.channels import FIXED, Channels, Place, follow_channels
 from ghostnet.errors import InputError
+
+_LINEAR = ConvUnit("", None, None, 1, False, False, False, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class PruneSite:
         inputs: layers that mix them, likewise; a linear layer may have several features of each.
         gates: layers that make a factor for each of them, as the second one of squeeze-excite.
         squeezes: layers that mix them for such factors alone, as its first one.
-        reader_unit: what `observe` needs to know of the reader, where there is only one.
+        reader_unit: what `observe` needs to know of the reader, where there is only one, which is not transposed.
     """
 
     name: str
@@ -70,6 +72,8 @@ class PruneSite:
             return f"its channels go with those of {self.writers[1]}"
         if len(self.readers) != 1:
             return f"{len(self.readers)} layers read it"
+        if self.reader_unit is None:
+            return f"{self.readers[0]} is a transposed convolution"
         read = self.inputs[self.readers[0]]
         apart = torch.arange(self.channels).repeat_interleave(max(1, len(read) // self.channels))
         if len(self.outputs[self.name]) != self.channels or not torch.equal(read, apart):
@@ -114,7 +118,7 @@ def find_sites(
     # a reader is repaired on what reaches it
     sites.sort(key=lambda site: min(order.get(path, len(order)) for path in site.readers))
     reasons = {
-        unit.name: unit.reason or channels.reasons.get(unit.name) or _reason(model, unit.name)
+        unit.name: channels.reasons.get(unit.name) or unit.reason or _reason(model, unit.name)
         for unit in units
     }
     for site in sites:
@@ -201,7 +205,9 @@ def _site(group: _Group, channels: Channels, by_name: dict[str, ConvUnit]) -> Pr
     gates |= outputs.keys() - by_name.keys()  # what linear layers make are factors
     squeezes = {gate.squeeze for gate in channels.gates if gate.layer in outputs} & by_side["in"].keys()
     readers = [path for path in by_side["in"] if path not in squeezes]
-    only = ConvUnit(readers[0], None, None, 1, False, False, False, None) if len(readers) == 1 else None
+    only = by_name.get(readers[0], _LINEAR) if len(readers) == 1 else None
+    if only is not None and only.reason is not None:
+        only = None
     return PruneSite(
         name,
         len(group.numbers),
@@ -211,5 +217,5 @@ def _site(group: _Group, channels: Channels, by_name: dict[str, ConvUnit]) -> Pr
         by_side["in"],
         tuple(sorted(gates)),
         tuple(sorted(squeezes)),
-        None if only is None else by_name.get(only.name, only),
+        replace(only, name=readers[0]) if only is not None else None,
     )
