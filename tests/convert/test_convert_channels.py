@@ -78,6 +78,12 @@ def _attended(net: Network, images: Tensor) -> Tensor:
     return net.second(maps * torch.sigmoid(net.single(maps)))
 
 
+def _ghost(net: Network, images: Tensor) -> Tensor:
+    """The way of GhostNet's code: as many of the maps and of what is made of each as there are to be."""
+    maps = torch.relu(net.norm(net.first(images)))
+    return torch.cat([maps, maps.abs() * 0.5], dim=1)[:, :16, :, :]
+
+
 def _read_twice(net: Network, images: Tensor) -> Tensor:
     other = _ends(net, images)[1]
     return other * torch.sigmoid(net.third(images)) + other
@@ -90,6 +96,7 @@ _FORMS: dict[str, tuple[Callable[[Network, Tensor], Tensor], int, set[str], set[
     "addition": (_added, 8, set(), {"first", "second"}),
     "two branches": (_reparametrised, 8, set(), {"first", "third"}),
     "attention": (_attended, 8, {"first", "second"}, {"first", "second"}),
+    "ghosts": (_ghost, 16, {"first"}, {"first"}),
     "product and sum": (_read_twice, 8, {"first", "second", "third"}, {"first", "second", "third"}),
 }
 
@@ -146,6 +153,9 @@ def test_what_meets_is_cut_exactly(form: str, streams: bool) -> None:
 _LEFT_ALONE: dict[str, tuple[Callable[[Network, Tensor], Tensor], int, str]] = {
     "split at a number": (lambda net, x: torch.cat(net.first(x).split([4, 4], 1), 1), 8, "split"),
     "a slice": (lambda net, x: net.first(x)[:, :4], 4, "getitem"),
+    "every second one": (lambda net, x: net.first(x)[:, ::2], 4, "getitem"),
+    "the other way round": (lambda net, x: net.first(x)[:, [7, 6, 5, 4, 3, 2, 1, 0]], 8, "getitem"),
+    "all but the first rows": (lambda net, x: net.first(x)[:, :, 1:], 8, "getitem"),
     "thirds": (lambda net, x: torch.cat(net.first(x).chunk(3, 1), 1), 8, "chunk"),
     "chunks of pixels": (lambda net, x: net.first(x).chunk(2, 2)[0], 8, "chunk"),
     "a concatenation of images": (lambda net, x: torch.cat([net.first(x), net.first(x)]), 8, "cat"),

@@ -224,6 +224,8 @@ class _Walk:
             return self._sizes(node)
         if node.target is operator.getitem and isinstance(parts := self.values.get(node.args[0]), list):  # type: ignore[arg-type]
             return parts[node.args[1]] if isinstance(node.args[1], int) else self._stop(node)
+        if node.target is operator.getitem and self._takes_all(node):
+            return self._maps(node.args[0])
         if node.target in _CONCATENATIONS:
             return self._concatenation(node)
         if node.target is torch.chunk or (node.op == "call_method" and node.target == "chunk"):
@@ -331,6 +333,18 @@ class _Walk:
             found = (gate_of(self.model, node, maps) for maps in (one, other))
             self.ledger.gates |= {gate for gate in found if gate is not None}
         return _Maps(first.channels)
+
+    def _takes_all(self, node: fx.Node) -> bool:
+        """Tell whether `x[:, :count]` takes all channels, as GhostNet's code does: it does so of fewer, too."""
+        maps, index = self._maps(node.args[0]), node.args[1]
+        if maps is None or maps.flat or not isinstance(index, tuple) or len(index) < 2:
+            return False
+        images, channels, *sides = index
+        whole = slice(None)
+        if images != whole or any(side != whole for side in sides) or not _is_between_numbers(channels):
+            return False
+        enough = channels.stop is None or channels.stop >= len(maps.channels)
+        return enough and channels.start in (None, 0) and channels.step in (None, 1)
 
     def _concatenation(self, node: fx.Node) -> _Maps | None:
         parts = node.args[0] if node.args else node.kwargs.get("tensors")
