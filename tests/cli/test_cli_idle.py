@@ -21,8 +21,6 @@ _CASES = {
     "convert resnet9_050 -o x.safetensors --method l1 --ratio 4": "--ratio is for --method ghost",
     "convert resnet9_050 -o x.safetensors --method l1 --form ghostnet": "--form is for --method ghost",
     "convert resnet9_050 -o x.safetensors --method l1 --layers a": "--layers is for --method ghost",
-    "convert resnet9_050 -o x.safetensors --method l1 --calibration cifar10": "--calibration is for Ghost conversion "
-    "and the methods that look at images",
     "eval resnet9_050 --image-size 64": "--image-size is for --data FOLDER",
     "eval resnet9_050 --workers 2": "--workers is for --data FOLDER",
     "eval resnet9_050 --data {folder} --data-dir d": "--data-dir is for --data cifar10",

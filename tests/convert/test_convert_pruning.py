@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import ghostnet
 from ghostnet.convert import METHODS, PRUNE_METHODS, check_method, find_units, prune
+from ghostnet.convert.batch_norm import rematch_batch_norm_
 from ghostnet.convert.pruning.budget import Budget
 from ghostnet.convert.pruning.contributions import (
     Moments,
@@ -327,6 +328,45 @@ def test_there_is_no_least_share_where_no_channel_can_go(dense):
         least_share(dense, example, multiple=64)
     with pytest.raises(InputError, match=r"`multiple` \(=0\) must be an integer >= 1"):
         least_share(dense, example, multiple=0)
+
+
+def _error(network, dense, images):
+    with torch.no_grad():
+        return float((network(images) - dense(images)).norm() / dense(images).norm())
+
+
+@pytest.mark.parametrize("method", ["l1", "thinet", "taylor", "channel"])
+def test_norms_make_up_for_the_cut_where_there_are_images(method, dense):
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(64, 3, 16, 16, generator=generator)
+    given = [(images[:32], torch.randint(0, 10, (32,), generator=generator))]
+    found, settings = {}, {}
+    for matched in (True, False):
+        found[matched], report = prune(dense, method, macs=0.6, calibration=given, match_norms=matched)
+        settings[matched] = report.settings.get("norms")
+    assert settings == {True: None if method == "channel" else "matched", False: None}
+    errors = {matched: _error(network, dense, images[32:]) for matched, network in found.items()}
+    if method == "channel":  # its least squares have seen to it
+        assert errors[True] == errors[False]
+    else:
+        assert errors[True] < 0.9 * errors[False]
+
+
+def test_norms_are_matched_beside_the_network_before():
+    torch.manual_seed(0)
+    before = _random_norms_(ghostnet.create_model("resnet20", width_mult=0.5)).eval()
+    images = [torch.rand(8, 3, 16, 16), torch.rand(3, 3, 16, 16)]
+    same = rematch_batch_norm_(copy.deepcopy(before), before, images)
+    for (name, value), other in zip(before.state_dict().items(), same.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, msg=name)
+    scaled = copy.deepcopy(before)
+    with torch.no_grad():
+        scaled.layer1[0].conv1.weight.mul_(3)  # the norm behind it takes this back
+        expected = before(images[0])
+    torch.testing.assert_close(
+        rematch_batch_norm_(scaled, before, images)(images[0]), expected, atol=1e-3, rtol=1e-3
+    )
+    assert not any(module._forward_pre_hooks for net in (before, scaled) for module in net.modules())
 
 
 def test_a_pruned_network_can_become_a_ghost_network(dense, tmp_path):

@@ -122,13 +122,11 @@ class Conversion:
 
     def _uses(self) -> list[Use]:
         """Return which options this call reads."""
-        ghost, method = self.method == "ghost", self.method
+        ghost = self.method == "ghost"
         layers = ("ratio", "cheap_kernel_size", "init", "form", "layers", "keep_plain")
-        by_images = "Ghost conversion and the methods that look at images"
         by_chance = "--init random and pruning methods"
         return [
             (ghost, "--method ghost", layers),
-            (method != "l1", by_images, ("calibration",)),
             (self.calibration is not None, "--calibration", ("images", "normalisation", "keep_plain")),
             (self.init == "dense", "--init dense", ("keep_plain",)),
             (self.calibration == "cifar10", "--calibration cifar10", ("data_dir",)),

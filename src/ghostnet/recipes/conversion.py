@@ -66,6 +66,7 @@ def convert_network(
         ),
         seed=recipe.seed,
         streams=recipe.streams,
+        match_norms=False,  # the methods as they were published; what follows trains
     )
 
 

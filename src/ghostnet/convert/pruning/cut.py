@@ -1,4 +1,4 @@
-"""A network without the channels that a method has chosen: `cut_`, and `narrow_`, which does not compare."""
+"""A network without the channels that a method has chosen: `silence_`, then `cut_`; `narrow_` does not compare."""
 
 from __future__ import annotations
 
@@ -20,13 +20,29 @@ _TOLERANCE_OF_HALVES = 5e-2
 
 
 @torch.no_grad()
+def silence_(model: nn.Module, sites: list[PruneSite], kept: dict[str, Tensor]) -> None:
+    """Let nothing read the channels that go, in place: what the network computes from now on stays when it is cut.
+
+    Args:
+        model: a network of which `sites` were found.
+        sites: the places.
+        kept: as for `narrow_`.
+    """
+    for site, stays in _cuts(sites, kept):
+        for path, index in site.inputs.items():
+            layer = model.get_submodule(path)
+            weight = by_outputs(layer.weight, layer)  # type: ignore[arg-type]
+            weight[:, ~stays[index].to(weight.device)] = 0
+
+
+@torch.no_grad()
 def cut_(
     model: nn.Module, sites: list[PruneSite], kept: dict[str, Tensor], example: Tensor | None
 ) -> list[dict]:
-    """Cut a network down, in place, and see that it answers what it did when nothing read the channels that went.
+    """Cut a network down, in place, and see that it answers what it did before.
 
     Args:
-        model: a network of which `sites` were found; weights that read what goes become zero.
+        model: a network of which `sites` were found, after `silence_`.
         sites: the places.
         kept: as for `narrow_`.
         example: `(N, C, H, W)`; without it nothing is compared.
@@ -38,11 +54,6 @@ def cut_(
         InputError: it does not: the network's code depends on numbers of channels in a way that its graph does not
             show.
     """
-    for site, stays in _cuts(sites, kept):
-        for path, index in site.inputs.items():
-            layer = model.get_submodule(path)
-            weight = by_outputs(layer.weight, layer)  # type: ignore[arg-type]
-            weight[:, ~stays[index].to(weight.device)] = 0
     if example is None:
         return narrow_(model, sites, kept)
     noise = torch.rand(example[:1].shape, generator=torch.Generator().manual_seed(0))

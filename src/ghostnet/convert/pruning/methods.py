@@ -24,6 +24,7 @@ class PruneMethod:
         needs: "nothing", "images", "labels" or "training".
         reference: where it was published, and its number in the paper's list.
         one_reader: it repairs the one layer that reads a convolution, and leaves other sites alone.
+        norms: it leaves the statistics of norms behind the cut as they were, though the cut changes them.
         uniform: every layer loses the same share of its channels, so that the MACs alone say how many.
     """
 
@@ -33,16 +34,25 @@ class PruneMethod:
     reference: str
     uniform: bool = False
     one_reader: bool = False
+    norms: bool = False
 
 
 PRUNE_METHODS: dict[str, PruneMethod] = {
     method.name: method
     for method in (
-        PruneMethod("l1", prune_l1, "nothing", "Li et al. 2017 [31, 37]", uniform=True),
+        PruneMethod("l1", prune_l1, "nothing", "Li et al. 2017 [31, 37]", uniform=True, norms=True),
         PruneMethod("channel", prune_channel, "images", "He et al. 2017 [18]", uniform=True, one_reader=True),
-        PruneMethod("thinet", prune_thinet, "images", "Luo et al. 2017 [39]", uniform=True, one_reader=True),
+        PruneMethod(
+            "thinet",
+            prune_thinet,
+            "images",
+            "Luo et al. 2017 [39]",
+            uniform=True,
+            one_reader=True,
+            norms=True,
+        ),
         PruneMethod("sss", prune_sss, "training", "Huang and Wang 2018 [23]"),
-        PruneMethod("taylor", prune_taylor, "labels", "Molchanov et al. 2019 [41]"),
+        PruneMethod("taylor", prune_taylor, "labels", "Molchanov et al. 2019 [41]", norms=True),
     )
 }
 METHODS = ("ghost", *PRUNE_METHODS)

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ghostnet.convert.batch_norm import rematch_batch_norm_
 from ghostnet.convert.calibration import calibration_batches, on_device_of, without_inference
 from ghostnet.convert.ghostify import example_of
 from ghostnet.convert.graph import ConvUnit, find_units
 from ghostnet.convert.pruning.budget import TOLERANCE, Budget, check_multiple
-from ghostnet.convert.pruning.cut import cut_, narrow_
+from ghostnet.convert.pruning.cut import cut_, narrow_, silence_
 from ghostnet.convert.pruning.job import PruneJob, Sparsify
 from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod, check_streams
 from ghostnet.convert.pruning.sites import PruneSite, find_sites
@@ -45,6 +46,7 @@ def prune(
     seed: int = 0,
     multiple: int = 1,
     streams: bool = False,
+    match_norms: bool = True,
 ) -> tuple[nn.Module, ConversionReport]:
     """Remove channels until a share of the multiply-accumulates is left.
 
@@ -53,7 +55,7 @@ def prune(
         method: "l1", "channel", "thinet", "sss" or "taylor" (`PRUNE_METHODS` says what each needs).
         macs: the share that stays, in (0, 1), met within 1 % where channels are fine enough.
         calibration: images `(N, C, H, W)` or batches of them for "channel" and "thinet"; batches of
-            `(images, labels)` for "taylor".
+            `(images, labels)` for "taylor"; for "l1" they are not needed, but see `match_norms`.
         sparsify: for "sss": trains the network that it is given in place, and calls its second argument with the
             learning rate after each step.
         example_input: `(N, C, H, W)`, whose size MACs are counted for.
@@ -62,6 +64,9 @@ def prune(
             a network is often quicker at the same MACs, which are met less closely.
         streams: layers whose maps are added lose the same channels together (residual streams, whose width stays
             otherwise); not for "channel" and "thinet", which repair one layer behind another.
+        match_norms: where there are calibration images, "l1", "thinet" and "taylor" give the batch norms behind the cut
+            the statistics that make up for it, which saves much of the accuracy before any training ("channel" and
+            "sss" have seen to it).
 
     Returns:
         The new network, in the mode and on the device of the old one, and a `ConversionReport`.
@@ -98,12 +103,17 @@ def prune(
         seed=seed,
     )
     kept = PRUNE_METHODS[method].run(job)
+    matched = match_norms and PRUNE_METHODS[method].norms and bool(job.batches)
+    silence_(job.pruned, sites, kept)
+    if matched:
+        rematch_batch_norm_(job.pruned, dense, job.batches)
     pruned = _cut(model, job, kept, None if example is None else on_device_of(model, [example])[0])
     notes = _notes(sites, kept, reasons, [unit.name for unit in units])
     rows = Rows(model, pruned, _narrower(sites, kept), input_size, action="pruned")
     settings: dict[str, Any] = {"method": method, "macs": macs}
     settings |= {"multiple": multiple} if multiple > 1 else {}
     settings |= {"streams": True} if streams else {}
+    settings |= {"norms": "matched"} if matched else {}
     report = rows.report(notes, job.errors, settings, started)
     reached = job.budget.macs({name: len(indices) for name, indices in kept.items()}) / job.budget.target
     if abs(reached - 1) > TOLERANCE:
