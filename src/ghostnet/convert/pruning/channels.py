@@ -85,16 +85,17 @@ def follow_channels(
 def _keep_what_others_hold(
     model: nn.Module, graphs: list[fx.Graph], units: list[ConvUnit], ledger: _Ledger
 ) -> None:
+    modules = dict(model.named_modules())  # functional convolutions are units, too
     reasons = {
         unit.name: unit.reason
         for unit in units
-        if unit.reason is not None and not _is_transposed(model.get_submodule(unit.name))
+        if unit.reason is not None and not (unit.name in modules and _is_transposed(modules[unit.name]))
     }
     paths = {path for path, _ in ledger.places}
     held = held_elsewhere(model)
     alone = own_their_weights(model, graphs, paths)
     for path, side in ledger.places:
-        module = model.get_submodule(path)
+        module = modules[path]
         if path in reasons:
             ledger.keep(ledger.places[path, side], f"{path} must be left alone: {reasons[path]}")
         elif isinstance(module, nn.Linear | nn.ConvTranspose2d) and "weight" not in module._parameters:
