@@ -162,6 +162,8 @@ _LEFT_ALONE: dict[str, tuple[Callable[[Network, Tensor], Tensor], int, str]] = {
     "counted channels": (lambda net, x: net.first(x) * net.first(x).shape[1], 8, "counts its channels"),
     "counted by a method": (lambda net, x: (y := net.first(x)) * y.size(1), 8, "counts its channels"),
     "a parameter": (lambda net, x: net.first(x) * net.factors, 8, "multiplied by what is not known"),
+    "bounds for each": (lambda net, x: net.first(x).clamp(min=net.factors), 8, "clamp"),
+    "bounds for each, by a function": (lambda net, x: torch.clamp(net.first(x), net.factors), 8, "clamp"),
     "shuffled": (
         lambda net, x: torch.nn.functional.channel_shuffle(net.first(x), 2),
         8,

@@ -289,6 +289,19 @@ def test_a_transposed_convolution_of_several_groups_with_a_bias_stays_in_float(t
     np.testing.assert_allclose(found, model(torch.from_numpy(images(16))).detach().numpy(), atol=0.02)
 
 
+def test_a_transposed_convolution_at_the_end_is_rounded(tmp_path: Path) -> None:
+    skip_without("onnx")
+    onnx = pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, 2)).eval()
+    quantize(
+        model, "onnx", tmp_path / "net.onnx", images(16), input_size=SIZE, limits=Limits(min_agreement=0)
+    )
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    (last,) = [node for node in graph.node if node.op_type == "ConvTranspose"]
+    assert last.input[1] not in {tensor.name for tensor in graph.initializer}  # it comes from bytes
+
+
 def test_batches_with_labels_are_taken_as_images() -> None:
     from ghostnet.deploy.quantization.calibration import calibration_array
 

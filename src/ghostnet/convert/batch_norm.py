@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostnet.errors import InputError
+from ghostnet.hooks import input_of
 from ghostnet.modes import evaluating
 
 
@@ -96,7 +98,7 @@ def rematch_batch_norm_(model: nn.Module, reference: nn.Module, batches: Iterabl
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
-    whole = {name: [value.double() for value in _means(norm)] for name, norm in norms.items()}
+    whole = {name: [value.double() for value in _statistics(norm)[:2]] for name, norm in norms.items()}
     sums = {name: [torch.zeros_like(values[0]) for _ in range(3)] for name, values in whole.items()}
     runs: Counter[str] = Counter()
     seen: dict[str, list[list[Tensor]]] = {name: [] for name in norms}
@@ -131,15 +133,9 @@ def _set(norm: _BatchNorm, whole: list[Tensor], change: list[Tensor]) -> None:
         whole: its mean and variance before.
         change: the mean that it saw, the one that it sees, and the logarithm of the variances' quotient.
     """
-    mean, variance = _means(norm)
+    mean, variance, *_ = _statistics(norm)
     mean.copy_(change[1] - (change[2] / 2).exp() * (change[0] - whole[0]))
     variance.copy_(((whole[1] + norm.eps) * change[2].exp() - norm.eps).clamp_min(0))
-
-
-def _means(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm.running_mean, norm.running_var
 
 
 @contextmanager
@@ -149,13 +145,15 @@ def _before_norms(
     """Tell a function the mean and the variance that norms are about to see, float64 `(C,)` each."""
 
     def hook(name: str) -> Callable[..., None]:
-        def told(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            maps = inputs[0].detach().double().transpose(0, 1).flatten(1)
+        def told(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            maps = input_of(args, kwargs).detach().double().transpose(0, 1).flatten(1)
             tell(name, [maps.mean(1), maps.var(1, correction=0)])
 
         return told
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True) for name in names
+    ]
     try:
         yield
     finally:

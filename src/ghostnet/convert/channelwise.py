@@ -32,13 +32,13 @@ _OF_MAPS = (
     nn.UpsamplingBilinear2d,
 )
 
-_FUNCTIONS = {*FUNCTIONAL_ACTIVATIONS, F.dropout, torch.sigmoid, torch.tanh, torch.clamp, torch.abs}
+_FUNCTIONS = {*FUNCTIONAL_ACTIVATIONS, F.dropout, torch.sigmoid, torch.tanh, torch.abs}
 _FUNCTIONS |= {F.hardsigmoid, F.sigmoid, F.tanh, F.hardtanh, F.leaky_relu, F.elu, F.selu, F.mish, F.softplus}
 _FUNCTIONS_OF_MAPS = {F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d}
 _FUNCTIONS_OF_MAPS |= {F.interpolate, F.dropout2d, torch.max_pool2d}
 _NAMED = {"stochastic_depth"}  # torchvision's, which takes a while to import
-_METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_", "abs", "contiguous"}
-_METHODS_WITH_NUMBERS = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"}
+_METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "abs", "contiguous"}
+_METHODS_WITH_NUMBERS = {"clamp", "clamp_", "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"}
 _WITH_NUMBERS = {operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.mul, torch.div}
 _EITHER_WAY = {operator.add, operator.sub, operator.mul, operator.truediv}  # 1 - x as well as x - 1
 _WITH_NUMBERS |= {operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.sub}
@@ -130,6 +130,8 @@ def treats_channels_alone(node: fx.Node, *, flat: bool) -> bool:
         return False
     if node.target in _WITH_NUMBERS:
         return numbers and len(node.args) == 2
+    if node.target is torch.clamp:  # bounds may be tensors with values for each channel
+        return numbers
     if not flat and (node.target in _FUNCTIONS_OF_MAPS or getattr(node.target, "__name__", "") in _NAMED):
         return True
     return node.target in _FUNCTIONS

@@ -7,7 +7,7 @@ stay; of grouped convolutions whole groups go. Left out: choosing the channels (
 from __future__ import annotations
 
 import copy
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,6 @@ from ghostnet.checks import is_integer
 from ghostnet.errors import InputError
 
 _KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU, nn.Linear)
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Tell whether a convolution filters each of its maps alone, one map out for one in."""
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -127,31 +122,17 @@ def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict
         return nn.PReLU(out_channels, **options)
     if isinstance(module, nn.Linear):
         return nn.Linear(in_channels, out_channels, module.bias is not None, **options)
+    assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    settings: dict[str, Any] = {
+        name: getattr(module, name)
+        for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    }
+    settings |= {"bias": module.bias is not None, **options}
     if isinstance(module, nn.ConvTranspose2d):
-        return nn.ConvTranspose2d(
-            in_channels,
-            out_channels,
-            module.kernel_size,  # type: ignore[arg-type]
-            module.stride,  # type: ignore[arg-type]
-            module.padding,  # type: ignore[arg-type]
-            module.output_padding,  # type: ignore[arg-type]
-            bias=module.bias is not None,
-            dilation=module.dilation,  # type: ignore[arg-type]
-            **options,
-        )
-    assert isinstance(module, nn.Conv2d)
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        module.kernel_size,  # type: ignore[arg-type]
-        module.stride,  # type: ignore[arg-type]
-        module.padding,  # type: ignore[arg-type]
-        module.dilation,  # type: ignore[arg-type]
-        module.groups * in_channels // module.in_channels if module.groups > 1 else 1,
-        module.bias is not None,
-        module.padding_mode,
-        **options,
-    )
+        settings["output_padding"] = module.output_padding
+        return nn.ConvTranspose2d(in_channels, out_channels, **settings)
+    groups = module.groups * in_channels // module.in_channels if module.groups > 1 else 1
+    return nn.Conv2d(in_channels, out_channels, groups=groups, **settings)
 
 
 def _with_its_activation(module: nn.BatchNorm2d, new: nn.BatchNorm2d) -> nn.BatchNorm2d:

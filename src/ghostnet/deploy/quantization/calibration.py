@@ -27,7 +27,7 @@ def calibration_array(given: Any, input_size: Sequence[int]) -> np.ndarray:
         >>> calibration_array(np.zeros((16, 3, 8, 8), np.float32), (3, 8, 8)).shape
         (16, 3, 8, 8)
     """
-    given = given.detach().cpu().numpy() if hasattr(given, "detach") else given  # a tensor
+    given = _plain(given)
     images = given if isinstance(given, np.ndarray) else _joined(given)
     if images.dtype != np.float32:
         raise InputError(
@@ -78,10 +78,13 @@ def _joined(given: Any) -> np.ndarray:
     return np.concatenate(batches)
 
 
+def _plain(value: Any) -> Any:
+    """Return a tensor as an array, and anything else as it is."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+
+
 def _array(batch: Any) -> np.ndarray:
-    first = batch[0] if isinstance(batch, tuple | list) else batch
-    if hasattr(first, "detach"):  # a tensor
-        first = first.detach().cpu().numpy()
+    first = _plain(batch[0] if isinstance(batch, tuple | list) else batch)
     if not isinstance(first, np.ndarray) or first.ndim != 4:
         found = getattr(first, "shape", type(first).__name__)
         raise InputError(f"a calibration batch must be an array (N, C, H, W), not {found}")

@@ -17,6 +17,7 @@ from ghostnet.deploy.passes.onnx_gates import gather_gates_
 from ghostnet.quiet import quiet_native, quiet_python
 
 LAYERS = ("Conv", "Gemm", "MatMul")
+_WEIGHTED = (*LAYERS, "ConvTranspose")  # what has weights to round
 _BATCH = 16  # calibration keeps every intermediate map of a batch
 
 
@@ -112,11 +113,11 @@ def _behind_the_layers(nodes: Sequence[Any]) -> set[str]:
     feeding: set[str] = set()
     behind = []
     for node in reversed(nodes):
-        if node.op_type in LAYERS or feeding.intersection(node.output):
+        if node.op_type in _WEIGHTED or feeding.intersection(node.output):
             feeding.update(node.input)
         else:
             behind.append(node)
-    made_by_layers = {output for node in nodes if node.op_type in LAYERS for output in node.output}
+    made_by_layers = {output for node in nodes if node.op_type in _WEIGHTED for output in node.output}
     return {
         node.name
         for node in behind
