@@ -199,6 +199,7 @@ def test_without_labels(
     assert "taught without labels" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_how_many_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,6 +266,7 @@ def test_export_and_bench(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "is read here and would be lost" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fresh_detectors_are_rewritten_unless_asked_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,14 +285,21 @@ def test_fresh_detectors_are_rewritten_unless_asked_otherwise(
     assert sizes[0] != as_it_is
 
 
-def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("onnxruntime")
-    photos, path = tmp_path / "photos", tmp_path / "short.onnx"
+def _in_int8(trained: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Return what asks for int8 in `folder`, and the options that name 20 images there."""
+    photos = folder / "photos"
     photos.mkdir()
     for number in range(20):
         (photos / f"{number}.jpg").write_bytes((_CELLS / "BloodImage_00007.jpg").read_bytes())
-    arguments = ["detect", "export", str(trained), "-o", str(path), "--precision", "int8"]
-    calibration = ["--calibration", str(photos), "--least-score", "0.01", "--min-agreement", "0"]
+    arguments = ["detect", "export", str(trained), "-o", str(folder / "short.onnx"), "--precision", "int8"]
+    return arguments, ["--calibration", str(photos), "--least-score", "0.01", "--min-agreement", "0"]
+
+
+@pytest.mark.slow
+def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "short.onnx"
+    arguments, calibration = _in_int8(trained, tmp_path)
     assert cli.run([*arguments, *calibration, "--calibration-images", "17", "--json"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
@@ -300,6 +308,13 @@ def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert found["bytes"] == path.stat().st_size < found["float_bytes"]
     assert cli.run(["detect", "eval", str(path), "--data", str(_CELLS / "cells.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 10
+
+
+def test_what_export_in_int8_cannot_be(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    arguments, calibration = _in_int8(trained, tmp_path)
     for line, message in (
         (arguments, "int8 needs images to calibrate on: give --calibration FOLDER"),
         ([*arguments, "--calibration", str(tmp_path / "none")], "there is no image"),

@@ -97,7 +97,7 @@ def test_an_exported_file_is_evaluated_like_a_network(
     assert any(name in capsys.readouterr().out for name in COLOURS)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=pytest.mark.slow), ".xml"])
 def test_fine_tuning_brings_coarse_weights_back_to_the_float_answers(
     network: Path, photos: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +212,7 @@ def test_convert_by_plan_writes_a_network_or_says_that_none_is_worth_it(
         assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_budget_with_images_measures_costs_and_gives_ratios(
     network: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +234,7 @@ def test_a_budget_with_images_measures_costs_and_gives_ratios(
     )
 
 
+@pytest.mark.slow
 def test_pruning_by_plan_keeps_whole_blocks_of_channels(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

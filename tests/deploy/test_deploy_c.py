@@ -500,7 +500,8 @@ def test_nothing_is_written_behind_a_map(
     assert [place for place in behind if (work[place] != 0x7FC12345).any()] == []
 
 
-@pytest.mark.parametrize("checked", ["address", "undefined"])  # both at once take gcc much longer
+# both at once take gcc much longer
+@pytest.mark.parametrize("checked", ["address", pytest.param("undefined", marks=pytest.mark.slow)])
 def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     branches: tuple[Branches, Path], tmp_path: Path, checked: str
 ) -> None:

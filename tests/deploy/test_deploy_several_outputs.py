@@ -129,7 +129,8 @@ def test_predict_is_for_one_output(tmp_path: Path) -> None:
         load(path).predict(images)
 
 
-@pytest.mark.parametrize("checked", ["address", pytest.param("undefined", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", ["address", "undefined"])
 def test_c_writes_the_outputs_behind_one_another(checked: str, tmp_path: Path) -> None:
     network, path = _exported("c", "list", tmp_path)
     images = np.random.default_rng(2).standard_normal((1, *SIZE), dtype=np.float32)

@@ -10,7 +10,6 @@ import torch
 from ghostnet import InputError, deploy, ghostify
 from ghostnet.deploy.quantization.onnx import OnnxQuantiser
 from ghostnet.detect import (
-    KINDS,
     agreement,
     boxes_that_stay,
     create_detector,
@@ -66,7 +65,7 @@ def _spread_scores_(detector, picture):
         last.weight.mul_(2 / (head.cls_logits(head.conv(maps)) - last.bias[:, None, None]).std())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_the_trunk_is_rewritten_and_the_boxes_are_pytorchs(kind, sure_detector, pictures, tmp_path):
     detector = sure_detector(kind)
     before = {name: value.clone() for name, value in detector.state_dict().items()}

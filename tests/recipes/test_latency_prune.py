@@ -22,7 +22,7 @@ def dense() -> nn.Module:
     return ghostnet.create_model("resnet20").eval()
 
 
-@pytest.mark.parametrize("method", ["l1", "channel"])
+@pytest.mark.parametrize("method", ["l1", pytest.param("channel", marks=pytest.mark.slow)])
 def test_what_was_timed_has_the_channels_of_what_comes_out(method: str, dense: nn.Module) -> None:
     pytest.importorskip("onnxruntime")
     images: Any = (

@@ -38,7 +38,9 @@ def seeds(name: str, count: int = 2, **changes: Any) -> list[Recipe]:
     return [recipe.model_copy(update={**small, "seed": seed, **changes}) for seed in range(count)]
 
 
-@pytest.mark.parametrize("name", ["short_ghost_resnet20", "short_ghost_resnet20_converted"])
+@pytest.mark.parametrize(
+    "name", ["short_ghost_resnet20", pytest.param("short_ghost_resnet20_converted", marks=pytest.mark.slow)]
+)
 def test_each_seed_gets_what_it_gets_alone(name: str, tmp_path: Path) -> None:
     recipes = seeds(name, init="random")
     if name.endswith("converted"):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fast_layers import assert_as_exact, assert_same_second_derivatives, everything
+from fast_layers import maps as drawn_maps
 from torch import nn
 from torch.autograd import forward_ad
 
@@ -64,19 +66,7 @@ def conv_of(shape, **more):
 
 
 def maps(shape, batch=3, dtype=torch.float32):
-    x = torch.randn(batch, shape[0], *shape[-1], dtype=torch.float64).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def everything(conv, x, upstream, *, autocast=False):
-    """Return output and gradients as float64."""
-    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        output = conv(x)
-    wanted = [x, *conv.parameters()]
-    found = torch.autograd.grad(output, wanted, upstream.to(output.dtype))
-    assert [value.dtype for value in found] == [value.dtype for value in wanted]
-    return [value.detach().double() for value in (output, *found)]
+    return drawn_maps(shape[0], shape[-1], batch=batch, dtype=dtype)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
@@ -92,11 +82,7 @@ def test_values_and_gradients_are_as_exact_as_the_native_ones(taken, monkeypatch
         ours = everything(conv, x, upstream, autocast=autocast)
     exact = everything(copy.deepcopy(conv).double(), x.double(), upstream.double())
     assert count == len(taken) == 1
-    step = 2.0**-8 if autocast else 1e-6
-    for name, found, theirs, right in zip(("output", "dx", "dw", "db"), ours, native, exact, strict=False):
-        assert found.shape == right.shape, name
-        allowed = 2 * (theirs - right).norm() + step * right.norm()
-        assert (found - right).norm() <= allowed, name
+    assert_as_exact(ours, native, exact, 2.0**-8 if autocast else 1e-6)
 
 
 @pytest.mark.parametrize("shape", [PAYS, SHAPES[3], SHAPES[4]])
@@ -141,20 +127,11 @@ def test_frozen_kernels_and_inputs_get_no_gradient(taken):
 @pytest.mark.parametrize("shape", [PAYS, SHAPES[3]])
 def test_second_derivatives_are_the_native_ones(taken, shape):
     torch.manual_seed(0)
-    conv, x = conv_of(shape), maps(shape).requires_grad_()
-    weight = torch.randn_like(conv(x))
-
-    def second():
-        loss = (conv(x) ** 2 * weight).sum()
-        slope = torch.autograd.grad(loss, [x, conv.weight], create_graph=True)
-        return torch.autograd.grad(sum((value**2).sum() for value in slope), [x, conv.weight, conv.bias])
-
-    native = second()
+    conv = conv_of(shape)
+    native = copy.deepcopy(conv)
     with fast(conv):
-        ours = second()
+        assert_same_second_derivatives(conv, native, maps(shape))
     assert len(taken) == 1
-    for found, right in zip(ours, native, strict=True):
-        assert torch.allclose(found, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()))
 
 
 def test_without_gradients_the_native_operator_runs(taken):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostnet.train.fast_depthwise import fast_depthwise
+from ghostnet.train.fast_small_maps import fast_small_maps
 from ghostnet.train.narrow_norm import fast_narrow_norms
 from ghostnet.train.objective import Objective
 from ghostnet.train.processes import mean_over_processes
@@ -57,7 +58,7 @@ class Step:
         if self.settings.compile or self.accelerator.device.type != "cpu":
             yield
             return
-        with fast_narrow_norms(self.model), fast_depthwise(self.model):
+        with fast_narrow_norms(self.model), fast_depthwise(self.model), fast_small_maps(self.model):
             yield
 
 
