@@ -130,7 +130,8 @@ class Conversion:
             (self.calibration is not None, "--calibration", ("images", "normalisation", "keep_plain")),
             (self.init == "dense", "--init dense", ("keep_plain",)),
             (self.calibration == "cifar10", "--calibration cifar10", ("data_dir",)),
-            (not ghost, "pruning methods", ("multiple", "streams")),
+            (not ghost, "pruning methods", ("multiple",)),
+            (self.init == "dense" or not ghost, "--init dense and pruning methods", ("streams",)),
             (self.init == "random" or not ghost, by_chance, ("seed",)),
         ]
 
@@ -138,7 +139,7 @@ class Conversion:
         from ghostnet.convert.pruning import check_method, check_streams
 
         check_method(self.method)
-        if self.streams:
+        if self.streams and self.method != "ghost":
             check_streams(self.method)
         if self.method == "taylor" and self.calibration == SYNTHETIC:
             raise InputError(
@@ -236,7 +237,9 @@ class Conversion:
                 costs=self.costs,
             )
             ghost["layers"] = None  # the ratios name them
-        output.write(*ghostify(model, example_input=example, progress=True, **ghost))
+        found, report = ghostify(model, example_input=example, progress=True, **ghost)
+        output.write(found, report)
+        _tell_of_orders(found)
 
     def _ghost_settings(self, model: nn.Module, batches: list[Any] | None) -> dict[str, Any]:
         """Return the arguments of `ghostify`, which a plan takes, too."""
@@ -255,6 +258,7 @@ class Conversion:
             "calibration": batches,
             "form": self.form,
             "refit_plain": not self.keep_plain,
+            "streams": self.streams,
         }
 
     def _recipe(self, plan: str) -> dict[str, Any]:
@@ -297,6 +301,19 @@ class _Output:
 
         models.save(network, self.path, force=self.force, info=self.info)
         note(f"wrote {self.path}")
+
+
+def _tell_of_orders(network: nn.Module) -> None:
+    """Say so where Ghost convolutions put their channels in order in front of a sum."""
+    from ghostnet.nn import GhostConv2d
+
+    ghosts = [module for module in network.modules() if isinstance(module, GhostConv2d)]
+    count = sum(module.channel_order is not None for module in ghosts)
+    if count:
+        note(
+            f"{count} of {len(ghosts)} layers put their channels in order behind them, which takes time where maps are "
+            "added; --streams saves that"
+        )
 
 
 def _reasons(report: ConversionReport) -> str:

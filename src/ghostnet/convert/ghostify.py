@@ -66,6 +66,7 @@ def ghostify(
     example_input: Tensor | None = None,
     form: str = "linear",
     refit_plain: bool = True,
+    streams: bool = False,
     progress: bool = False,
 ) -> tuple[nn.Module, ConversionReport]:
     """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
@@ -91,6 +92,9 @@ def ghostify(
             one, and the batch norms behind them, to the inputs that they get now. Frozen convolutions
             (`requires_grad` is False), those whose weights others read, and the batch norms behind these stay as
             they are.
+        streams: with "dense", layers whose maps are added keep the same channels as primary ones, so that no runtime
+            has to put them in order in front of a sum: quicker in residual networks, at a little accuracy. The
+            channels of such a stream are then in another order than the dense network's.
         progress: with "dense", show a bar of layers on standard error.
 
     Returns:
@@ -125,6 +129,10 @@ def ghostify(
         replace_convolutions, model, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
     )
     ghost_model, remarks = replaced(chosen)
+    if streams and init != "dense":
+        raise InputError(
+            "`streams` is for init 'dense': without a fit, channels come in their own order anyway"
+        )
     if example is not None and not _runs(ghost_model, example):
         raise _in_the_way([unit for unit in chosen if not _runs(replaced([unit])[0], example)] or chosen)
     errors: dict[str, float] = {}
@@ -133,7 +141,21 @@ def ghostify(
     )
     if chosen:
         fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
-        errors = _initialise_(model, ghost_model, fitted, refitted, init, batches, example, progress=progress)
+        dense, in_order = model, frozenset[str]()
+        if streams:
+            from ghostnet.convert.streams import in_one_order
+
+            placed = None if batches is None else on_device_of(model, batches)
+            names = [unit.name for unit in chosen]
+            dense, in_order = in_one_order(
+                model, ghost_model, units, names, placed, example, progress=progress
+            )
+            ghost_model, _ = replace_convolutions(
+                dense, chosen, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
+            )
+        errors = _initialise_(
+            dense, ghost_model, fitted, refitted, init, batches, example, in_order, progress=progress
+        )
     settings: dict[str, Any] = {
         "ratio": said,
         "cheap_kernel_size": cheap_kernel_size,
@@ -142,6 +164,8 @@ def ghostify(
     }
     if init_name == "dense":
         settings["calibrated"] = batches is not None
+    if streams:
+        settings["streams"] = True
     notes = _notes(kept, {**{unit.name: _LAST for unit in chosen if unit.last}, **remarks}, refitted, said)
     input_size = None if example is None else tuple(example.shape[1:])
     rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
@@ -248,6 +272,7 @@ def _initialise_(
     init: str | RandomInit,
     batches: list[Tensor] | None,
     example: Tensor | None,
+    in_order: frozenset[str],
     *,
     progress: bool,
 ) -> dict[str, float]:
@@ -257,7 +282,9 @@ def _initialise_(
         from ghostnet.convert.sequential import initialise_from_dense_
 
         dense = model if placed is None else copy_model(model)  # some networks count or cache as they run
-        errors = initialise_from_dense_(dense, ghost_model, units, placed, plain=plain, progress=progress)
+        errors = initialise_from_dense_(
+            dense, ghost_model, units, placed, plain=plain, in_order=in_order, progress=progress
+        )
         absorb_channel_orders_(ghost_model, example_input=example)
         refresh_edits_(ghost_model)
         return dict(errors)

@@ -46,7 +46,8 @@ def fit_layer(
     groups = convolution.groups
     if groups > 1 and _kept(convolution, ghost) > _MOST_KEPT:
         known = None
-    if groups == 1 or ghost.ghost_channels % ghost.intrinsic_channels:
+    # in order: only layers of one group write a stream
+    if groups == 1 or options.in_order or ghost.ghost_channels % ghost.intrinsic_channels:
         return LayerFit(convolution, ghost, norm, pairs, options, known).run()
     lost = power = 0.0
     order = torch.empty(groups, convolution.out_channels // groups, dtype=torch.long)

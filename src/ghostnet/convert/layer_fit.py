@@ -47,6 +47,8 @@ class FitOptions:
         max_gram: columns of the largest Gram matrix of whole windows; larger layers are fitted on their output maps.
         max_refit: columns of the largest Gram matrix for the refit alone; larger layers keep their dense filters.
         groups: how many such fits share the time of one layer.
+        in_order: the first targets are the primary ones, the others the ghosts in turn (`streams`); else they are
+            matched.
     """
 
     rounds: int = 6
@@ -54,6 +56,7 @@ class FitOptions:
     max_gram: int = 1700
     max_refit: int = 4700
     groups: int = 1
+    in_order: bool = False
 
 
 class LayerFit:
@@ -109,11 +112,11 @@ class LayerFit:
         windows, against = moments.windows(filters)
         costs = fit.fit_errors(moments.target_power, windows, against) * weights
         own = self._own(moments, filters) * weights
-        heads, ghosts = match(costs, own, self.sources)
+        heads, ghosts = self._matched(costs, own)
         ridge = self._ridge(moments, filters, fit.Groups(heads, ghosts, self.sources, weights))
         lowered = self._after_one_round(moments, filters, costs, own, weights, ridge)
         if lowered is not costs:
-            heads, ghosts = match(lowered, own, self.sources)
+            heads, ghosts = self._matched(lowered, own)
         groups = fit.Groups(heads, ghosts, self.sources, weights)
         primary = filters[heads]
         for turn in range(self.options.rounds + 1):
@@ -123,6 +126,13 @@ class LayerFit:
             last = turn == self.options.rounds - 1
             primary = fit.best_primary(moments, primary, cheap, groups, ridge, rough=not last)
         self._write(moments, primary, cheap, groups, moments.windows(primary))
+
+    def _matched(self, costs: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the target of each primary and of each ghost slot."""
+        if self.options.in_order:
+            slots = torch.arange(len(own))
+            return slots[: len(own) - len(self.sources)], slots[len(own) - len(self.sources) :]
+        return match(costs, own, self.sources, groups=self.convolution.groups)
 
     def _moments(self) -> Moments:
         if "moments" not in self.known:
@@ -170,7 +180,12 @@ class LayerFit:
         outputs, columns = filters.shape
         budget = _PAIR_BUDGET / self.options.groups
         each = min(outputs - 1, _MOST_PARTNERS, int(budget / (outputs * columns**3)))
-        if self.options.rounds == 0 or each < 1 or len(set(self.sources.tolist())) * 2 != outputs:
+        if (
+            self.options.in_order
+            or self.options.rounds == 0
+            or each < 1
+            or len(set(self.sources.tolist())) * 2 != outputs
+        ):
             return costs
         total = costs + own[:, None]
         best = torch.minimum(total, total.T).fill_diagonal_(float("inf"))
@@ -203,12 +218,7 @@ class LayerFit:
 
     def _weights(self, power: Tensor) -> Tensor:
         """Importance of each output channel: gamma^2 / variance of its batch norm."""
-        if self.norm is None or self.norm.running_var is None:
-            return torch.ones_like(power)
-        weights = (self.norm.running_var.double().cpu() + self.norm.eps).reciprocal()
-        if self.norm.weight is not None:
-            weights = weights * self.norm.weight.double().cpu().square()
-        return weights + 1e-6 * weights.mean() + 1e-30
+        return importance(self.norm, power)
 
     def _on_maps(self) -> None:
         """Refit the filters where affordable, then choose and fit ghosts in the moments of windows of maps."""
@@ -225,7 +235,7 @@ class LayerFit:
         centre = self.size**2 // 2
         reached = maps.windows[:, centre, centre] - 2 * maps.against[range(outputs), centre, range(outputs)]
         own = (reached + maps.target_power).clamp_min(0.0)
-        heads, ghosts = match(errors * weights, own * weights, self.sources, groups=self.convolution.groups)
+        heads, ghosts = self._matched(errors * weights, own * weights)
         windows, against = maps.windows[heads], maps.against[heads]
         chosen = against[self.sources, :, ghosts]
         cheap = fit.solve(windows[self.sources], chosen[..., None], 1e-9)[..., 0]
@@ -251,7 +261,7 @@ class LayerFit:
         )
         order = torch.empty(len(heads) + len(ghosts), dtype=torch.long)
         order[torch.cat([heads, ghosts])] = torch.arange(len(order))
-        self.ghost.set_channel_order_(order)
+        self.ghost.set_channel_order_(None if self.options.in_order else order)
         first, second = self.ghost.primary_conv.bias, self.cheap.bias
         bias = None if self.norm is not None and self.pairs is not None else self.convolution.bias
         if first is not None:
@@ -302,6 +312,21 @@ class LayerFit:
             carried = (cheap * moments.inside).sum(1) * primary[self.sources]
             offset = offset[groups.ghosts] - carried
             self.cheap.bias[: len(offset)] = offset.to(self.cheap.bias.dtype)
+
+
+def importance(norm: nn.Module | None, power: Tensor) -> Tensor:
+    """Return what an error of each output channel counts behind its batch norm: gamma^2 / variance, 1 without any.
+
+    Args:
+        norm: what reads the outputs alone, or None.
+        power: `(n,)` of them.
+    """
+    if not isinstance(norm, NORMS_OF_MAPS) or norm.running_var is None:
+        return torch.ones_like(power)
+    weights = (norm.running_var.double().cpu() + norm.eps).reciprocal()
+    if norm.weight is not None:
+        weights = weights * norm.weight.double().cpu().square()
+    return weights + 1e-6 * weights.mean() + 1e-30
 
 
 def set_norm_(norm: _BatchNorm, mean: Tensor, power: Tensor, target_mean: Tensor) -> None:

@@ -8,6 +8,7 @@ converted one (`plain_fit`). No labels, no gradients. Left out: choosing layers,
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ def initialise_from_dense_(
     calibration_batches: Sequence[Tensor] | None,
     *,
     plain: Collection[str] = (),
+    in_order: Collection[str] = (),
     rounds: int = 6,
     ridge: float = 1e-6,
     max_gram: int = 1700,
@@ -44,6 +46,7 @@ def initialise_from_dense_(
         units: the converted layers in execution order, among them those of `plain`.
         calibration_batches: unlabelled `(N, C, H, W)` inputs, or None for a fit that assumes white inputs.
         plain: names of units that are still plain convolutions and are refitted, where there are images.
+        in_order: names of layers whose first channels are the primary ones, see `streams`.
         rounds: of alternation between primary and cheap filters.
         ridge: the least, relative to the mean power of the inputs; draws filters to what they were, as strongly as
             halves of the images ask for.
@@ -72,7 +75,8 @@ def initialise_from_dense_(
         with Progress("fit", total=len(units), unit="layers", enabled=progress) as bar:
             for unit in units:
                 if unit.name not in plain:
-                    errors[unit.name] = _initialise(unit, dense_model, ghost_model, source, options)
+                    own = replace(options, in_order=unit.name in in_order)
+                    errors[unit.name] = _initialise(unit, dense_model, ghost_model, source, own)
                 elif source is not None:
                     _refit(unit, dense_model, ghost_model, source, options)
                 bar.update(1, unit.name)

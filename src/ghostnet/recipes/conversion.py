@@ -54,6 +54,7 @@ def convert_network(
             cheap_kernel_size=recipe.cheap_kernel_size,
             init=recipe.convert_init,
             calibration=calibration,
+            streams=recipe.streams,
             progress=progress,
         )
     return prune(

@@ -20,6 +20,7 @@ from ghostnet.convert import ConversionReport, Layers, absorb_channel_orders_, g
 from ghostnet.convert.ghostify import RandomInit
 from ghostnet.convert.graph import find_units
 from ghostnet.convert.select import LayerSelection, select_layers
+from ghostnet.convert.streams import streams_of
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
@@ -37,6 +38,7 @@ class GhostSettings:
         calibration: images for the fit of the new layers.
         form: as for `ghostify`.
         refit_plain: as for `ghostify`.
+        streams: as for `ghostify`.
     """
 
     ratio: int | tuple[int, ...] = 2
@@ -46,6 +48,7 @@ class GhostSettings:
     calibration: Sequence[Any] | None = None
     form: str = "linear"
     refit_plain: bool = True
+    streams: bool = False
 
 
 def convert_by_plan(
@@ -140,6 +143,7 @@ def _converted(
         example_input=example,
         form=how.form,
         refit_plain=how.refit_plain,
+        streams=how.streams and how.init == "dense",
         progress=progress,
     )
 
@@ -150,7 +154,13 @@ def _draft(model: nn.Module, how: GhostSettings, ratios: dict[str, int], example
         return _converted(model, how, ratios, example)[0]
     network, _ = _converted(model, replace(how, init="random", calibration=None), ratios, example)
     draw = torch.Generator().manual_seed(0)
+    in_order: set[str] = set()
+    if how.streams:
+        sites = streams_of(model, find_units(model, example), list(ratios), example)
+        in_order = {path for site in sites for path in site.writers}
     for name in ratios:
+        if name in in_order:
+            continue
         module = network.get_submodule(name)
         if isinstance(module, GhostConv2d):
             module.set_channel_order_(torch.randperm(module.out_channels, generator=draw))

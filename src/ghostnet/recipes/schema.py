@@ -45,7 +45,8 @@ class Recipe(pydantic.BaseModel):
         method: how the network is made cheaper: "ghost" (if `convert_ratio` or `allocation` says so), or a pruning
             method.
         macs: share of the multiply-accumulates that pruning leaves, or a conversion whose `allocation` is measured.
-        streams: layers whose maps are added lose channels together, see `convert.prune`.
+        streams: layers whose maps are added keep the same filters, see `ghostify`, or lose channels together, see
+            `prune`.
         sparsity_epochs: of "sss", before the `epochs` that follow; its training with sparse factors.
         sparsity_learning_rate: of the same, constant.
         convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
@@ -182,6 +183,15 @@ def name_and_file(network: Any, weights: Any) -> tuple[Any, Any]:
 # Keys that only something reads, the keys that decide whether it happens, whether it does, and what to say.
 _Use = tuple[tuple[str, ...], tuple[str, ...], Callable[[Recipe], bool], str]
 _CONVERSION = ("method", "convert_ratio", "allocation")
+
+
+def _has_streams(recipe: Recipe) -> bool:
+    """Tell whether layers that write into one stream can be made cheaper together."""
+    if recipe.method == "ghost":
+        return recipe.converts and recipe.convert_init == "dense" and not recipe.feature_layers
+    return not PRUNE_METHODS[recipe.method].one_reader
+
+
 _USES: tuple[_Use, ...] = (
     (
         ("convert_ratio", "allocation"),
@@ -197,9 +207,10 @@ _USES: tuple[_Use, ...] = (
     ),
     (
         ("streams",),
-        ("method",),
-        lambda recipe: recipe.method in PRUNE_METHODS and not PRUNE_METHODS[recipe.method].one_reader,
-        "is for a pruning method that repairs no single layer; leave it out, or set method to l1, sss or taylor",
+        (*_CONVERSION, "convert_init", "feature_layers"),
+        _has_streams,
+        "is for a conversion that starts from the dense weights and compares no maps with a teacher's, and for the "
+        "pruning methods l1, sss and taylor; leave it out",
     ),
     (
         ("convert_init", "cheap_kernel_size"),

@@ -141,7 +141,9 @@ class _Products(torch.autograd.Function):
             return F.conv2d(x, weight, bias, stride, padding)
         shape = (len(x), len(weight), *sizes)
         output = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        rows = _rows(output)  # written through: what autograd is handed must be no view, or nobody may change it
+        rows = _rows(
+            output
+        )  # written through: what autograd is handed must be no view, or nobody may change it
         torch.mm(_patches(x, weight, stride, padding), _matrix(weight).t(), out=rows)
         if bias is not None:
             rows += bias

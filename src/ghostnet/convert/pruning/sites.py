@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ghostnet.convert.graph import ConvUnit, trace_graphs
 from ghostnet.convert.pruning.channels import FIXED, Channels, Place, follow_channels
@@ -109,6 +109,24 @@ def find_sites(
             f"this {type(model).__name__} cannot be traced{_without(example_input)}, and pruning must know what reads "
             "each channel; use method 'ghost', which needs no trace"
         )
+    sites, reasons = sites_of(model, units, graphs, streams=streams)
+    if not sites:
+        first = next(iter(reasons.items()), ("it has", "no convolution"))
+        raise InputError(f"nothing in this {type(model).__name__} can be pruned ({first[0]}: {first[1]})")
+    return sites, reasons
+
+
+def sites_of(
+    model: nn.Module, units: list[ConvUnit], graphs: list[fx.Graph], *, streams: bool
+) -> tuple[list[PruneSite], dict[str, str]]:
+    """Find the prunable convolutions, if any, as `find_sites` does.
+
+    Args:
+        model: the network.
+        units: from `find_units`.
+        graphs: from `trace_graphs`, of both modes.
+        streams: as for `find_sites`.
+    """
     channels = follow_channels(model, graphs, units, streams=streams)
     by_name = {unit.name: unit for unit in units}
     order = {unit.name: place for place, unit in enumerate(units)}
@@ -125,9 +143,6 @@ def find_sites(
         for path in site.outputs:
             reasons.pop(path, None)
         reasons |= dict.fromkeys(site.gates, f"it scales the channels of {site.name}, and loses them with it")
-    if not sites:
-        first = next(iter(reasons.items()), ("it has", "no convolution"))
-        raise InputError(f"nothing in this {type(model).__name__} can be pruned ({first[0]}: {first[1]})")
     return sites, reasons
 
 

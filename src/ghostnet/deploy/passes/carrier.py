@@ -45,7 +45,8 @@ class Reach:
         convolutions: convolutions, depthwise ones included.
         split: convolutions read each part by itself and add; otherwise the parts are joined, zero channels kept.
         products: products of two maps, such as the gates of squeeze-excite.
-        sums: additions of two maps: residual streams then stay in parts. Otherwise each operand is joined first.
+        sums: additions of two maps whose parts have at least so many channels: such residual streams stay in parts.
+            Otherwise each operand is joined first; None joins all.
         max_parts: a concatenation of more parts is built (a dense block would otherwise fall into crumbs).
         multiple: convolutions make zero channels up to a multiple of it where later weights can absorb them.
     """
@@ -55,7 +56,7 @@ class Reach:
     convolutions: bool = True
     split: bool = True
     products: bool = True
-    sums: bool = True
+    sums: int | None = 1
     max_parts: int = 4
     multiple: int = 1
 
@@ -148,12 +149,17 @@ class Carrier:
         if lazy is None:
             return self._widened(node)
         if is_binary(node, operator.add):
-            return self._both(node) if self.reach.sums else self._joined_sum(node)
+            return self._both(node) if self._adds_parts(node) else self._joined_sum(node)
         if is_binary(node, operator.mul):
             return self._both(node) if self.reach.products else None
         if not isinstance(node.args[0], fx.Node) or node.args[0] not in self.values:
             return self._each(node, lazy) if per_channel_unary(self.traced, node) else None
         return self._read_by(node, self.values[node.args[0]])
+
+    def _adds_parts(self, node: fx.Node) -> bool:
+        least = self.reach.sums
+        lazies = [self.values[source] for source in node.all_input_nodes if source in self.values]
+        return least is not None and all(min(lazy.channels) >= least for lazy in lazies)
 
     def _read_by(self, node: fx.Node, lazy: Lazy) -> Lazy | fx.Node | None:
         module = module_of(self.traced, node)

@@ -26,7 +26,7 @@ from ghostnet.deploy.passes.operations import add_module, exchange_module_, fini
 def fold_batch_norm(traced: fx.GraphModule) -> fx.GraphModule:
     """Return the network with every batch norm folded that stands behind a convolution or a concatenation of such."""
     whole = {node.name for node in traced.graph.nodes}
-    carried = carry(traced, Reach(unary=False, convolutions=False, products=False, sums=False))
+    carried = carry(traced, Reach(unary=False, convolutions=False, products=False, sums=None))
     calls = Counter(node.target for node in carried.graph.nodes if node.op == "call_module")
     for node in list(carried.graph.nodes):
         norm = module_of(carried, node)
