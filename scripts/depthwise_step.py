@@ -25,8 +25,12 @@ from ghostnet.recipes.result import make_result, write_json
 from ghostnet.train.fast_depthwise import fast_depthwise
 from ghostnet.train.narrow_norm import fast_narrow_norms
 
-# network, settings of its conversion, images, rows and columns of an image
-CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
+Case = tuple[
+    str, dict[str, Any], int, int
+]  # network, settings of its conversion, images, rows and columns of each
+Fast = Callable[[nn.Module], contextlib.AbstractContextManager[Any]]
+
+CASES: dict[str, Case] = {
     "ghostnet_100": ("ghostnet_100", {}, 32, 224),
     "mobilenetv3_large_100": ("mobilenetv3_large_100", {}, 32, 224),
     "resnet20, s = 2, d = 3": ("resnet20", {"ratio": 2, "cheap_kernel_size": 3}, 128, 32),
@@ -37,9 +41,9 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
 }
 
 
-def training_step(case: str, *, bf16: bool, fast: bool) -> Callable[[], None]:
-    """Return one step of a network of its own; `fast`: with the depthwise convolutions that `fit` runs."""
-    network, settings, batch, size = CASES[case]
+def training_step(case: Case, fast: Fast, *, bf16: bool) -> Callable[[], None]:
+    """Return one step of a network of its own; `fast`: what replaces layers in it, as `fit` does."""
+    network, settings, batch, size = case
     torch.manual_seed(0)
     model: nn.Module = create_model(network)
     if settings:
@@ -50,8 +54,7 @@ def training_step(case: str, *, bf16: bool, fast: bool) -> Callable[[], None]:
     labels = torch.randint(0, 10, (batch,))
 
     def step() -> None:
-        depthwise = fast_depthwise(model) if fast else contextlib.nullcontext()
-        with fast_narrow_norms(model), depthwise, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with fast_narrow_norms(model), fast(model), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(model(images).float(), labels)
         loss.backward()
         optimiser.step()
@@ -60,19 +63,20 @@ def training_step(case: str, *, bf16: bool, fast: bool) -> Callable[[], None]:
     return step
 
 
-def measure(case: str, seconds: float = 15.0) -> dict[str, Any]:
+def measure(case: Case, fast: Fast = fast_depthwise, seconds: float = 15.0) -> dict[str, Any]:
     """Return the milliseconds of all and the ratio of ours to PyTorch's, in each type, on one thread.
 
     Args:
-        case: a key of `CASES`.
+        case: of `CASES`.
+        fast: what replaces layers.
         seconds: time for each.
     """
     torch.set_num_threads(1)
     kinds = {"bfloat16": True, "float32": False}
     steps = {
-        f"{kind}, {name}": training_step(case, bf16=bf16, fast=fast)
+        f"{kind}, {name}": training_step(case, chosen, bf16=bf16)
         for kind, bf16 in kinds.items()
-        for name, fast in (("ours", True), ("PyTorch's", False))
+        for name, chosen in (("ours", fast), ("PyTorch's", contextlib.nullcontext))
     }
     timings = time_interleaved(steps, min_seconds=seconds, min_rounds=5, warmup=2)
     medians = {name: timing.median_ms for name, timing in timings.items()}
@@ -85,21 +89,28 @@ def measure(case: str, seconds: float = 15.0) -> dict[str, Any]:
     }
 
 
-def main(path: str) -> None:
-    """Measure all cases and write the result."""
+def main(path: str, name: str, cases: dict[str, Case], fast: Fast) -> None:
+    """Measure all cases and write the result.
+
+    Args:
+        path: of the result.
+        name: of the script.
+        cases: what is measured.
+        fast: what replaces layers.
+    """
     started = time.monotonic()
     metrics = {}
-    for case in CASES:
-        metrics[case] = measure(case)
+    for case, values in cases.items():
+        metrics[case] = measure(values, fast)
         print(case, metrics[case]["bfloat16_ratio"], metrics[case]["float32_ratio"], flush=True)
-    settings = {"name": "depthwise_step", "cases": {case: list(values) for case, values in CASES.items()}}
+    settings = {"name": name, "cases": {case: list(values) for case, values in cases.items()}}
     seconds = time.monotonic() - started
     record = make_result("training", metrics=metrics, seconds=seconds, seed=0, recipe=settings)
-    record["command"] = f"python scripts/depthwise_step.py {path}"
+    record["command"] = f"python scripts/{name}.py {path}"
     write_json(path, record)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python scripts/depthwise_step.py RESULT.json")
-    main(sys.argv[1])
+    main(sys.argv[1], "depthwise_step", CASES, fast_depthwise)

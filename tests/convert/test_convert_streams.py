@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import ghostnet
-from ghostnet import InputError, ghostify
+from ghostnet import InputError, cli, ghostify
 from ghostnet.convert import find_units
 from ghostnet.convert.streams import in_one_order, streams_of
 from ghostnet.convert.surgery import replace_convolutions
 from ghostnet.nn import GhostConv2d
+from ghostnet.recipes import load_recipe
 from ghostnet.recipes.latency_plan import GhostSettings, _draft
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(5))
@@ -222,6 +225,33 @@ def test_a_file_of_it_is_read_again(tmp_path: Path) -> None:
     ghostnet.save(found, tmp_path / "net.safetensors")
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ghostnet.load(tmp_path / "net.safetensors")(images), found(images))
+
+
+def test_the_verb_passes_it_on_and_says_what_it_would_save(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ghostnet.save(ghostnet.create_model("mobilenetv2_035", num_classes=4), tmp_path / "dense.safetensors")
+    line = ["convert", str(tmp_path / "dense.safetensors"), "-o", str(tmp_path / "x.safetensors")]
+    line += ["--input-size", "3,64,64", "--force", "--json"]
+    assert cli.run(line) == 0
+    said = capsys.readouterr()
+    assert "streams" not in json.loads(said.out)["settings"]
+    assert re.search(r"\d+ of \d+ layers put their channels in order .*; --streams saves that", said.err)
+    assert cli.run([*line, "--streams"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["settings"]["streams"] is True
+    assert cli.run([*line, "--streams", "--init", "random"]) == 2
+    assert "--streams is for --init dense and pruning methods" in capsys.readouterr().err
+
+
+def test_a_recipe_converts_so_unless_it_compares_maps() -> None:
+    recipe = load_recipe("short_ghost_resnet20_converted", ["streams=true"])
+    assert recipe.streams
+    assert recipe.converts
+    with pytest.raises(InputError, match=r"`streams` .* compares no maps with a teacher's"):
+        load_recipe(
+            "short_ghost_resnet20_converted", ["streams=true", "teacher=dense", 'feature_layers=["layer1"]']
+        )
 
 
 def test_plans_time_what_comes_out() -> None:

@@ -167,6 +167,28 @@ def test_split_leaves_no_concatenation_between_the_modules_of_a_bottleneck() -> 
     assert plain["getitem"] == split["getitem"] == streams["getitem"] == 0
 
 
+class _Residual(nn.Module):
+    """A residual network of two Ghost convolutions, and what reads it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem = GhostConv2d(3, channels, 3)
+        self.inner, self.outer = nn.Conv2d(channels, 4, 1), GhostConv2d(4, channels, 1)
+        self.last = nn.Conv2d(channels, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images)
+        return self.last(torch.relu(maps + self.outer(self.inner(maps))))
+
+
+@pytest.mark.parametrize("passes", [["split"], ["pad_halves"], ["twin", "split"]])
+def test_wide_residual_streams_stay_in_parts_and_narrow_ones_do_not(passes: list[str]) -> None:
+    for channels, concatenations in ((256, 0), (192, 2)):
+        model = randomise_(_Residual(channels))
+        result = optimize(model, passes=passes, input_size=(3, 8, 8))
+        assert count(result)["cat"] == concatenations, channels
+
+
 def test_split_leaves_one_concatenation_in_a_ghost_vgg() -> None:
     model = randomise_(create_model("ghost_vgg16"))
     result = count(optimize(model, passes=["fold_batch_norm", "split"]))

@@ -75,6 +75,11 @@ def test_unknown_recipe_and_missing_file(tmp_path):
         (["macs=0.5"], r"`macs` \(=0.5\) is for a pruning method or allocation = \"measured\"; leave it out"),
         (["method=ghost", "macs=0.4"], "`macs`"),
         (["convert_ratio=2", "macs=0.4"], "`macs`"),
+        (["streams=true"], "`streams` .* is for a conversion that starts from the dense weights"),
+        (
+            ["streams=true", "convert_ratio=2", "convert_init=random"],
+            "`streams` .* starts from the dense weights",
+        ),
         (["method=l1", "convert_ratio=2"], '`convert_ratio` .* is for method = "ghost"'),
         (["method=l1", "allocation=measured"], "`allocation`"),
         (["method=l1", "cheap_kernel_size=5"], "`cheap_kernel_size` .* conversion to Ghost"),

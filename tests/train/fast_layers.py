@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 def maps(
@@ -45,3 +49,24 @@ def assert_same_second_derivatives(ours: nn.Module, native: nn.Module, x: Tensor
         found.append(torch.autograd.grad(sum((value**2).sum() for value in slope), wanted))
     for one, right in zip(*found, strict=True):
         assert torch.allclose(one, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()))
+
+
+def assert_transforms_see_the_native_operator(
+    fast: Callable[[nn.Module], AbstractContextManager[int]], conv: nn.Module, x: Tensor, taken: list[object]
+) -> None:
+    """Check that forward mode, functional calls, exports and compilers are left PyTorch's own convolution."""
+
+    def with_state(value: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(conv, state, (value,)).sum()
+
+    with fast(conv):
+        with forward_ad.dual_level():
+            conv(forward_ad.make_dual(x, torch.randn_like(x)))
+        torch.func.grad(with_state)(x, dict(conv.state_dict()))
+        exported = torch.export.export(nn.Sequential(conv), (x,))
+        torch.compile(conv, backend="eager", fullgraph=True)(x)
+        torch.jit.trace(nn.Sequential(conv), (x,), check_trace=False)
+        assert taken == []
+        conv(x)
+    assert len(taken) == 1
+    assert any("conv2d" in str(node.target) for node in exported.graph.nodes)

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fast_layers import assert_as_exact, assert_same_second_derivatives, everything
+from fast_layers import (
+    assert_as_exact,
+    assert_same_second_derivatives,
+    assert_transforms_see_the_native_operator,
+    everything,
+)
 from fast_layers import maps as drawn_maps
 from torch import nn
-from torch.autograd import forward_ad
 
 from ghostnet.convert import ghostify
 from ghostnet.data import TensorBatches
@@ -220,22 +224,7 @@ def test_a_wrong_number_of_channels_is_refused_as_ever(taken):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_function_transforms_compilers_and_exports_see_the_native_operator(taken):
-    conv, x = conv_of(PAYS), maps(PAYS)
-
-    def with_state(value, state):
-        return torch.func.functional_call(conv, state, (value,)).sum()
-
-    with fast(conv):
-        with forward_ad.dual_level():
-            conv(forward_ad.make_dual(x, torch.randn_like(x)))
-        torch.func.grad(with_state)(x, dict(conv.state_dict()))
-        exported = torch.export.export(nn.Sequential(conv), (x,))
-        torch.compile(conv, backend="eager", fullgraph=True)(x)
-        torch.jit.trace(nn.Sequential(conv), (x,), check_trace=False)
-        assert taken == []
-        conv(x)
-    assert len(taken) == 1
-    assert any("conv2d" in str(node.target) for node in exported.graph.nodes)
+    assert_transforms_see_the_native_operator(fast, conv_of(PAYS), maps(PAYS), taken)
 
 
 def test_modules_are_as_before_afterwards_even_after_an_exception():
@@ -281,7 +270,6 @@ def test_fit_trains_a_network_so(taken, settings):
 @pytest.mark.slow
 def test_the_script_times_steps_in_both_types():
     script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "depthwise_step.py"))
-    script["CASES"]["tiny"] = ("resnet20", {"ratio": 3}, 2, 8)
-    found = script["measure"]("tiny", seconds=0.0)
+    found = script["measure"](("resnet20", {"ratio": 3}, 2, 8), seconds=0.0)
     assert {"bfloat16_ratio", "float32_ratio", "bfloat16, ours", "float32, PyTorch's"} <= set(found)
     assert 0 < found["float32, ours"]["median_ms"] < 5000

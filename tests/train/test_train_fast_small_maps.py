@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fast_layers import assert_as_exact, assert_same_second_derivatives, everything, maps
+from fast_layers import (
+    assert_as_exact,
+    assert_same_second_derivatives,
+    assert_transforms_see_the_native_operator,
+    everything,
+    maps,
+)
 from torch import nn
-from torch.autograd import forward_ad
 
 from ghostnet.data import TensorBatches
 from ghostnet.train import TrainSettings, fast_small_maps, fit
@@ -202,21 +207,7 @@ def test_a_wrong_number_of_channels_is_refused_as_ever(taken):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_function_transforms_compilers_and_exports_see_the_native_operator(taken):
-    conv, x = conv_of(TINY), drawn(TINY)
-
-    def with_state(value, state):
-        return torch.func.functional_call(conv, state, (value,)).sum()
-
-    with fast(conv):
-        with forward_ad.dual_level():
-            conv(forward_ad.make_dual(x, torch.randn_like(x)))
-        torch.func.grad(with_state)(x, dict(conv.state_dict()))
-        exported = torch.export.export(nn.Sequential(conv), (x,))
-        torch.compile(conv, backend="eager", fullgraph=True)(x)
-        assert taken == []
-        conv(x)
-    assert len(taken) == 1
-    assert any("conv2d" in str(node.target) for node in exported.graph.nodes)
+    assert_transforms_see_the_native_operator(fast, conv_of(TINY), drawn(TINY), taken)
 
 
 def test_modules_are_as_before_afterwards():

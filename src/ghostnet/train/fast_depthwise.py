@@ -20,7 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostnet.train.native import forward_replaced, is_channels_last, on_plain_cpu
+from ghostnet.train.native import (
+    forward_replaced,
+    is_channels_last,
+    native_gradients,
+    on_plain_cpu,
+    output_size,
+)
 
 _COLUMNS = 3  # of a kernel, for whose gradient oneDNN has a depthwise algorithm
 # With several maps for a channel; below, the small operators around the convolutions cost more than they gain: 1.1-1.3
@@ -130,7 +136,7 @@ class _Depthwise(torch.autograd.Function):
         channels, each = x.shape[1], weight.shape[0] // x.shape[1]
         if each == 1:
             return F.conv2d(x, weight, bias, stride, padding, groups=channels)
-        sizes = _output_size(x, weight, stride, padding)
+        sizes = output_size(x, weight, stride, padding)
         shape = (len(x), channels * each, *sizes)
         output = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         for number in range(each):
@@ -144,7 +150,7 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2])
         if torch.is_grad_enabled():  # for second derivatives, which PyTorch's own has
-            found = _native(gradient, x, weight, ctx.stride, ctx.padding, wanted)
+            found = native_gradients(gradient, x, weight, ctx.stride, ctx.padding, wanted, groups=x.shape[1])
             return (*found, None, None)
         of_bias = gradient.sum((0, 2, 3)) if wanted[2] else None
         each = weight.shape[0] // x.shape[1]
@@ -162,34 +168,14 @@ class _Depthwise(torch.autograd.Function):
         return of_x, of_weight, of_bias, None, None
 
 
-def _output_size(
-    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
-) -> tuple[int, ...]:
-    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
-    return tuple((size + 2 * zeros - taps) // step + 1 for size, taps, step, zeros in sizes)
-
-
-def _native(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    wanted: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
-    """Return PyTorch's gradients of input, kernels and bias, None for what is not wanted."""
-    found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [len(weight)], stride, padding, [1, 1], False, [0, 0], x.shape[1], wanted
-    )
-    return found
-
-
 def _gradient_of_input(
     gradient: Tensor, x: Tensor, kernels: Tensor, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
     """Return the input's gradient for one map a channel."""
     if max(stride) == 1 or x.dtype != torch.bfloat16:
-        found = _native(gradient, x, kernels, stride, padding, (True, False, False))[0]
+        found = native_gradients(
+            gradient, x, kernels, stride, padding, (True, False, False), groups=x.shape[1]
+        )[0]
         assert found is not None  # for the type checker
         return found
     output = torch.empty_like(x)  # channels_last, as `_pays` asks
@@ -255,7 +241,9 @@ def _gradient_of_kernels(
     """Return the kernels' gradient for one map a channel, three columns of them at a time."""
     width = kernels.shape[3]
     if width <= _COLUMNS:
-        found = _native(gradient, x, kernels, stride, padding, (False, True, False))[1]
+        found = native_gradients(
+            gradient, x, kernels, stride, padding, (False, True, False), groups=x.shape[1]
+        )[1]
         assert found is not None  # for the type checker
         return found
     output = torch.empty_like(kernels)
@@ -266,7 +254,9 @@ def _gradient_of_kernels(
         moved = F.pad(x, (left, last + _COLUMNS - 1 - left))
         columns = slice(start, start + _COLUMNS)
         inside = (padding[0], 0)
-        found = _native(gradient, moved, kernels[..., columns], stride, inside, (False, True, False))[1]
+        found = native_gradients(
+            gradient, moved, kernels[..., columns], stride, inside, (False, True, False), groups=x.shape[1]
+        )[1]
         assert found is not None  # for the type checker
         output[..., columns] = found
     return output

@@ -20,7 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostnet.train.native import forward_replaced, is_channels_last, on_plain_cpu
+from ghostnet.train.native import (
+    forward_replaced,
+    is_channels_last,
+    native_gradients,
+    on_plain_cpu,
+    output_size,
+)
 
 _TINY = 4  # pixels of an output map for which all of the convolution is a product
 _MAX_ROWS = (
@@ -101,7 +107,7 @@ def _pays(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.enabled or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
     assert isinstance(conv.padding, tuple)  # for the type checker
-    sizes = _output_size(x, conv.weight, conv.stride, conv.padding)
+    sizes = output_size(x, conv.weight, conv.stride, conv.padding)
     pixels = sizes[0] * sizes[1]
     if not _MIN_ROWS <= len(x) * pixels <= _MAX_ROWS:
         return False
@@ -111,16 +117,6 @@ def _pays(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
 
 def _has_amx() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
-
-
-def _output_size(
-    x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]
-) -> tuple[int, int]:
-    rows, columns = (
-        (size + 2 * zeros - taps) // step + 1
-        for size, taps, step, zeros in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
-    )
-    return rows, columns
 
 
 class _Products(torch.autograd.Function):
@@ -135,7 +131,7 @@ class _Products(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding, ctx.biased = stride, padding, bias is not None
-        sizes = _output_size(x, weight, stride, padding)
+        sizes = output_size(x, weight, stride, padding)
         ctx.tiny = sizes[0] * sizes[1] <= _TINY and weight.shape[2:] != (1, 1)
         if not ctx.tiny:
             return F.conv2d(x, weight, bias, stride, padding)
@@ -155,32 +151,17 @@ class _Products(torch.autograd.Function):
         stride, padding = ctx.stride, ctx.padding
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2])
         if torch.is_grad_enabled():  # for second derivatives, which PyTorch's own has
-            return (*_native(gradient, x, weight, stride, padding, wanted), None, None)
+            return (*native_gradients(gradient, x, weight, stride, padding, wanted), None, None)
         rows = _rows(gradient)
         of_x = of_weight = None
         if wanted[0] and ctx.tiny:
             of_x = _gathered(rows @ _matrix(weight), x, weight, stride, padding)
         elif wanted[0]:
-            of_x = _native(gradient, x, weight, stride, padding, (True, False, False))[0]
+            of_x = native_gradients(gradient, x, weight, stride, padding, (True, False, False))[0]
         if wanted[1]:
             found = rows.t() @ _patches(x, weight, stride, padding)
             of_weight = found.view(len(weight), *weight.shape[2:], -1).permute(0, 3, 1, 2)
         return of_x, of_weight, rows.sum(0) if wanted[2] else None, None, None
-
-
-def _native(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    wanted: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
-    """Return PyTorch's gradients of input, weights and bias, None for what is not wanted."""
-    found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [len(weight)], stride, padding, [1, 1], False, [0, 0], 1, wanted
-    )
-    return found
 
 
 def _matrix(weight: Tensor) -> Tensor:
@@ -209,7 +190,7 @@ def _windows(
 
 def _patches(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """Return what lies under each output pixel as a row: `(N H' W', kh kw C_in)`."""
-    sizes = _output_size(x, weight, stride, padding)
+    sizes = output_size(x, weight, stride, padding)
     pixels = x.permute(0, 2, 3, 1)
     if any(padding):
         pixels = F.pad(pixels, (0, 0, padding[1], padding[1], padding[0], padding[0]))
@@ -225,7 +206,7 @@ def _gathered(
     rows: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
     """Return the gradient of the input from that of the patches: each pixel's sum, in float32."""
-    sizes = _output_size(x, weight, stride, padding)
+    sizes = output_size(x, weight, stride, padding)
     down, across = padding
     parts = rows.view(len(x), *sizes, *weight.shape[2:], x.shape[1])
     sums = torch.zeros(len(x), x.shape[2] + 2 * down, x.shape[3] + 2 * across, x.shape[1])

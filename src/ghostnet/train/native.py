@@ -61,3 +61,52 @@ def is_channels_last(maps: Tensor) -> bool:
         False
     """
     return not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def output_size(
+    x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[int, int]:
+    """Return rows and columns of what an undilated convolution makes of maps.
+
+    Args:
+        x: `(N, C, H, W)`.
+        weight: `(C', C / groups, kh, kw)`.
+        stride: rows, columns.
+        padding: rows and columns of zeros at each side.
+
+    Example:
+        >>> output_size(torch.ones(1, 2, 8, 7), torch.ones(4, 2, 3, 3), (2, 1), (1, 1))
+        (4, 7)
+    """
+    rows, columns = (
+        (size + 2 * zeros - taps) // step + 1
+        for size, taps, step, zeros in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    )
+    return rows, columns
+
+
+def native_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    wanted: tuple[bool, bool, bool],
+    *,
+    groups: int = 1,
+) -> tuple[Tensor | None, ...]:
+    """Return PyTorch's gradients of an undilated convolution's input, weights and bias, None for what is not wanted.
+
+    Args:
+        gradient: of the output, `(N, C', H', W')`.
+        x: the input.
+        weight: the kernels.
+        stride: rows, columns.
+        padding: rows and columns of zeros at each side.
+        wanted: which of the three.
+        groups: of the convolution.
+    """
+    found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, [len(weight)], stride, padding, [1, 1], False, [0, 0], groups, wanted
+    )
+    return found
