@@ -116,7 +116,8 @@ def _pays(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _has_amx() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)  # nothing public tells it in all versions
+    return ask is not None and bool(ask())
 
 
 class _Products(torch.autograd.Function):
