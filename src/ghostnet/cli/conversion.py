@@ -239,7 +239,8 @@ class Conversion:
             ghost["layers"] = None  # the ratios name them
         found, report = ghostify(model, example_input=example, progress=True, **ghost)
         output.write(found, report)
-        _tell_of_orders(found)
+        if not self.streams:
+            _tell_of_orders(found)
 
     def _ghost_settings(self, model: nn.Module, batches: list[Any] | None) -> dict[str, Any]:
         """Return the arguments of `ghostify`, which a plan takes, too."""

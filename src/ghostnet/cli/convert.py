@@ -115,8 +115,8 @@ def convert(
         typer.Option(
             "--streams",
             help="Layers whose maps are added, as in a residual stream, keep the same filters (Ghost convolutions: "
-            "quicker in every runtime, at a little accuracy before fine-tuning) or lose the same channels (pruning by "
-            "l1, taylor or sss).",
+            "quicker in residual networks, at a little accuracy before fine-tuning) or lose the same channels "
+            "(pruning by l1, taylor or sss).",
         ),
     ] = False,
     seed: Annotated[int, integer_option(help="Of the random initialisation.")] = 0,

@@ -149,7 +149,8 @@ class Carrier:
         if lazy is None:
             return self._widened(node)
         if is_binary(node, operator.add):
-            return self._both(node) if self._adds_parts(node) else self._joined_sum(node)
+            parts = self._both(node) if self._adds_parts(node) else None
+            return parts if parts is not None else self._joined_sum(node)
         if is_binary(node, operator.mul):
             return self._both(node) if self.reach.products else None
         if not isinstance(node.args[0], fx.Node) or node.args[0] not in self.values:
