@@ -17,7 +17,7 @@ _CASES = {
     "convert resnet9_050 -o x.safetensors --data-dir d": "--data-dir is for --calibration cifar10",
     "convert resnet9_050 -o x.safetensors --seed 1": "--seed is for --init random and pruning methods",
     "convert resnet9_050 -o x.safetensors --multiple 8": "--multiple is for pruning methods",
-    "convert resnet9_050 -o x.safetensors --init random --streams": "--streams is for --init dense and pruning",
+    "convert resnet9_050 -o x.safetensors --init random --streams": "--streams is for --init dense and pruning methods",
     "convert resnet9_050 -o x.safetensors --method l1 --ratio 4": "--ratio is for --method ghost",
     "convert resnet9_050 -o x.safetensors --method l1 --form ghostnet": "--form is for --method ghost",
     "convert resnet9_050 -o x.safetensors --method l1 --layers a": "--layers is for --method ghost",
