@@ -25,13 +25,10 @@ from ghostnet.convert.pruning.sites import PruneSite, sites_of
 from ghostnet.errors import InputError
 from ghostnet.modes import evaluating
 from ghostnet.nn import GhostConv2d
-from ghostnet.nn.answers import agree, same_random_numbers
+from ghostnet.nn.answers import agree_on_any, answers_to, probes
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.narrow import by_outputs, channels_together
 from ghostnet.progress import Progress
-
-_TOLERANCE = 1e-3  # of the largest value of an answer, in float32
-_TOLERANCE_OF_HALVES = 5e-2
 
 
 def streams_of(
@@ -212,11 +209,5 @@ def _take_(module: nn.Module, outputs: Tensor | None, inputs: Tensor | None) -> 
 
 
 def _same(model: nn.Module, ordered: nn.Module, example: Tensor) -> bool:
-    noise = torch.rand(example[:1].shape, generator=torch.Generator().manual_seed(0))
-    images = [example[:1], noise.to(example)]
-    answers = []
-    for network in (model, ordered):
-        with evaluating(network), same_random_numbers(example.device):
-            answers.append([network(one.clone()) for one in images])
-    tolerance = _TOLERANCE if example.dtype in (torch.float32, torch.float64) else _TOLERANCE_OF_HALVES
-    return any(agree(one, other, tolerance) for one, other in zip(*answers, strict=True))
+    images = probes(example)
+    return agree_on_any(answers_to(model, images), answers_to(ordered, images), example.dtype)

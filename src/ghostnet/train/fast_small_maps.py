@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostnet.train.native import (
+    convolved,
     forward_replaced,
     is_channels_last,
     native_gradients,
-    on_plain_cpu,
     output_size,
 )
 
@@ -87,20 +87,14 @@ def _takes_part(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled() or not conv.weight.requires_grad or type(x) is not Tensor:
-        return nn.Conv2d.forward(conv, x)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if not on_plain_cpu(x, conv.weight, conv.bias) or not _pays(conv, x, dtype):
-        return nn.Conv2d.forward(conv, x)
-    weight, bias = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
-    stride, padding = conv.stride, conv.padding
-    assert isinstance(padding, tuple)  # for the type checker
-    return small_maps_conv2d(x.to(dtype), weight, bias, (stride[0], stride[1]), (padding[0], padding[1]))
+    return convolved(conv, x, _pays, small_maps_conv2d)
 
 
 def _pays(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
     """Say whether the maps are so small that products are quicker than oneDNN's convolutions on this processor."""
     if dtype not in (torch.bfloat16, torch.float32) or conv.weight.dtype not in (dtype, torch.float32):
+        return False
+    if not conv.weight.requires_grad:
         return False
     if x.dim() != 4 or x.shape[1] != conv.in_channels or not (is_channels_last(x) or x.shape[2:] == (1, 1)):
         return False

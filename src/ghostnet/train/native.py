@@ -63,6 +63,31 @@ def is_channels_last(maps: Tensor) -> bool:
     return not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
 
 
+def convolved(
+    conv: nn.Conv2d,
+    x: Tensor,
+    pays: Callable[[nn.Conv2d, Tensor, torch.dtype], bool],
+    convolve: Callable[..., Tensor],
+) -> Tensor:
+    """Return what a convolution makes of maps, our way where gradients are wanted and it pays, else PyTorch's.
+
+    Args:
+        conv: the module, with numbers for its padding.
+        x: its input.
+        pays: says so of the module, its input, and the type that is computed in.
+        convolve: our way, of input, weight, bias, stride and padding.
+    """
+    if not torch.is_grad_enabled() or type(x) is not Tensor or not on_plain_cpu(x, conv.weight, conv.bias):
+        return nn.Conv2d.forward(conv, x)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if not pays(conv, x, dtype):
+        return nn.Conv2d.forward(conv, x)
+    weight, bias = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
+    stride, padding = conv.stride, conv.padding
+    assert isinstance(padding, tuple)  # for the type checker
+    return convolve(x.to(dtype), weight, bias, (stride[0], stride[1]), (padding[0], padding[1]))
+
+
 def output_size(
     x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> tuple[int, int]:

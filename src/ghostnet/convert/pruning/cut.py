@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ghostnet.convert.pruning.sites import PruneSite
 from ghostnet.errors import InputError
-from ghostnet.modes import restored_modes
-from ghostnet.nn.answers import agree, same_random_numbers
+from ghostnet.nn.answers import agree_on_any, answers_to, probes
 from ghostnet.nn.edits import replace_module_
 from ghostnet.nn.narrow import by_outputs, narrowed, sizes
-
-_TOLERANCE = 1e-3  # of the largest value of an answer, in float32
-_TOLERANCE_OF_HALVES = 5e-2
 
 
 @torch.no_grad()
@@ -56,25 +51,17 @@ def cut_(
     """
     if example is None:
         return narrow_(model, sites, kept)
-    noise = torch.rand(example[:1].shape, generator=torch.Generator().manual_seed(0))
-    images = [example[:1], noise.to(example)]
-    expected = _answers(model, images)
+    images = probes(example)
+    expected = answers_to(model, images)
     edits = narrow_(model, sites, kept)
     try:
-        found = _answers(model, images)
+        found = answers_to(model, images)
     except Exception as error:  # it is the user's code that runs
         what = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{_refused(model)}: with fewer channels it does not run ({what})") from error
-    tolerance = _TOLERANCE if example.dtype in (torch.float32, torch.float64) else _TOLERANCE_OF_HALVES
-    if not any(agree(one, other, tolerance) for one, other in zip(expected, found, strict=True)):
+    if not agree_on_any(expected, found, example.dtype):
         raise InputError(f"{_refused(model)}: with fewer channels it computes something else")
     return edits
-
-
-def _answers(model: nn.Module, images: list[Tensor]) -> list[Any]:
-    with restored_modes(model), same_random_numbers(images[0].device):
-        model.eval()
-        return [model(one.clone()) for one in images]
 
 
 def _refused(model: nn.Module) -> str:
