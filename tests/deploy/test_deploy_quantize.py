@@ -245,12 +245,12 @@ class BoxesAndScores(nn.Module):
         return torch.cat([boxes, self.scores(maps).flatten(2).sigmoid()], 1)
 
 
-@pytest.mark.parametrize("target_name", ["onnx", "openvino"])
+@pytest.mark.parametrize("target_name", ["onnx", "openvino", "litert"])
 def test_scores_beside_boxes_are_not_rounded_away(target_name: str, tmp_path: Path) -> None:
     skip_without(target_name)
     model = BoxesAndScores()
     given = torch.from_numpy(images(32))  # a tensor does as well as an array
-    path = tmp_path / {"onnx": "net.onnx", "openvino": "net.xml"}[target_name]
+    path = tmp_path / {"onnx": "net.onnx", "openvino": "net.xml", "litert": "net.tflite"}[target_name]
     quantize(model, target_name, path, given, input_size=SIZE)
     with torch.no_grad():
         expected = model(given[:4])[:, 4:].numpy()

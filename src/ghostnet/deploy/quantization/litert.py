@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ghostnet.deploy.quantization.last_steps import Step, behind_the_layers
 from ghostnet.quiet import quiet_native, quiet_python
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
-_SIGNATURE = "serving_default"
+_WEIGHTED = (*_LAYERS, "TRANSPOSE_CONV")
 
 
 class LiteRTQuantiser:
@@ -32,9 +33,7 @@ class LiteRTQuantiser:
 
     def layers(self) -> list[str]:
         """Return the names of the layers' outputs, which is how ai-edge-quantizer names operators."""
-        names = {tensor["index"]: tensor["name"] for tensor in self._interpreter.get_tensor_details()}
-        steps = [step for step in self._interpreter._get_ops_details() if step["op_name"] in _LAYERS]
-        return [names[int(step["outputs"][0])] for step in steps]
+        return [step.name for step in self._steps() if step.operator in _LAYERS]
 
     def write(self, path: Path, *, keep: Collection[str] = (), only: str | None = None) -> None:
         """Write one file."""
@@ -49,10 +48,22 @@ class LiteRTQuantiser:
                     algorithm_key=recipe_manager.AlgorithmName.NO_QUANTIZE,
                 )
             kept = [name for name in self.layers() if name != only] if only is not None else keep
-            for name in kept:
+            for name in (*kept, *sorted(behind_the_layers(self._steps(), _WEIGHTED))):
                 made.update_quantization_recipe(
                     regex=f"^{re.escape(name)};",
                     operation_name="*",
                     algorithm_key=recipe_manager.AlgorithmName.NO_QUANTIZE,
                 )
             made.quantize(self._ranges, enable_progress_report=False).export_model(path, overwrite=True)
+
+    def _steps(self) -> list[Step]:
+        names = {tensor["index"]: tensor["name"] for tensor in self._interpreter.get_tensor_details()}
+        return [
+            Step(
+                names[int(step["outputs"][0])],
+                step["op_name"],
+                tuple(map(int, step["inputs"])),
+                tuple(map(int, step["outputs"])),
+            )
+            for step in self._interpreter._get_ops_details()
+        ]

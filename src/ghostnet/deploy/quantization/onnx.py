@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from ghostnet.deploy.passes.onnx_gates import gather_gates_
+from ghostnet.deploy.quantization.last_steps import Step, behind_the_layers
 from ghostnet.quiet import quiet_native, quiet_python
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 _WEIGHTED = (*LAYERS, "ConvTranspose")  # what has weights to round
+_ACTIVATIONS = ("Relu", "Clip")
 _BATCH = 16  # calibration keeps every intermediate map of a batch
 
 
@@ -60,7 +62,7 @@ class OnnxQuantiser:
                 calibrator.collect_data(_Reader(calibrator.infer_session, given))
             self._ranges = calibrator.compute_data()
             self._model = onnx.shape_inference.infer_shapes(model)
-            behind = _behind_the_layers(model.graph.node)
+            behind = behind_the_layers(map(_step, model.graph.node), _WEIGHTED, _ACTIVATIONS)
             self._left = [
                 node.name
                 for node in model.graph.node
@@ -104,25 +106,8 @@ def _has_no_scales(node: Any) -> bool:
     return node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2
 
 
-def _behind_the_layers(nodes: Sequence[Any]) -> set[str]:
-    """Return the names of what computes answers from the last layers' maps, and feeds no layer.
-
-    A detector puts boxes of hundreds of pixels and scores below 1 into one tensor, whose 256 steps leave no score. What
-    a layer's own activation is stays with it: its range is the smaller one.
-    """
-    feeding: set[str] = set()
-    behind = []
-    for node in reversed(nodes):
-        if node.op_type in _WEIGHTED or feeding.intersection(node.output):
-            feeding.update(node.input)
-        else:
-            behind.append(node)
-    made_by_layers = {output for node in nodes if node.op_type in _WEIGHTED for output in node.output}
-    return {
-        node.name
-        for node in behind
-        if node.op_type not in ("Relu", "Clip") or node.input[0] not in made_by_layers
-    }
+def _step(node: Any) -> Step:
+    return Step(node.name, node.op_type, tuple(node.input), tuple(node.output))
 
 
 def _batches(images: np.ndarray | Sequence[np.ndarray]) -> Iterable[np.ndarray]:
