@@ -1,9 +1,10 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from ghostnet.convert.matching import match
+from ghostnet.convert.matching import _nearest_pairs, match
 from ghostnet.errors import InputError
 
 
@@ -58,3 +59,22 @@ def test_groups_of_copies_are_found_at_ratio_three() -> None:
 def test_shapes_that_do_not_belong_together() -> None:
     with pytest.raises(InputError, match="do not belong together"):
         match(torch.zeros(4, 4), torch.zeros(3), torch.tensor([0]))
+
+
+def _nearest_first(costs: np.ndarray) -> list[tuple[int, int]]:
+    left, pairs = set(range(len(costs))), []
+    while len(left) > 1:
+        _, one, two = min((costs[i, j], i, j) for i in left for j in left if i != j)
+        pairs.append((one, two))
+        left -= {one, two}
+    return pairs
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 24])
+@pytest.mark.parametrize("steps", [2, 1000], ids=["ties", "none alike"])
+def test_the_nearest_pair_that_is_left_is_taken_first(count: int, steps: int) -> None:
+    draw = np.random.default_rng(count)
+    costs = draw.integers(steps, size=(count, count)).astype(float)
+    costs += costs.T
+    np.fill_diagonal(costs, np.inf)
+    assert list(map(tuple, _nearest_pairs(costs.copy()))) == _nearest_first(costs)

@@ -6,6 +6,7 @@ Left out: the fits themselves (fit.py).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,17 +59,26 @@ def _pair(costs: Tensor) -> Tensor:
     """Pair all nodes at small cost (`costs[i, j]`: i serves j): `(n / 2, 2)` rows (server, served)."""
     both = torch.minimum(costs, costs.T).clone()
     both.fill_diagonal_(float("inf"))
-    pairs, work = [], both.clone()
-    for _ in range(len(costs) // 2):
-        one, two = divmod(int(work.argmin()), len(costs))
-        pairs.append((one, two))
-        for node in (one, two):
-            work[node] = float("inf")
-            work[:, node] = float("inf")
-    paired = _exchange(both, torch.tensor(pairs))
+    paired = _exchange(both, torch.from_numpy(_nearest_pairs(both.numpy().copy())))
     swap = costs[paired[:, 0], paired[:, 1]] > costs[paired[:, 1], paired[:, 0]]
     paired[swap] = paired[swap].flip(1)
     return paired
+
+
+def _nearest_pairs(work: np.ndarray) -> np.ndarray:
+    """Pair the two nearest nodes that are left, until none is: `(n / 2, 2)`; the costs in `work` are lost."""
+    partner = work.argmin(1)
+    least = work.min(1)
+    pairs = np.empty((len(work) // 2, 2), dtype=np.int64)
+    for row in range(len(pairs)):
+        one = int(least.argmin())
+        gone = [one, int(partner[one])]
+        pairs[row] = gone
+        work[gone] = work[:, gone] = least[gone] = np.inf
+        stale = np.flatnonzero(np.isin(partner, gone) & np.isfinite(least))  # few: whose nearest one is taken
+        partner[stale] = work[stale].argmin(1)
+        least[stale] = work[stale, partner[stale]]
+    return pairs
 
 
 def _exchange(both: Tensor, pairs: Tensor) -> Tensor:
