@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo docs test test-litert test-mobile lint format clean
+.PHONY: demo docs test test-slow test-litert test-mobile lint format clean
 
 demo: $(STAMP)
 	$(VENV)/bin/ghostnet demo
@@ -15,7 +15,11 @@ docs: $(STAMP)
 	@echo "runs/site/index.html"
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+
+# What `test` leaves out for its time: second runtimes, methods and forms of what it does check.
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m "slow and not gpu"
 
 # LiteRT's converter wants older packages than the rest (constraints-litert.txt), so it has an environment of its own.
 test-litert:
@@ -37,9 +41,10 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+# Modules are compiled when they are first imported: to compile all of them takes pip a minute more.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export,docs,dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[export,docs,dev]"
 	touch $(STAMP)
 
 clean:

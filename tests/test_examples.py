@@ -128,6 +128,7 @@ def test_own_network(
     assert (tmp_path / "ghost.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_own_network_takes_images_in_train_and_val(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_filters_against_sgd(
     assert "worst ratio" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_which_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

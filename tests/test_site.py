@@ -44,6 +44,7 @@ SLOW = {
     ("convert", 3),
     ("deploy", 2),
     ("deploy", 3),
+    ("deploy", 4),
 }  # they fit whole networks, or plan one
 
 

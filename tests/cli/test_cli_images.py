@@ -217,12 +217,17 @@ def test_networks_for_grey_images_know_their_channels(
     assert _json(capsys, "profile", grey)["params"] == 1_311_272
     picture = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
-    assert cli.run(["export", grey, "-o", str(tmp_path / "grey.onnx"), "--plain"]) == 0
-    capsys.readouterr()
     for verb in ("predict", "features"):
         assert cli.run([verb, grey, str(picture)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "takes images of 1 channels, and files are read as RGB" in line
+
+
+@pytest.mark.slow
+def test_a_network_for_grey_images_is_exported_for_its_channels(tmp_path: Path) -> None:
+    grey = str(tmp_path / "grey.safetensors")
+    ghostnet.save(ghostnet.create_model("ghostnet_050", in_chans=1, num_classes=4), grey)
+    assert cli.run(["export", grey, "-o", str(tmp_path / "grey.onnx"), "--plain"]) == 0
 
 
 def test_images_too_small_for_the_network_are_one_line(

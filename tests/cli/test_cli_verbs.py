@@ -97,11 +97,16 @@ def test_convert_export_bench(saved: Path, tmp_path: Path, capsys: pytest.Captur
     assert all(row["median_ms"] > 0 for row in rows)
     assert "processes" not in record["metrics"]
     assert all("ratios" not in row for row in rows)
-    several = (*options[:-1], str(tmp_path / "latency" / "several.json"), "--processes", "2")
-    found = _json(capsys, "bench", str(saved), str(exported), *several)
+
+
+@pytest.mark.slow
+def test_bench_in_several_processes(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tmp_path / "latency" / "several.json"
+    options = ("--seconds", "0.05", "--cold-starts", "1", "--result", str(result), "--processes", "2")
+    found = _json(capsys, "bench", str(saved), "resnet20", *options)
     assert found["processes"] == 2
     assert [len(row["ratios"]) for row in found["rows"]] == [2, 2]
-    assert json.loads((tmp_path / "latency" / "several.json").read_text())["metrics"] == found
+    assert json.loads(result.read_text())["metrics"] == found
 
 
 def test_convert_takes_patterns_and_a_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

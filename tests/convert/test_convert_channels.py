@@ -296,10 +296,15 @@ _KNOWN: list[tuple[str, Callable[[], nn.Module], int, int, int]] = [
     ("regnet_y_400mf", lambda: torchvision.models.regnet_y_400mf(num_classes=10), 49, 69, 85),
     ("dla34", lambda: timm.create_model("dla34", num_classes=10), 19, 37, 38),
 ]
+_SLOW = {"selecsls42", "regnet_y_400mf", "dla34"}
 
 
 @pytest.mark.parametrize(
-    ("build", "alone", "together", "of"), [entry[1:] for entry in _KNOWN], ids=[entry[0] for entry in _KNOWN]
+    ("build", "alone", "together", "of"),
+    [
+        pytest.param(*entry[1:], id=entry[0], marks=pytest.mark.slow if entry[0] in _SLOW else ())
+        for entry in _KNOWN
+    ],
 )
 def test_known_networks_are_cut_exactly(
     build: Callable[[], nn.Module], alone: int, together: int, of: int

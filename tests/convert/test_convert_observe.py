@@ -93,8 +93,10 @@ def test_tensors_that_are_made_in_a_forward_are_there_when_images_are_given():
 def test_frozen_norms_make_tensors_in_their_forward():
     dense = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d).eval()
     images = torch.rand(2, 3, 32, 32)
-    _, report = ghostnet.ghostify(dense, layers=["layer1.0.conv1"], calibration=images, refit_plain=False)
-    assert report.converted == ["layer1.0.conv1"]
+    _, report = ghostnet.ghostify(
+        dense, layers=["layer2.0.downsample.0"], calibration=images, refit_plain=False
+    )
+    assert report.converted == ["layer2.0.downsample.0"]
 
 
 class _InBfloat16(nn.Module):

@@ -158,6 +158,7 @@ def test_int8_is_timed_beside_float_where_there_is_int8(tmp_path: Path) -> None:
     assert "exporting net to ONNX Runtime in int8" in lines
 
 
+@pytest.mark.slow
 def test_several_outputs_are_timed_in_int8_whatever_it_costs_them(tmp_path: Path) -> None:
     torch.manual_seed(1)
     first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)

@@ -28,6 +28,7 @@ from ghostnet.deploy.c_source import compiler
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
+pytestmark = pytest.mark.xdist_group("c")
 SIZE = (11, 13, 10)
 
 
@@ -370,7 +371,7 @@ def images(count: int, size=(3, *SIZE[1:])) -> np.ndarray:
     return np.random.default_rng(count).standard_normal((count, *size), dtype=np.float32)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module")  # a minute of gcc, so one worker has all tests of this file
 def branches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Branches, Path]:
     network = Branches().eval()
     norm = network.cases[list(CASES).index("batch norm")][1]
@@ -500,8 +501,9 @@ def test_nothing_is_written_behind_a_map(
     assert [place for place in behind if (work[place] != 0x7FC12345).any()] == []
 
 
-# both at once take gcc much longer
-@pytest.mark.parametrize("checked", ["address", pytest.param("undefined", marks=pytest.mark.slow)])
+# test_deploy_c_int8 has both of a smaller program
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", ["address", "undefined"])  # both at once take gcc much longer
 def test_it_is_a_program_for_any_c_compiler_without_a_warning(
     branches: tuple[Branches, Path], tmp_path: Path, checked: str
 ) -> None:

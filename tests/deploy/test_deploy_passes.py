@@ -145,6 +145,7 @@ def test_each_pass_computes_the_same_on_chained_ghost_convolutions(
     optimize(randomise_(model), passes=["fold_batch_norm", name], input_size=(3, 12, 12))
 
 
+@pytest.mark.slow
 def test_all_pairs_of_passes_hold() -> None:
     block = Block(7, 11, gate=True, depthwise=True, ratio=3)
     model = randomise_(Random([block, Block(7, 12, gate=False, depthwise=False)], 7, "plain"))

@@ -337,6 +337,7 @@ def test_targets_without_int8_and_missing_packages_are_named(
         quantize(network(), "openvino", tmp_path / "net.xml", images(16), input_size=SIZE)
 
 
+@pytest.mark.slow
 def test_an_int8_file_is_timed_beside_a_float_one(tmp_path: Path) -> None:
     skip_without("onnx")
     export(network(), "onnx", tmp_path / "float.onnx", input_size=SIZE)

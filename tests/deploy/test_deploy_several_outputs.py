@@ -324,6 +324,7 @@ def test_a_backbone_from_the_command_line(tmp_path: Path, capsys: pytest.Capture
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_backbone_in_int8_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(16):  # in folders as classes have, which say nothing of a backbone's maps
         folder = tmp_path / "photos" / f"class{number % 2}"

@@ -79,7 +79,7 @@ def test_a_budget_gives_each_layer_a_ratio_by_what_it_costs_on_images(tmp_path: 
         ghost(images), direct(images)
     )  # not the network that was timed, but the fitted one
     known = (tmp_path / "costs.json").read_text()
-    convert_by_plan(dense, "onnx", budget=0.95, seconds=0.01, **given)
+    convert_by_plan(dense, "onnx", budget=0.98, seconds=0.01, **given)
     assert (tmp_path / "costs.json").read_text() == known
 
 

@@ -58,8 +58,8 @@ ON_CIFAR10 = [name for name in list_recipes() if load_recipe(name).data == "cifa
 WIDE = {
     "ghost_resnet9_050",
     "short_ghost_vgg16_converted",
-    "short_ghost_resnet20_converted_s2_d5",
-    "short_ghost_resnet20_converted_s2_d7",
+    *(f"short_ghost_resnet20_converted_{form}" for form in ("s2_d5", "s2_d7", "s3_d3", "s4_d3")),
+    "short_ghost_resnet20_measured",
 }
 
 
