@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 import ghostnet
 from ghostnet import InputError, cli, ghostify
 from ghostnet.convert import find_units
-from ghostnet.convert.streams import in_one_order, streams_of
+from ghostnet.convert.streams import find_streams, orderable, put_in_one_order
 from ghostnet.convert.surgery import replace_convolutions
 from ghostnet.nn import GhostConv2d
 from ghostnet.recipes import load_recipe
-from ghostnet.recipes.latency_plan import GhostSettings, _draft
+from ghostnet.recipes.latency_plan import GhostSettings, _draft, _streams
+from ghostnet.train.feature_match import FeatureMatch
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(5))
 
@@ -124,7 +126,7 @@ def test_the_dense_network_computes_the_same_in_the_new_order(form: str, images:
     chosen = [unit for unit in units if unit.name in WRITERS]
     ghost, _ = replace_convolutions(model, chosen, ratio=dict.fromkeys(WRITERS, 2), cheap_kernel_size=3)
     batches = None if images is None else [images]
-    moved, names = in_one_order(model, ghost, units, WRITERS, batches, IMAGES)
+    moved, names = put_in_one_order(model, ghost, units, WRITERS, batches, IMAGES)
     assert names == WRITERS
     torch.testing.assert_close(moved(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
     changed = {
@@ -139,12 +141,13 @@ def test_the_dense_network_computes_the_same_in_the_new_order(form: str, images:
 
 def test_layers_of_a_stream_have_no_order_of_their_own() -> None:
     model = network()
-    plain, _ = ghostify(model, calibration=IMAGES)
-    found, report = ghostify(model, calibration=IMAGES, streams=True)
+    plain, own = ghostify(model, calibration=IMAGES, streams=False)
+    found, report = ghostify(model, calibration=IMAGES)
     assert {name for name, own in ordered(plain).items() if own} == WRITERS
     assert ordered(found).keys() == ordered(plain).keys()
     assert not any(ordered(found).values())
     assert report.settings["streams"] is True
+    assert "streams" not in own.settings
     assert all(
         layer.reconstruction_error is not None for layer in report.layers if layer.name in report.converted
     )
@@ -181,14 +184,14 @@ def test_what_reads_channels_by_their_place_keeps_the_streams_order() -> None:
     model = network()
     model.between, model.head = _Halves(), nn.Linear(4, 5)
     units = find_units(model, IMAGES)
-    assert streams_of(model, units, WRITERS, IMAGES) == []
+    assert orderable(find_streams(model, units, IMAGES), WRITERS) == []
     found, _ = ghostify(model, calibration=IMAGES, streams=True)
     assert {name for name, own in ordered(found).items() if own} == WRITERS
 
 
 def test_streams_that_no_converted_layer_writes_stay() -> None:
     model = network()
-    assert streams_of(model, find_units(model, IMAGES), {"blocks.0.conv1"}, IMAGES) == []
+    assert orderable(find_streams(model, find_units(model, IMAGES), IMAGES), {"blocks.0.conv1"}) == []
     found, _ = ghostify(model, layers=["blocks.0.conv1"], calibration=IMAGES, streams=True)
     assert torch.equal(found.stem.weight, model.stem.weight)
 
@@ -212,34 +215,47 @@ def test_what_cannot_be_done_is_one_line() -> None:
         ghostify(_Undecided(), layers="all", calibration=IMAGES, streams=True)
 
 
+def test_what_cannot_be_traced_keeps_its_orders_where_nobody_asked() -> None:
+    _, report = ghostify(_Undecided(), layers="all", calibration=IMAGES)
+    assert report.converted == ["first", "second"]
+    assert "streams" not in report.settings
+
+
 def test_code_that_goes_by_places_of_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ghostnet.convert.streams._same", lambda *_: False)
     with pytest.raises(InputError, match=r"computes something else .* leave out `streams`"):
         ghostify(network(), calibration=IMAGES, streams=True)
+    found, _ = ghostify(network(), calibration=IMAGES)
+    assert {name for name, own in ordered(found).items() if own} == WRITERS
+
+
+_PROJECTIONS = ["features.*.conv.2"]  # of MobileNetV2's blocks, which write its streams
 
 
 def test_a_file_of_it_is_read_again(tmp_path: Path) -> None:
     model = ghostnet.create_model("mobilenetv2_035", num_classes=4).eval()
-    found, _ = ghostify(model, streams=True, example_input=torch.zeros(1, 3, 64, 64))
-    assert sum(ordered(found).values()) < sum(ordered(ghostify(model)[0]).values())
+    found, _ = ghostify(model, layers=_PROJECTIONS, example_input=torch.zeros(1, 3, 64, 64))
+    own, _ = ghostify(model, layers=_PROJECTIONS, streams=False)
+    assert sum(ordered(found).values()) < sum(ordered(own).values())
     ghostnet.save(found, tmp_path / "net.safetensors")
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ghostnet.load(tmp_path / "net.safetensors")(images), found(images))
 
 
-def test_the_verb_passes_it_on_and_says_what_it_would_save(
+def test_the_verb_passes_it_on_and_says_what_is_lost_without_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ghostnet.save(ghostnet.create_model("mobilenetv2_035", num_classes=4), tmp_path / "dense.safetensors")
     line = ["convert", str(tmp_path / "dense.safetensors"), "-o", str(tmp_path / "x.safetensors")]
-    line += ["--input-size", "3,64,64", "--force", "--json"]
-    assert cli.run(line) == 0
+    line += ["--input-size", "3,64,64", "--force", "--json", "--layers", *_PROJECTIONS]
+    assert cli.run([*line, "--no-streams"]) == 0
     said = capsys.readouterr()
     assert "streams" not in json.loads(said.out)["settings"]
-    assert re.search(r"\d+ of \d+ layers put their channels in order .*; --streams saves that", said.err)
-    assert cli.run([*line, "--streams"]) == 0
+    assert re.search(r"\d+ of \d+ layers put their channels in order .*; without --no-streams", said.err)
+    assert cli.run(line) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["settings"]["streams"] is True
+    assert "in order" not in said.err
     assert cli.run([*line, "--streams", "--init", "random"]) == 2
     assert "--streams is for --init dense and pruning methods" in capsys.readouterr().err
 
@@ -258,7 +274,26 @@ def test_plans_time_what_comes_out() -> None:
     model = network()
     ratios = dict.fromkeys([*WRITERS, "blocks.0.conv1"], 2)
     assert {
-        name for name, own in ordered(_draft(model, GhostSettings(), ratios, IMAGES)).items() if own
+        name for name, own in ordered(_draft(model, GhostSettings(), ratios, IMAGES, [])).items() if own
     } == WRITERS
-    timed = _draft(model, GhostSettings(streams=True), ratios, IMAGES)
+    how = GhostSettings(streams=True)
+    timed = _draft(model, how, ratios, IMAGES, _streams(model, how, IMAGES))
     assert ordered(timed) == dict.fromkeys(ratios, False)
+    with pytest.raises(InputError, match="cannot be traced"):
+        _streams(_Undecided(), how, IMAGES)
+    assert (
+        _streams(_Undecided(), GhostSettings(), IMAGES)
+        == _streams(model, GhostSettings(streams=False), IMAGES)
+        == []
+    )
+
+
+def test_maps_in_another_order_than_the_teachers_are_not_compared(tmp_path: Path) -> None:
+    model = network()
+    for streams in (None, False):
+        found, _ = ghostify(model, calibration=IMAGES, streams=streams)
+        ghostnet.save(found, tmp_path / "net.safetensors", force=True)
+        found = ghostnet.load(tmp_path / "net.safetensors", model=network())
+        refused = pytest.raises(InputError, match=r"one by one.*--no-streams")
+        with nullcontext() if streams is False else refused:
+            FeatureMatch(found, model, ["blocks.0"]).close()

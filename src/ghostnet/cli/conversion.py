@@ -58,7 +58,7 @@ class Conversion:
     plan_result: Path | None
     costs: Path | None
     multiple: int | None
-    streams: bool
+    streams: bool | None
     seed: int
     force: bool
     as_json: bool
@@ -203,7 +203,7 @@ class Conversion:
 
     def _prune(self, model: nn.Module, batches: list[Any] | None, example: Tensor, output: _Output) -> None:
         """Prune to a share of the time, with a plan, or of the MACs."""
-        pruning = Pruning(model, self.method, batches, example, self.seed, self.multiple, self.streams)
+        pruning = Pruning(model, self.method, batches, example, self.seed, self.multiple, bool(self.streams))
         if self.plan is not None:
             recipe = {**self._recipe(self.plan), "method": self.method}
             files = self.plan_files, self.plan_result
@@ -239,7 +239,7 @@ class Conversion:
             ghost["layers"] = None  # the ratios name them
         found, report = ghostify(model, example_input=example, progress=True, **ghost)
         output.write(found, report)
-        if not self.streams:
+        if self.streams is False:
             _tell_of_orders(found)
 
     def _ghost_settings(self, model: nn.Module, batches: list[Any] | None) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def _tell_of_orders(network: nn.Module) -> None:
     if count:
         note(
             f"{count} of {len(ghosts)} layers put their channels in order behind them, which takes time where maps are "
-            "added; --streams saves that"
+            "added; without --no-streams that is saved where it can be"
         )
 
 

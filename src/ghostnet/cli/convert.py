@@ -111,14 +111,14 @@ def convert(
         ),
     ] = None,
     streams: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--streams",
+            "--streams/--no-streams",
             help="Layers whose maps are added, as in a residual stream, keep the same filters (Ghost convolutions: "
             "quicker in residual networks, at a little accuracy before fine-tuning) or lose the same channels "
-            "(pruning by l1, taylor or sss).",
+            "(pruning by l1, taylor or sss).  [default: where it can be done; pruning: no]",
         ),
-    ] = False,
+    ] = None,
     seed: Annotated[int, integer_option(help="Of the random initialisation.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

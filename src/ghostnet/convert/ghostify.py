@@ -38,6 +38,7 @@ from ghostnet.convert.surgery import check_form, refresh_edits_, replace_convolu
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.eager import eager_module
+from ghostnet.nn.edits import mark_reordered_
 from ghostnet.nn.own_forward import check_own_forwards
 
 _LAST = "it makes what the network answers: scores suffer most; Layers(last=False) keeps it"
@@ -66,7 +67,7 @@ def ghostify(
     example_input: Tensor | None = None,
     form: str = "linear",
     refit_plain: bool = True,
-    streams: bool = False,
+    streams: bool | None = None,
     progress: bool = False,
 ) -> tuple[nn.Module, ConversionReport]:
     """Replace a network's convolutions by Ghost convolutions (section 3.1 of the paper, Eq. 2 and 3).
@@ -93,8 +94,10 @@ def ghostify(
             (`requires_grad` is False), those whose weights others read, and the batch norms behind these stay as
             they are.
         streams: with "dense", layers whose maps are added keep the same channels as primary ones, so that no runtime
-            has to put them in order in front of a sum: quicker in residual networks, at a little accuracy. The
-            channels of such a stream are then in another order than the dense network's.
+            has to put them in order in front of a sum: quicker in residual networks, at a little accuracy before
+            fine-tuning. The channels of such a stream are then in another order than the dense network's. None does
+            so where it can be done; True raises where the network cannot be traced for it; False lets each layer
+            keep its own choice and the dense network's order.
         progress: with "dense", show a bar of layers on standard error.
 
     Returns:
@@ -114,6 +117,10 @@ def ghostify(
     if not isinstance(ratio, Mapping):
         check_ratio(ratio)
     init_name = _check_init(init, check_form(form))
+    if streams and init_name != "dense":
+        raise InputError(
+            "`streams` is for init 'dense': without a fit, channels come in their own order anyway"
+        )
     batches = calibration_batches(calibration)
     model = eager_module(model, "ghostify")
     check_own_forwards(model, "ghostify")
@@ -129,27 +136,20 @@ def ghostify(
         replace_convolutions, model, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
     )
     ghost_model, remarks = replaced(chosen)
-    if streams and init != "dense":
-        raise InputError(
-            "`streams` is for init 'dense': without a fit, channels come in their own order anyway"
-        )
     if example is not None and not _runs(ghost_model, example):
         raise _in_the_way([unit for unit in chosen if not _runs(replaced([unit])[0], example)] or chosen)
     errors: dict[str, float] = {}
+    in_order = frozenset[str]()
     refitted = (
         _refittable(ghost_model, units, chosen) if refit_plain and batches and init == "dense" else set()
     )
     if chosen:
         fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
-        dense, in_order = model, frozenset[str]()
-        if streams:
-            from ghostnet.convert.streams import in_one_order
-
-            placed = None if batches is None else on_device_of(model, batches)
-            names = [unit.name for unit in chosen]
-            dense, in_order = in_one_order(
-                model, ghost_model, units, names, placed, example, progress=progress
-            )
+        dense = model
+        if init == "dense" and streams is not False:
+            given = (units, [unit.name for unit in chosen], batches, example)
+            dense, in_order = _ordered(model, ghost_model, *given, asked=bool(streams), progress=progress)
+        if in_order:
             ghost_model, _ = replace_convolutions(
                 dense, chosen, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
             )
@@ -164,12 +164,36 @@ def ghostify(
     }
     if init_name == "dense":
         settings["calibrated"] = batches is not None
-    if streams:
+    if in_order:
         settings["streams"] = True
+        mark_reordered_(ghost_model, in_order)
     notes = _notes(kept, {**{unit.name: _LAST for unit in chosen if unit.last}, **remarks}, refitted, said)
     input_size = None if example is None else tuple(example.shape[1:])
     rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
     return ghost_model, rows.report(notes, errors, settings, started)
+
+
+def _ordered(
+    model: nn.Module,
+    ghost_model: nn.Module,
+    units: list[ConvUnit],
+    chosen: list[str],
+    batches: list[Tensor] | None,
+    example: Tensor | None,
+    *,
+    asked: bool,
+    progress: bool,
+) -> tuple[nn.Module, frozenset[str]]:
+    """Put the channels of residual streams in one order; where nobody asked for it, as far as that is possible."""
+    from ghostnet.convert.streams import put_in_one_order
+
+    placed = None if batches is None else on_device_of(model, batches)
+    try:
+        return put_in_one_order(model, ghost_model, units, chosen, placed, example, progress=progress)
+    except InputError:
+        if asked:
+            raise
+        return model, frozenset()
 
 
 def _notes(

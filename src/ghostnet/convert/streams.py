@@ -1,4 +1,4 @@
-"""One order of channels for each residual stream: `in_one_order`.
+"""One order of channels for each residual stream: `put_in_one_order`.
 
 Matching gives every Ghost convolution an order of its own. Where the maps of several are added, that order can be
 absorbed nowhere: each layer then gathers its channels in front of the sum, which takes a runtime as long as what
@@ -10,7 +10,7 @@ them together, and the dense network is put in that order, exactly, before it is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +31,14 @@ from ghostnet.nn.narrow import by_outputs, channels_together
 from ghostnet.progress import Progress
 
 
-def streams_of(
-    model: nn.Module, units: list[ConvUnit], chosen: Collection[str], example_input: Tensor | None = None
+def find_streams(
+    model: nn.Module, units: list[ConvUnit], example_input: Tensor | None = None
 ) -> list[PruneSite]:
-    """Find the streams whose channels can be put in one order: those that several layers write, chosen ones among them.
+    """Find the streams that several layers write.
 
     Args:
         model: the dense network.
         units: from `find_units`.
-        chosen: names of the convolutions that are to be converted.
         example_input: `(N, C, H, W)`, for networks that `torch.fx` cannot trace.
 
     Raises:
@@ -51,11 +50,17 @@ def streams_of(
             f"this {type(model).__name__} cannot be traced, and one order for a stream must know what reads it; leave "
             "out `streams`"
         )
-    return [
-        site
-        for site in sites_of(model, units, graphs, streams=True)[0]
-        if len(site.writers) > 1 and _converted_writers(site, chosen) and _can_be_ordered(site, chosen)
-    ]
+    return [site for site in sites_of(model, units, graphs, streams=True)[0] if len(site.writers) > 1]
+
+
+def orderable(streams: Iterable[PruneSite], chosen: Collection[str]) -> list[PruneSite]:
+    """Return the streams whose channels can be put in one order, for layers that are to be converted.
+
+    Args:
+        streams: from `find_streams`.
+        chosen: names of the convolutions that are to be converted.
+    """
+    return [site for site in streams if _converted_writers(site, chosen) and _can_be_ordered(site, chosen)]
 
 
 def _converted_writers(site: PruneSite, chosen: Collection[str]) -> list[str]:
@@ -70,7 +75,7 @@ def _can_be_ordered(site: PruneSite, chosen: Collection[str]) -> bool:
 
 
 @torch.no_grad()
-def in_one_order(
+def put_in_one_order(
     model: nn.Module,
     ghost_model: nn.Module,
     units: list[ConvUnit],
@@ -98,7 +103,7 @@ def in_one_order(
     Raises:
         InputError: the network cannot be traced, or its code goes by the places of channels.
     """
-    sites = streams_of(model, units, chosen, example)
+    sites = orderable(find_streams(model, units, example), chosen)
     if not sites:
         return model, frozenset()
     costs = _costs(model, ghost_model, units, sites, chosen, batches, progress=progress)

@@ -6,7 +6,7 @@ weights come from the state dict. Leaves out: what to record (`convert` knows th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -92,6 +92,13 @@ def record_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> None:
     for edit in edits:  # of several at one path, the last made the module that is there
         if edit["path"] in modules:
             modules[edit["path"]].ghostnet_edit = edit
+
+
+def mark_reordered_(model: nn.Module, paths: Collection[str]) -> None:
+    """Record of edited layers that they write channels in another order than before; `train.feature_match` asks."""
+    for edit in getattr(model, "ghostnet_edits", []):
+        if edit["path"] in paths:
+            edit["reordered"] = True
 
 
 def replace_module_(model: nn.Module, path: str, module: nn.Module) -> nn.Module:

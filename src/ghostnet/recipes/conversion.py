@@ -54,7 +54,7 @@ def convert_network(
             cheap_kernel_size=recipe.cheap_kernel_size,
             init=recipe.convert_init,
             calibration=calibration,
-            streams=recipe.streams,
+            streams=False if recipe.feature_layers else recipe.streams,  # maps keep the teacher's order
             progress=progress,
         )
     return prune(
@@ -66,7 +66,7 @@ def convert_network(
             recipe, sets.training, checkpoint=checkpoint, identity=identity, progress=progress
         ),
         seed=recipe.seed,
-        streams=recipe.streams,
+        streams=bool(recipe.streams),
         match_norms=False,  # the methods as they were published; what follows trains
     )
 

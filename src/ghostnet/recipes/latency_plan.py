@@ -19,8 +19,9 @@ from ghostnet import deploy
 from ghostnet.convert import ConversionReport, Layers, absorb_channel_orders_, ghostify, sensitivity
 from ghostnet.convert.ghostify import RandomInit
 from ghostnet.convert.graph import find_units
+from ghostnet.convert.pruning.sites import PruneSite
 from ghostnet.convert.select import LayerSelection, select_layers
-from ghostnet.convert.streams import streams_of
+from ghostnet.convert.streams import find_streams, orderable
 from ghostnet.errors import InputError
 from ghostnet.nn import GhostConv2d
 
@@ -48,7 +49,7 @@ class GhostSettings:
     calibration: Sequence[Any] | None = None
     form: str = "linear"
     refit_plain: bool = True
-    streams: bool = False
+    streams: bool | None = None
 
 
 def convert_by_plan(
@@ -107,6 +108,7 @@ def convert_by_plan(
         tell(f"ghosting all {len(candidates)} candidates, for what each costs")
         report = _converted(model, how, dict.fromkeys(candidates, ratios[0]), example_input)[1]
         cost = {layer.name: layer.reconstruction_error or 0.0 for layer in report.layers}
+    streams = _streams(model, how, example_input) if candidates else []
     plan = deploy.plan(
         model,
         target,
@@ -117,7 +119,7 @@ def convert_by_plan(
         ratio=how.ratio,
         cheap_kernel_size=how.cheap_kernel_size,
         cost=cost,
-        build=lambda chosen: _draft(model, how, chosen, example_input),
+        build=lambda chosen: _draft(model, how, chosen, example_input, streams),
         seconds=seconds,
         folder=folder,
         announce=announce,
@@ -143,21 +145,36 @@ def _converted(
         example_input=example,
         form=how.form,
         refit_plain=how.refit_plain,
-        streams=how.streams and how.init == "dense",
+        streams=how.streams if how.init == "dense" else None,
         progress=progress,
     )
 
 
-def _draft(model: nn.Module, how: GhostSettings, ratios: dict[str, int], example: Tensor) -> nn.Module:
+def _streams(model: nn.Module, how: GhostSettings, example: Tensor) -> list[PruneSite]:
+    """Return the streams that `ghostify` would put in one order, as far as layers that write them are converted."""
+    if how.init != "dense" or how.streams is False:
+        return []
+    try:
+        return find_streams(model, find_units(model, example), example)
+    except InputError:
+        if how.streams:
+            raise
+        return []
+
+
+def _draft(
+    model: nn.Module,
+    how: GhostSettings,
+    ratios: dict[str, int],
+    example: Tensor,
+    streams: list[PruneSite],
+) -> nn.Module:
     """Return a network that takes the time of the converted one."""
     if how.init != "dense":
         return _converted(model, how, ratios, example)[0]
     network, _ = _converted(model, replace(how, init="random", calibration=None), ratios, example)
     draw = torch.Generator().manual_seed(0)
-    in_order: set[str] = set()
-    if how.streams:
-        sites = streams_of(model, find_units(model, example), list(ratios), example)
-        in_order = {path for site in sites for path in site.writers}
+    in_order = {path for site in orderable(streams, ratios) for path in site.writers}
     for name in ratios:
         if name in in_order:
             continue

@@ -228,7 +228,7 @@ def network_of(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
     args: dict[str, Any] = dict(recipe.model_args)
     model = dense = models.create_model(recipe.model, **args).eval()
     if recipe.method != "ghost":
-        model, _ = prune(dense, "l1", macs=recipe.macs, streams=recipe.streams)
+        model, _ = prune(dense, "l1", macs=recipe.macs, streams=bool(recipe.streams))
     elif recipe.converts:
         ratio = recipe.convert_ratio if recipe.allocation == "uniform" else round(1 / recipe.macs)
         model, _ = ghostify(dense, ratio=ratio, cheap_kernel_size=recipe.cheap_kernel_size, init="random")

@@ -46,7 +46,8 @@ class Recipe(pydantic.BaseModel):
             method.
         macs: share of the multiply-accumulates that pruning leaves, or a conversion whose `allocation` is measured.
         streams: layers whose maps are added keep the same filters, see `ghostify`, or lose channels together, see
-            `prune`.
+            `prune`. Left out, a conversion that starts from the dense weights does so, unless `feature_layers` compare
+            the maps, and pruning does not.
         sparsity_epochs: of "sss", before the `epochs` that follow; its training with sparse factors.
         sparsity_learning_rate: of the same, constant.
         convert_ratio: above 1, the network is converted by `ghostify` with this ratio before it is trained.
@@ -92,7 +93,7 @@ class Recipe(pydantic.BaseModel):
     teacher_weights: str = ""
     method: str = "ghost"
     macs: float = pydantic.Field(0.5, gt=0, lt=1)
-    streams: bool = False
+    streams: bool | None = None
     sparsity_epochs: float = pydantic.Field(2.0, gt=0)
     sparsity_learning_rate: float = pydantic.Field(0.05, gt=0)
     convert_ratio: int = pydantic.Field(1, ge=1)

@@ -1,7 +1,8 @@
 """Feature distillation: maps of chosen layers are drawn to the teacher's (the "hints" of FitNets, Romero et al. 2015).
 
 Where a student has the teacher's layers with the teacher's channels in the same order, as a converted network has in
-its residual streams, no adapter is needed between them.
+its residual streams unless they were put in one order of their own (`ghostify`'s `streams`), no adapter is needed
+between them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ class FeatureMatch:
         layers: module paths that both have, with outputs of one shape.
 
     Raises:
-        InputError: no such layer in one of them; near matches are listed.
+        InputError: no such layer in one of them (near matches are listed), or a student converted with channels in
+            another order.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, layers: Sequence[str]) -> None:
+        if _reordered(student) and not _reordered(teacher):
+            raise InputError(
+                "`feature_layers` compare channels one by one, and the student's residual streams are in another order "
+                "than the teacher's; convert it with `streams=False` (--no-streams)"
+            )
         self.layers = tuple(layers)
         self._seen: dict[tuple[str, str], Tensor] = {}
         self._handles = []
@@ -74,6 +81,11 @@ class FeatureMatch:
         for handle in self._handles:
             handle.remove()
         self._seen.clear()
+
+
+def _reordered(network: nn.Module) -> bool:
+    """Tell whether a conversion left a note that layers write channels in another order (`nn.edits`)."""
+    return any((getattr(m, "ghostnet_edit", None) or {}).get("reordered") for m in network.modules())
 
 
 @contextmanager
