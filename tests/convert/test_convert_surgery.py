@@ -150,7 +150,7 @@ def test_dense_init_records_the_orders_that_stay():
 
     torch.manual_seed(0)
     ghost_model, report = ghostify(
-        Residual().eval(), calibration=torch.randn(8, 3, 8, 8), cheap_kernel_size=1
+        Residual().eval(), calibration=torch.randn(8, 3, 8, 8), cheap_kernel_size=1, streams=False
     )
     assert all(layer.reconstruction_error is not None for layer in report.layers if layer.action == "ghost")
     assert ghost_model.two.channel_order is not None  # it ends in the addition

@@ -36,7 +36,7 @@ HEAVY = {
     *("regnet_x_8gf", "regnet_y_8gf", "regnet_y_3_2gf", "regnet_x_3_2gf", "resnet101", "vgg19_bn"),
     *("regnet_x_32gf", "regnet_y_128gf", "regnet_y_16gf", "regnet_y_32gf", "resnet152", "resnext101_32x8d"),
     *("resnext101_64x4d", "vgg11", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19"),
-    *("wide_resnet50_2", "wide_resnet101_2", "vgg11_bn", "regnet_y_1_6gf", "regnet_x_1_6gf", "resnet34"),
+    *("wide_resnet50_2", "wide_resnet101_2", "vgg11_bn"),
 }
 FORMS = ("linear", "ghostnet")
 SIZES = {"inception_v3": 299, "alexnet": 80, "maxvit_t": 224}

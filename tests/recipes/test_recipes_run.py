@@ -98,7 +98,7 @@ def test_the_number_of_recipes():
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10"]) == 28
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10_short"]) == 17
     assert len(list(_cases())) == len(ON_CIFAR10) >= 42
-    assert sum(bool(case.marks) for case in _cases()) == 18
+    assert sum(bool(case.marks) for case in _cases()) == 21
 
 
 def test_every_method_and_operation_is_in_the_default_run():

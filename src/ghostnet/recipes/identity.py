@@ -56,7 +56,7 @@ def identity_of(recipe: pydantic.BaseModel, images: str) -> dict[str, Any]:
     """
     values = {key: value for key, value in recipe.model_dump().items() if key not in _WITHOUT_EFFECT}
     for key, usual in (("labels", "folders"), ("streams", None)):
-        if values.get(key) == usual:
+        if key in values and values[key] == usual:
             del values[key]  # checkpoints older than this key go on
     for key in _FILES:
         path = Path(str(values.get(key) or ""))
