@@ -304,6 +304,22 @@ def test_openvino_picks_the_right_channels_between_convolutions(
     np.testing.assert_allclose(compiled([images.numpy()])[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("channels", "products"), [(32, 1), (64, 1), (72, 0)])
+def test_openvino_picks_few_channels_by_a_convolution(channels: int, products: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    found = []
+    for order in (None, torch.randperm(channels)):
+        ghost = GhostConv2d(3, channels, 3)
+        ghost.set_channel_order_(order)
+        network = nn.Sequential(ghost, nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+        report = export(network, "openvino", tmp_path / "net.xml", input_size=(3, 12, 12), force=True)
+        assert report.relative_error < 1e-6
+        nodes = core().read_model(str(tmp_path / "net.xml")).get_ops()
+        found.append(sum(node.get_type_name() == "Convolution" for node in nodes))
+    assert found[1] - found[0] == products
+
+
 class _Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ghostnet.deploy.passes.stand_ins import StandIns
+
+_FEW = 64
 
 
 class ChannelsPicked(StandIns):
@@ -41,6 +44,22 @@ class FromBehind(ChannelsPicked):
     def picked(self, maps: Tensor, index: Tensor) -> Tensor:
         """Return channels `index` of `maps`."""
         return maps.index_select(-3, index)
+
+
+class FewByProducts(FromBehind):
+    """Few channels are picked by a 1x1 convolution with ones and zeros: the same values, as far as they are finite.
+
+    OpenVINO computes convolutions in blocks of channels, and leaves these for a Gather and takes them up again behind
+    it. Of 16 channels of 32x32 that takes half as long as the layer itself; of 128 it is quicker than the products.
+    """
+
+    def picked(self, maps: Tensor, index: Tensor) -> Tensor:
+        """Return channels `index` of `maps`."""
+        given = int(maps.shape[1])
+        if max(given, len(index)) > _FEW or not maps.is_floating_point():
+            return super().picked(maps, index)
+        ones = torch.eye(given, dtype=maps.dtype, device=maps.device)
+        return F.conv2d(maps, ones[index][:, :, None, None])
 
 
 def count_from_behind_(proto: Any) -> int:

@@ -56,11 +56,11 @@ class OpenVINO:
     ) -> dict[str, int]:
         """Write both files; `metadata` goes into the .xml."""
         from ghostnet.deploy.passes.exporter_gaps import KnownForms
-        from ghostnet.deploy.passes.gathers import FromBehind
+        from ghostnet.deploy.passes.gathers import FewByProducts
 
         openvino = openvino_core.openvino()
         quiet = openvino_core.no_usage_reports(), quiet_python(), quiet_native()
-        with quiet[0], quiet[1], quiet[2], FromBehind(), KnownForms():
+        with quiet[0], quiet[1], quiet[2], FewByProducts(), KnownForms():
             converted = openvino.convert_model(
                 model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
             )
