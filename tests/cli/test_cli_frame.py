@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,13 @@ def _line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_answers_in_half_a_second_and_loads_no_torch() -> None:
     seconds = []
-    for _ in range(3):  # the machine may be busy; the fastest of three is what the program needs
-        started = time.perf_counter()
+    for _ in range(3):  # the machine may be busy: the processor's seconds count, and the least of three
+        started = os.times()
         done = _run("--help")
-        seconds.append(time.perf_counter() - started)
+        ended = os.times()
+        seconds.append(
+            sum(ended[2:4]) - sum(started[2:4])
+        )  # of child processes, for themselves and in the system
         assert done.returncode == 0
     assert min(seconds) < 0.5
     code = "import sys, ghostnet.cli as c; c.run(['convert', '--help']); sys.exit('torch' in sys.modules)"
