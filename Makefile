@@ -19,7 +19,7 @@ test: lint
 
 # What `test` leaves out for its time: second runtimes, methods and forms of what it does check.
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m "slow and not gpu"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "slow and not gpu"
 
 # LiteRT's converter wants older packages than the rest (constraints-litert.txt), so it has an environment of its own.
 test-litert:

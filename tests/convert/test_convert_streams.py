@@ -196,6 +196,15 @@ def test_streams_that_no_converted_layer_writes_stay() -> None:
     assert torch.equal(found.stem.weight, model.stem.weight)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("images", [IMAGES, None], ids=["images", "none"])
+def test_a_network_on_another_device_stays_there(images: Tensor | None) -> None:
+    found, report = ghostify(network().cuda(), calibration=images, example_input=IMAGES.cuda())
+    assert report.settings["streams"] is True
+    assert found(IMAGES.cuda()).is_cuda
+
+
 class _Undecided(nn.Module):
     """Decides by the values of pixels, which no trace follows."""
 

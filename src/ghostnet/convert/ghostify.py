@@ -147,8 +147,13 @@ def ghostify(
         fitted = [unit for unit in units if unit in chosen or unit.name in refitted]
         dense = model
         if init == "dense" and streams is not False:
-            given = (units, [unit.name for unit in chosen], batches, example)
-            dense, in_order = _ordered(model, ghost_model, *given, asked=bool(streams), progress=progress)
+            from ghostnet.convert.streams import put_in_one_order
+
+            placed = None if batches is None else on_device_of(model, batches)
+            given = (units, [unit.name for unit in chosen], placed, example)
+            dense, in_order = put_in_one_order(
+                model, ghost_model, *given, asked=bool(streams), progress=progress
+            )
         if in_order:
             ghost_model, _ = replace_convolutions(
                 dense, chosen, ratio=each, cheap_kernel_size=cheap_kernel_size, form=form
@@ -171,29 +176,6 @@ def ghostify(
     input_size = None if example is None else tuple(example.shape[1:])
     rows = Rows(model, ghost_model, {unit.name for unit in chosen}, known_input_size(model, input_size))
     return ghost_model, rows.report(notes, errors, settings, started)
-
-
-def _ordered(
-    model: nn.Module,
-    ghost_model: nn.Module,
-    units: list[ConvUnit],
-    chosen: list[str],
-    batches: list[Tensor] | None,
-    example: Tensor | None,
-    *,
-    asked: bool,
-    progress: bool,
-) -> tuple[nn.Module, frozenset[str]]:
-    """Put the channels of residual streams in one order; where nobody asked for it, as far as that is possible."""
-    from ghostnet.convert.streams import put_in_one_order
-
-    placed = None if batches is None else on_device_of(model, batches)
-    try:
-        return put_in_one_order(model, ghost_model, units, chosen, placed, example, progress=progress)
-    except InputError:
-        if asked:
-            raise
-        return model, frozenset()
 
 
 def _notes(

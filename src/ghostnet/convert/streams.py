@@ -9,6 +9,7 @@ them together, and the dense network is put in that order, exactly, before it is
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -32,7 +33,7 @@ from ghostnet.progress import Progress
 
 
 def find_streams(
-    model: nn.Module, units: list[ConvUnit], example_input: Tensor | None = None
+    model: nn.Module, units: list[ConvUnit], example_input: Tensor | None = None, *, asked: bool = True
 ) -> list[PruneSite]:
     """Find the streams that several layers write.
 
@@ -40,12 +41,15 @@ def find_streams(
         model: the dense network.
         units: from `find_units`.
         example_input: `(N, C, H, W)`, for networks that `torch.fx` cannot trace.
+        asked: whether a network that cannot be traced is an error; else it has no such stream.
 
     Raises:
         InputError: the network cannot be traced in both modes.
     """
     graphs = trace_graphs(model, example_input)
     if len(graphs) < 2:
+        if not asked:
+            return []
         raise InputError(
             f"this {type(model).__name__} cannot be traced, and one order for a stream must know what reads it; leave "
             "out `streams`"
@@ -83,6 +87,7 @@ def put_in_one_order(
     batches: Sequence[Tensor] | None,
     example: Tensor | None,
     *,
+    asked: bool = True,
     progress: bool = False,
 ) -> tuple[nn.Module, frozenset[str]]:
     """Put the channels of streams in the order in which Ghost convolutions make them best.
@@ -94,6 +99,7 @@ def put_in_one_order(
         chosen: names of the convolutions that are converted.
         batches: images `(N, C, H, W)`, on the network's device; None compares filters.
         example: one image; without it the reordered network is not compared with the old one.
+        asked: whether it is an error where that cannot be done; else the network stays as it is.
         progress: show a bar on standard error.
 
     Returns:
@@ -103,7 +109,7 @@ def put_in_one_order(
     Raises:
         InputError: the network cannot be traced, or its code goes by the places of channels.
     """
-    sites = orderable(find_streams(model, units, example), chosen)
+    sites = orderable(find_streams(model, units, example, asked=asked), chosen)
     if not sites:
         return model, frozenset()
     costs = _costs(model, ghost_model, units, sites, chosen, batches, progress=progress)
@@ -115,6 +121,8 @@ def put_in_one_order(
         for path, index in site.inputs.items():
             _take_(ordered.get_submodule(path), None, _moved(index, order))
     if example is not None and not _same(model, ordered, example):
+        if not asked:
+            return model, frozenset()
         raise InputError(
             f"this {type(model).__name__} computes something else with its channels in another order; leave out "
             "`streams`"
@@ -155,7 +163,9 @@ def _cost_of_pairs(
     convolution, ghost = model.get_submodule(unit.name), ghost_model.get_submodule(unit.name)
     assert isinstance(convolution, nn.Conv2d)  # units that were replaced
     assert isinstance(ghost, GhostConv2d)
-    pairs = None if source is None else source.pairs(unit)
+    convolution = copy.deepcopy(convolution).cpu()  # as the fits do, wherever the network lies
+    seen = None if source is None else source.pairs(unit)
+    pairs = None if seen is None else [(inputs.cpu(), wanted.cpu()) for inputs, wanted in seen]
     size, filters = ghost.cheap_kernel_size, convolution.weight.detach().flatten(1)
     norm = None if unit.norm is None else model.get_submodule(unit.norm)
     maps = (
@@ -163,8 +173,7 @@ def _cost_of_pairs(
         if pairs is None
         else map_windows(pairs, convolution, filters, size, centred=norm is not None)
     )
-    cost = fit.fit_errors(maps.target_power, maps.windows, maps.against) * importance(norm, maps.target_power)
-    return cost.cpu()
+    return fit.fit_errors(maps.target_power, maps.windows, maps.against) * importance(norm, maps.target_power)
 
 
 def _order(ghost_model: nn.Module, writers: list[str], costs: Tensor) -> Tensor:

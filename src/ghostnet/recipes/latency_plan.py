@@ -154,12 +154,7 @@ def _streams(model: nn.Module, how: GhostSettings, example: Tensor) -> list[Prun
     """Return the streams that `ghostify` would put in one order, as far as layers that write them are converted."""
     if how.init != "dense" or how.streams is False:
         return []
-    try:
-        return find_streams(model, find_units(model, example), example)
-    except InputError:
-        if how.streams:
-            raise
-        return []
+    return find_streams(model, find_units(model, example), example, asked=bool(how.streams))
 
 
 def _draft(
