@@ -41,7 +41,19 @@ SHAPES = (
     (16, 1, (1, 1), (2, 2), (0, 0), (7, 6)),
     (4, 1, (2, 3), (1, 2), (0, 1), (6, 8)),
     (6, 2, (5, 5), (2, 2), (2, 2), (9, 9)),
+    # inputs smaller than the kernel
+    (8, 1, (3, 3), (1, 1), (1, 1), (2, 2)),
+    (8, 1, (3, 3), (1, 1), (1, 1), (1, 1)),
+    (8, 1, (3, 3), (2, 2), (1, 1), (2, 2)),
+    (8, 1, (3, 3), (2, 3), (1, 2), (2, 2)),
+    (8, 1, (5, 5), (1, 1), (2, 2), (4, 4)),
+    (8, 1, (5, 5), (2, 2), (2, 2), (4, 4)),
+    (8, 1, (5, 5), (3, 2), (2, 2), (2, 3)),
+    (8, 1, (5, 3), (1, 1), (2, 1), (3, 6)),
+    (8, 1, (3, 7), (1, 2), (1, 3), (6, 2)),
+    (4, 3, (3, 3), (1, 1), (1, 1), (2, 2)),
 )
+SMALL = (16, 1, (3, 3), (1, 1), (1, 1), (2, 2))
 PAYS = (16, 2, (3, 3), (1, 1), (1, 1), (16, 16))
 
 
@@ -151,7 +163,6 @@ class Other(nn.Conv2d):
 
 PLAIN = {"kernel_size": 5, "padding": 2, "groups": 16}
 LEFT_OUT = {
-    "one map a channel, 3x3, no stride": nn.Conv2d(16, 16, 3, padding=1, groups=16),
     "dense": nn.Conv2d(16, 16, 5, padding=2),
     "grouped": nn.Conv2d(16, 16, 5, padding=2, groups=8),
     "one channel": nn.Conv2d(1, 4, 5, padding=2),
@@ -180,14 +191,29 @@ def wide_maps(dtype=torch.float32):
 INPUTS = {
     "float64": lambda: (wide().double(), wide_maps(torch.float64)),
     "channels first": lambda: (wide(), wide_maps().contiguous()),
-    "1x1 maps": lambda: (wide(), wide_maps()[:, :, :1, :1].contiguous()),
     "one image without a batch": lambda: (wide(), wide_maps()[0]),
+    "one map a channel, 3x3, no stride": lambda: (nn.Conv2d(16, 16, 3, 1, 1, groups=16), wide_maps()),
+    "little of a kind smaller than its kernel": lambda: (conv_of(SMALL), maps(SMALL)),
+    "smaller than a frozen kernel": lambda: (
+        conv_of(SMALL).requires_grad_(False),
+        maps(SMALL, batch=16).requires_grad_(),
+    ),
     "strided, float32": lambda: (nn.Conv2d(16, 16, 3, 2, 1, groups=16), wide_maps()),
     "wide and strided, float32": lambda: (nn.Conv2d(16, 16, 5, 2, 2, groups=16), wide_maps()),
     "several maps of few channels": lambda: (nn.Conv2d(4, 8, 3, groups=4), maps((4, (8, 8)))),
     "a subclass of Tensor": lambda: (wide(), wide_maps().as_subclass(type("T", (torch.Tensor,), {}))),
     "meta": lambda: (wide().to("meta"), wide_maps().to("meta")),
 }
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inputs_smaller_than_the_kernel_take_the_fast_way(taken, size, dtype):
+    conv = conv_of(SMALL).to(dtype)
+    x = drawn_maps(16, size, batch=32, dtype=dtype)
+    with fast(conv):
+        conv(x)
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("case", INPUTS)

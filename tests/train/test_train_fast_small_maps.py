@@ -36,6 +36,9 @@ SHAPES = (
     (4, 6, (3, 3), (1, 1), (0, 0), (3, 3)),
     (4, 6, (2, 3), (1, 3), (2, 4), (3, 2)),
     (4, 6, (5, 5), (3, 2), (2, 2), (3, 4)),
+    (4, 6, (3, 5), (1, 1), (1, 2), (5, 6)),
+    (4, 6, (2, 4), (1, 1), (0, 3), (6, 3)),
+    (4, 6, (2, 2), (1, 1), (3, 2), (3, 4)),
 )
 
 
@@ -49,6 +52,9 @@ def taken(monkeypatch):
         return small_maps_conv2d(x, *more)
 
     monkeypatch.setattr(fast_small_maps, "_MIN_CHANNELS", 2)
+    monkeypatch.setattr(fast_small_maps, "_MIN_POINTWISE", 2)
+    for limits in ("_MAX_PIXELS", "_MAX_PIXELS_FLOAT32"):
+        monkeypatch.setattr(fast_small_maps, limits, ((1, 64),))
     monkeypatch.setattr(fast_small_maps, "_MIN_ROWS", 1)
     monkeypatch.setattr(fast_small_maps, "_has_amx", lambda: True)
     monkeypatch.setattr(fast_small_maps, "small_maps_conv2d", counted)
@@ -81,6 +87,17 @@ def test_values_and_gradients_are_as_exact_as_the_native_ones(taken, shape, bias
     exact = everything(copy.deepcopy(conv).double(), x.double(), upstream.double())
     assert count == len(taken) == 1
     assert_as_exact(ours, native, exact, 2.0**-8 if autocast else 1e-6)
+
+
+@pytest.mark.parametrize("rows", [20, 60, 8192])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[3] == (1, 1) and shape[2] != (1, 1)])
+def test_gradients_by_taps_add_up_over_parts_of_a_batch(monkeypatch, shape, rows):
+    torch.manual_seed(0)
+    monkeypatch.setattr(fast_small_maps, "_ROWS", rows)
+    conv, x = conv_of(shape, bias=False), drawn(shape, batch=5)
+    conv(x).backward(upstream := torch.randn_like(conv(x)))
+    found = fast_small_maps._gradient_by_taps(upstream, x, conv.weight, conv.padding)
+    assert torch.allclose(found, conv.weight.grad, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [TINY, SMALL])
@@ -133,6 +150,7 @@ class Other(nn.Conv2d):
 
 
 LEFT_OUT = {
+    "few pointwise": nn.Conv2d(7, 64, 1),
     "few read": nn.Conv2d(63, 64, 3),
     "few made": nn.Conv2d(64, 63, 3),
     "grouped": nn.Conv2d(64, 64, 3, groups=2),
@@ -197,6 +215,44 @@ def test_processors_and_sizes_decide(taken, monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
         small(drawn(SMALL))
     assert len(taken) == 2
+
+
+def test_single_pixels_are_products_up_to_a_size_of_the_maps(taken, monkeypatch):
+    conv = nn.Conv2d(6, 8, 1)
+    limits = {("bfloat16", True): 196, ("bfloat16", False): 49, ("float32", True): 49, ("float32", False): 49}
+    for (dtype, amx), most in limits.items():
+        monkeypatch.setattr(fast_small_maps, "_has_amx", lambda amx=amx: amx)
+        conv, x = conv.to(getattr(torch, dtype)), maps(6, (1, most + 1), dtype=getattr(torch, dtype))
+        taken.clear()
+        with fast(conv):
+            conv(x)
+            assert taken == []
+            conv(x[..., 1:].contiguous(memory_format=torch.channels_last))
+        assert len(taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "side", "batch", "dtype", "pays"),
+    [
+        ((512, 256), 1, 8, 500, torch.bfloat16, True),
+        ((512, 256), 1, 9, 32, torch.bfloat16, False),
+        ((256, 128), 1, 7, 128, torch.bfloat16, True),
+        ((256, 128), 1, 8, 128, torch.bfloat16, False),
+        ((64, 64), 1, 3, 128, torch.bfloat16, True),
+        ((64, 64), 1, 4, 128, torch.bfloat16, False),
+        ((64, 64), 2, 8, 128, torch.bfloat16, True),
+        ((64, 64), 2, 8, 256, torch.bfloat16, False),
+        ((512, 256), 1, 4, 128, torch.float32, True),
+        ((512, 256), 1, 4, 256, torch.float32, False),
+        ((256, 256), 1, 4, 128, torch.float32, False),
+    ],
+)
+def test_many_weights_pay_on_larger_maps(monkeypatch, channels, stride, side, batch, dtype, pays):
+    monkeypatch.setattr(fast_small_maps, "_has_amx", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    conv = nn.Conv2d(*channels, 3, stride, 1)
+    x = torch.empty(batch, channels[0], side, side, dtype=dtype, memory_format=torch.channels_last)
+    assert fast_small_maps._pays(conv, x, dtype) is pays
 
 
 def test_a_wrong_number_of_channels_is_refused_as_ever(taken):
