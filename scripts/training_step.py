@@ -1,4 +1,4 @@
-"""Time one optimiser step on the CPU as `train.fit` takes it, and with PyTorch's own convolutions.
+"""Time one optimiser step on the CPU as `train.fit` takes it, and with PyTorch's own layers.
 
 For maintainers, on a machine that does nothing else (one thread, channels_last; of each network all four, in bfloat16
 autocast and float32, take turns in one process):
@@ -17,6 +17,7 @@ from torch import nn
 
 from ghostnet.train.fast_depthwise import fast_depthwise
 from ghostnet.train.fast_small_maps import fast_small_maps
+from ghostnet.train.narrow_norm import fast_narrow_norms
 
 CASES: dict[str, Case] = {
     "ghostnet_100, 128 of 32x32": ("ghostnet_100", {}, 128, 32),
@@ -32,12 +33,12 @@ CASES: dict[str, Case] = {
 
 @contextlib.contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
-    """Replace what `fit` replaces, but for the norms, which both sides have."""
-    with fast_depthwise(model), fast_small_maps(model):
+    """Replace what `fit` replaces."""
+    with fast_narrow_norms(model), fast_depthwise(model), fast_small_maps(model):
         yield
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python scripts/training_step.py RESULT.json")
-    main(sys.argv[1], "training_step", CASES, fast_layers)
+    main(sys.argv[1], "training_step", CASES, fast_layers, contextlib.nullcontext)

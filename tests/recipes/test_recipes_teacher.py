@@ -64,13 +64,46 @@ def prepared(photos: Path, out: Path, teacher: Path | str, *changes: str, **opti
 def test_answers_of_a_teacher_with_the_classes_in_another_order_are_put_in_order(
     photos: Path, tmp_path: Path
 ) -> None:
-    run = prepared(photos, tmp_path, saved(tmp_path, 3, classes=["red", "blue", "green"]))
+    teacher = saved(tmp_path, 3, classes=["red", "blue", "green"])
     images = torch.randn(4, 3, 32, 32)
     alone = network(3)(images)
-    assert run.sets.classes == CLASSES
-    torch.testing.assert_close(run.teacher(images), alone[:, [1, 2, 0]])
+    for changes in ([], ['feature_layers=["layer1.0"]']):
+        run = prepared(photos, tmp_path, teacher, *changes)
+        assert run.sets.classes == CLASSES
+        torch.testing.assert_close(run.teacher(images), alone[:, [1, 2, 0]], rtol=1e-4, atol=1e-4)
     with feature_match(network(3, 1), run.teacher, ["layer1.0"]) as features:  # layers keep their names
         assert features is not None
+
+
+@pytest.mark.parametrize("info", [{}, {"mean": [0.1, 0.2, 0.3], "image_size": 48}], ids=["alike", "adapted"])
+def test_a_teacher_is_rewritten_for_inference(
+    info: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def norms(*changes: str) -> int:
+        run = prepared(photos, tmp_path, saved(tmp_path, 3, **info), *changes)
+        return sum(isinstance(layer, nn.BatchNorm2d) for layer in run.teacher.modules())
+
+    assert norms() == 0
+    assert norms('feature_layers=["layer1.0"]') > 0  # which names a layer of the teacher
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.accelerator, "is_available", lambda: True)
+        assert norms() > 0
+
+    def fail(*_: Any, **__: Any) -> nn.Module:
+        raise RuntimeError("the results differ")
+
+    monkeypatch.setattr("ghostnet.deploy.optimize", fail)
+    assert norms() > 0
+
+
+def test_the_dense_network_is_rewritten_as_a_teacher(photos: Path, tmp_path: Path) -> None:
+    trained = str(saved(tmp_path, 3, classes=list(CLASSES)))
+    given: dict[str, Any] = {"model": None, "weights": trained, "teacher": "dense"}
+    changes = ["batch_size=4", "epochs=1", "convert_ratio=2", "calibration_images=4"]
+    run = prepare(fine_tune_recipe(str(photos), **given, overrides=changes), tmp_path, progress=False)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in run.teacher.modules())
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(run.teacher(images), network(3)(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("names", [list(CLASSES), [], ["0", "1", "2"], ["a", "b"]])

@@ -23,7 +23,7 @@ from ghostnet.recipes.identity import conversion_identity, identity_of
 from ghostnet.recipes.result import make_result, source_commit, write_json
 from ghostnet.recipes.schema import Recipe
 from ghostnet.recipes.sets import Sets, cifar10_sets, image_sets, open_image_sets, preprocessing_of
-from ghostnet.recipes.teacher import adapted_teacher, load_teacher
+from ghostnet.recipes.teacher import adapted_teacher, load_teacher, quick_teacher
 from ghostnet.recipes.unlabelled import answered_sets
 from ghostnet.train import (
     Evaluation,
@@ -353,6 +353,8 @@ def prepare(
                 "sparsity": Path(f"{stem}{_SPARSITY}"),
             }
             model, info = _converted(model, recipe, sets, **files, progress=progress)
+    if teacher is not None:
+        teacher = quick_teacher(teacher, recipe, sets.input_size[-1])
     return PreparedRun(asked, recipe, model, sets, teacher, info, stem, chief, progress)
 
 

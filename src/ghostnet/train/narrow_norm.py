@@ -20,10 +20,15 @@ from ghostnet.train.native import forward_replaced, is_channels_last, on_plain_c
 
 _COLUMNS = 256  # of a row at most: statistics take 0.32 ms at 32, 0.21 ms at 128 and no less at 1024
 _LANES = {torch.bfloat16: 32, torch.float32: 16}  # of ATen's vectors with AVX-512; with AVX2 it has half
-# Measured on one core with cold caches, time over the native kernels': 0.38-0.56 for 2-14 channels at 32x32 and batch
-# 128, about 1 for 16, 0.7-0.9 for 20-30; at a quarter of a million elements about 1, since the small operators around
-# the kernels cost 0.3 ms. In float32, where a vector holds 16, 0.25-0.66 and about 1 for 8 channels.
-_NARROW = {torch.bfloat16: frozenset(range(2, 16)), torch.float32: frozenset(range(2, 16)) - {8}}
+# Measured on one core of a Zen 4 with cold caches, time over the native kernels': 0.38-0.56 for 2-14 channels at 32x32
+# and batch 128, about 1 for 16, 0.7-0.9 for 20-30; at a quarter of a million elements about 1, since the small
+# operators around the kernels cost 0.3 ms. In float32, where a vector holds 16, 0.25-0.66 and about 1 for 8 channels.
+# On an Intel Xeon with AMX, maps of 28x28 to 112x112 at batch 32, in bfloat16: 0.34-0.72 for 8 and 12 channels,
+# 0.50-0.97 for 18-31, 0.73-0.90 for 36, 44 and 60 (which GhostNets have), about 1 and more for most others from 32 on.
+_NARROW = {
+    torch.bfloat16: frozenset(range(2, 32)) - {16} | {36, 44, 60},
+    torch.float32: frozenset(range(2, 16)) - {8},
+}
 _MIN_ELEMENTS = 1 << 19
 
 
