@@ -175,6 +175,7 @@ INPUTS = {
     "one image without a batch": lambda: (conv_of(TINY), drawn(TINY)[0]),
     "a subclass of Tensor": lambda: (conv_of(TINY), drawn(TINY).as_subclass(type("T", (torch.Tensor,), {}))),
     "meta": lambda: (conv_of(TINY).to("meta"), drawn(TINY).to("meta")),
+    "no images": lambda: (nn.Conv2d(6, 8, 1), maps(6, (4, 4))[:0]),
     "many pixels": lambda: (conv_of(TINY), maps(6, (40, 40))),
     "frozen weights": lambda: (conv_of(TINY).requires_grad_(False), drawn(TINY).requires_grad_()),
 }

@@ -36,9 +36,8 @@ _COLUMNS = 3  # of a kernel, for whose gradient oneDNN has a depthwise algorithm
 # at a tenth of these sizes, and as much in float32 on fewer channels.
 _MIN_ELEMENTS = {torch.bfloat16: 1 << 16, torch.float32: 1 << 17}
 _MIN_CHANNELS = 6
-_MIN_SMALL = (
-    1 << 9
-)  # elements of an input smaller than its kernel; below, all of it takes a tenth of a millisecond
+# Elements of an input smaller than its kernel; below, all of it takes a tenth of a millisecond.
+_MIN_SMALL = 1 << 9
 
 
 @contextmanager

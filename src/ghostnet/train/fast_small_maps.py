@@ -73,8 +73,7 @@ def fast_small_maps(model: nn.Module) -> Iterator[int]:
 def small_maps_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
-    """Convolve as `F.conv2d` does; the gradient of the weights is products, and all of it for kernels of 1x1 and the
-    smallest maps.
+    """Convolve as `F.conv2d` does; of kernels of 1x1 and the smallest maps all is products, else the weights' gradient.
 
     Args:
         x: `(N, C_in, H, W)` on a CPU, bfloat16 or float32.
@@ -117,7 +116,7 @@ def _pays(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
     sizes = output_size(x, conv.weight, conv.stride, conv.padding)
     pixels, bf16 = sizes[0] * sizes[1], dtype == torch.bfloat16
     if _is_pointwise(conv.weight, conv.stride, conv.padding):
-        return 0 < pixels <= (_POINTWISE_AMX if bf16 and _has_amx() else _POINTWISE)
+        return len(x) * pixels > 0 and pixels <= (_POINTWISE_AMX if bf16 and _has_amx() else _POINTWISE)
     rows = len(x) * pixels
     if rows < _MIN_ROWS:
         return False
