@@ -163,16 +163,16 @@ def test_heavy_architecture(name, form, tmp_path):
 
 @pytest.mark.slow
 def test_resnet50_converts_from_its_weights_within_minutes_and_gigabytes():
-    """In a process of its own, because its peak memory counts: 3 minutes and 6 GB on two cores."""
+    """In a process of its own, whose peak memory counts: 6 GB, and 3 minutes of two cores, whoever else works there."""
     program = (
-        "import re, torch, torchvision, ghostnet; torch.manual_seed(0);"
+        "import re, time, torch, torchvision, ghostnet; torch.manual_seed(0);"
         "model = torchvision.models.resnet50(weights=None).eval();"
         "_, report = ghostnet.ghostify(model, calibration=torch.randn(256, 3, 64, 64));"
         "peak = int(re.search('VmHWM:.*?([0-9]+)', open('/proc/self/status').read())[1]) / 2**20;"
-        "print(report.seconds, peak, len(report.converted))"
+        "print(time.process_time(), peak, len(report.converted))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     seconds, gigabytes, converted = (float(part) for part in answer.stdout.split())
     assert converted == 52
-    assert seconds < 180
+    assert seconds < 2 * 180  # of the processor
     assert gigabytes < 6
