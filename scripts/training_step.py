@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
 
 from depthwise_step import Case, main
-from torch import nn
 
-from ghostnet.train.fast_depthwise import fast_depthwise
-from ghostnet.train.fast_small_maps import fast_small_maps
-from ghostnet.train.narrow_norm import fast_narrow_norms
+from ghostnet.train.step import fast_layers
 
 CASES: dict[str, Case] = {
     "ghostnet_100, 128 of 32x32": ("ghostnet_100", {}, 128, 32),
@@ -29,13 +25,6 @@ CASES: dict[str, Case] = {
     "ghost_vgg16, 128 of 32x32": ("ghost_vgg16", {}, 128, 32),
     "resnet9_050, 128 of 32x32": ("resnet9_050", {}, 128, 32),
 }
-
-
-@contextlib.contextmanager
-def fast_layers(model: nn.Module) -> Iterator[None]:
-    """Replace what `fit` replaces."""
-    with fast_narrow_norms(model), fast_depthwise(model), fast_small_maps(model):
-        yield
 
 
 if __name__ == "__main__":

@@ -81,11 +81,10 @@ def adapted_teacher(teacher: nn.Module, recipe: Recipe, model: nn.Module, sets: 
             teacher, count, recipe, learnt=count_outputs(model, given.size, "the network"), sets=sets
         )
     alike = all(getattr(given, name) == getattr(wanted, name) for name in ("size", "mean", "std"))
-    return (
-        teacher
-        if alike and order is None
-        else AdaptedTeacher(teacher, order=order, given=given, wanted=wanted)
-    )
+    quick = quick_teacher(teacher, recipe, wanted.size)
+    if alike and order is None:
+        return quick
+    return AdaptedTeacher(quick, order=order, given=given, wanted=wanted)
 
 
 def quick_teacher(teacher: nn.Module, recipe: Recipe, size: int) -> nn.Module:
@@ -95,23 +94,16 @@ def quick_teacher(teacher: nn.Module, recipe: Recipe, size: int) -> nn.Module:
     modules; and where the rewriting fails.
 
     Args:
-        teacher: from `load_teacher` or `adapted_teacher`, or the network before its conversion; it is not changed.
+        teacher: from `load_teacher`, or the network before its conversion; it is not changed.
         recipe: what is run.
-        size: rows and columns of the images that training reads.
+        size: rows and columns of the images that the teacher sees.
     """
     if recipe.feature_layers or torch.accelerator.is_available():
         return teacher
-    adapted = teacher if isinstance(teacher, AdaptedTeacher) else None
-    network = teacher if adapted is None else adapted.network
-    seen = size if adapted is None or adapted.size is None else adapted.size
     try:
-        quick = deploy.optimize(network, target="eager", input_size=(3, seen, seen))
+        return deploy.optimize(teacher, target="eager", input_size=(3, size, size))
     except (InputError, RuntimeError):
         return teacher
-    if adapted is None:
-        return quick
-    adapted.network = quick
-    return adapted
 
 
 def _order(teacher: nn.Module, count: int, recipe: Recipe, *, learnt: int, sets: Sets) -> list[int] | None:

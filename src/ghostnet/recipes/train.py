@@ -345,7 +345,8 @@ def prepare(
         teacher = adapted_teacher(teacher, recipe, model, sets)
     info: dict[str, Any] = {}
     if recipe.converts:
-        teacher = model if recipe.teacher == "dense" else teacher
+        if recipe.teacher == "dense":
+            teacher = quick_teacher(model, recipe, sets.input_size[-1])
         with wait_for_first():
             files = {
                 "saved": Path(f"{stem}{_CONVERTED}"),
@@ -353,8 +354,6 @@ def prepare(
                 "sparsity": Path(f"{stem}{_SPARSITY}"),
             }
             model, info = _converted(model, recipe, sets, **files, progress=progress)
-    if teacher is not None:
-        teacher = quick_teacher(teacher, recipe, sets.input_size[-1])
     return PreparedRun(asked, recipe, model, sets, teacher, info, stem, chief, progress)
 
 

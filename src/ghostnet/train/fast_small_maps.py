@@ -127,11 +127,11 @@ def _pays(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
 
 def _weights_pay(conv: nn.Conv2d, rows: int, pixels: int, *, bf16: bool) -> bool:
     """Say whether the weights' gradient alone is quicker as a product, with AMX."""
-    patches = not bf16 or not _is_shift(conv.stride)
-    if patches and rows > _MAX_ROWS:
-        return False
-    if bf16 and patches:
-        return True
+    if not _by_taps(conv.stride, bf16=bf16):
+        if rows > _MAX_ROWS:
+            return False
+        if bf16:
+            return True
     weights = conv.in_channels * conv.out_channels
     limits = _MAX_PIXELS if bf16 else _MAX_PIXELS_FLOAT32
     return pixels <= next((most for fewest, most in limits if weights >= fewest), 0)
@@ -165,14 +165,14 @@ class _Products(torch.autograd.Function):
         sizes = output_size(x, weight, stride, padding)
         ctx.pointwise = _is_pointwise(weight, stride, padding)
         ctx.tiny = sizes[0] * sizes[1] <= _TINY and weight.shape[2:] != (1, 1)
-        if not ctx.tiny and not ctx.pointwise:
+        if not (ctx.tiny or ctx.pointwise):
             return F.conv2d(x, weight, bias, stride, padding)
         shape = (len(x), len(weight), *sizes)
         output = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         rows = _rows(
             output
         )  # written through: what autograd is handed must be no view, or nobody may change it
-        read = _rows(x) if ctx.pointwise else _patches(x, weight, stride, padding)
+        read = _patches(x, weight, stride, padding)
         if bias is None:
             torch.mm(read, _matrix(weight).t(), out=rows)
         else:
@@ -194,17 +194,21 @@ class _Products(torch.autograd.Function):
             of_x = _gathered(rows @ _matrix(weight), x, weight, stride, padding)
         elif wanted[0]:
             of_x = native_gradients(gradient, x, weight, stride, padding, (True, False, False))[0]
-        if wanted[1] and not ctx.tiny and not ctx.pointwise and _by_taps(x, stride):
+        taps = not (ctx.tiny or ctx.pointwise) and _by_taps(stride, bf16=x.dtype == torch.bfloat16)
+        if wanted[1] and taps:
             of_weight = _gradient_by_taps(gradient, x, weight, padding)
         elif wanted[1]:
-            read = _rows(x) if ctx.pointwise else _patches(x, weight, stride, padding)
-            of_weight = (rows.t() @ read).view(len(weight), *weight.shape[2:], -1).permute(0, 3, 1, 2)
+            of_weight = (
+                (rows.t() @ _patches(x, weight, stride, padding))
+                .view(len(weight), *weight.shape[2:], -1)
+                .permute(0, 3, 1, 2)
+            )
         return of_x, of_weight, rows.sum(0) if wanted[2] else None, None, None
 
 
-def _by_taps(x: Tensor, stride: tuple[int, int]) -> bool:
+def _by_taps(stride: tuple[int, ...], *, bf16: bool) -> bool:
     """Say how the weights' gradient is quicker where maps are not tiny: in float32 patches are."""
-    return _is_shift(stride) and x.dtype == torch.bfloat16
+    return bf16 and _is_shift(stride)
 
 
 def _matrix(weight: Tensor) -> Tensor:
