@@ -175,7 +175,7 @@ INPUTS = {
     "one image without a batch": lambda: (conv_of(TINY), drawn(TINY)[0]),
     "a subclass of Tensor": lambda: (conv_of(TINY), drawn(TINY).as_subclass(type("T", (torch.Tensor,), {}))),
     "meta": lambda: (conv_of(TINY).to("meta"), drawn(TINY).to("meta")),
-    "no images": lambda: (nn.Conv2d(6, 8, 1), maps(6, (4, 4))[:0]),
+    "no images": lambda: (nn.Conv2d(6, 8, 1), maps(6, (1, 1))[:0]),
     "many pixels": lambda: (conv_of(TINY), maps(6, (40, 40))),
     "frozen weights": lambda: (conv_of(TINY).requires_grad_(False), drawn(TINY).requires_grad_()),
 }
@@ -239,6 +239,8 @@ def test_single_pixels_are_products_up_to_a_size_of_the_maps(taken, monkeypatch)
         ((512, 256), 1, 9, 32, torch.bfloat16, False),
         ((256, 128), 1, 7, 128, torch.bfloat16, True),
         ((256, 128), 1, 8, 128, torch.bfloat16, False),
+        ((128, 128), 1, 5, 128, torch.bfloat16, True),
+        ((128, 128), 1, 6, 128, torch.bfloat16, False),
         ((64, 64), 1, 3, 128, torch.bfloat16, True),
         ((64, 64), 1, 4, 128, torch.bfloat16, False),
         ((64, 64), 2, 8, 128, torch.bfloat16, True),
