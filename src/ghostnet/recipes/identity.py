@@ -55,7 +55,7 @@ def identity_of(recipe: pydantic.BaseModel, images: str) -> dict[str, Any]:
         images: from `images_of` or `boxes_of`; "cifar10" for CIFAR-10.
     """
     values = {key: value for key, value in recipe.model_dump().items() if key not in _WITHOUT_EFFECT}
-    for key, usual in (("labels", "folders"), ("streams", None)):
+    for key, usual in (("labels", "folders"), ("streams", None), ("optimizer", "sgd")):
         if key in values and values[key] == usual:
             del values[key]  # checkpoints older than this key go on
     for key in _FILES:

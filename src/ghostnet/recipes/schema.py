@@ -122,6 +122,7 @@ class Recipe(pydantic.BaseModel):
     evaluate_every: float = pydantic.Field(0.0, ge=0)
     tensorboard: bool = False
     epochs: float = TrainSettings.epochs
+    optimizer: str = TrainSettings.optimizer
     learning_rate: float = TrainSettings.learning_rate
     schedule: str = TrainSettings.schedule
     warmup_fraction: float = TrainSettings.warmup_fraction

@@ -76,6 +76,7 @@ def recorded_settings(settings: TrainSettings, batches: Batches) -> dict[str, An
     for key in ("checkpoint_seconds", "compile"):
         del values[key]
     for key, plain in (
+        ("optimizer", "sgd"),
         ("nesterov", True),
         ("decay_norms", False),
         ("gradient_clip", 0.0),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ghostnet.errors import InputError
+from ghostnet.errors import InputError, unknown_name
 from ghostnet.train.schedule import make_schedule
 
+OPTIMIZERS = ("sgd", "adamw", "muon")
 _MOST_EPOCHS = 1_000_000_000  # the steps of more could not be counted
+_HIGHEST_ADAPTIVE_RATE = (
+    0.05  # steps of that share of a weight's usual size, or more: SGD's rates, given by mistake
+)
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,16 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the data; a fraction ends in the middle of one.
-        learning_rate: peak rate of SGD.
+        optimizer: "sgd"; "adamw"; or "muon" for the kernels of convolutions, with AdamW for the rest, see
+            `train.optimizer`: fewer epochs where no shortcuts help.
+        learning_rate: peak rate: about 0.1 for "sgd", 0.001 for "adamw", 0.005 for "muon".
         schedule: "linear", "cosine", "step" or "constant".
         warmup_fraction: share of the run with a rising rate.
         milestones: shares of the run at which "step" divides the rate by ten.
-        momentum: of SGD.
+        momentum: of SGD and Muon; AdamW's first beta.
         nesterov: look ahead (Nesterov's form); the ResNet paper does not.
-        weight_decay: on weights of two and more dimensions.
+        weight_decay: on weights of two and more dimensions; of "adamw" and "muon" apart from the gradient, and in
+            units of the rate: 0.05 to 0.2 is usual.
         decay_norms: decay batch norm's weights and all biases too, as the ResNet paper does.
         label_smoothing: share of the target spread over all classes.
         ema_decay: 0 for none; otherwise the averaged weights are the result.
@@ -41,6 +48,7 @@ class TrainSettings:
     """
 
     epochs: float = 1.0
+    optimizer: str = "sgd"
     learning_rate: float = 0.1
     schedule: str = "linear"
     warmup_fraction: float = 0.1
@@ -77,6 +85,13 @@ class TrainSettings:
         for name in ("weight_decay", "feature_weight", "gradient_clip"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be a finite number >= 0")
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
+        if self.optimizer != "sgd" and self.learning_rate > _HIGHEST_ADAPTIVE_RATE:
+            raise InputError(
+                f"`learning_rate` (={self.learning_rate}) is one for SGD; {self.optimizer} takes about "
+                f"{'0.001' if self.optimizer == 'adamw' else '0.005'}, and {_HIGHEST_ADAPTIVE_RATE} at most"
+            )
         make_schedule(self.schedule, 1, warmup_fraction=self.warmup_fraction, milestones=self.milestones)
         if self.accumulation_steps < 1:
             raise InputError(f"`accumulation_steps` (={self.accumulation_steps}) must be an integer >= 1")

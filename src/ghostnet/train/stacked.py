@@ -98,6 +98,8 @@ def why_not_together(settings: TrainSettings) -> str:
     """Name the setting that keeps networks from being trained as one; empty where there is none."""
     if settings.accumulation_steps > 1:
         return "`accumulation_steps`"
+    if settings.optimizer == "muon":  # whose matrices are not stacked
+        return "`optimizer`"
     return next((f"`{name}`" for name in _NOT_TOGETHER if getattr(settings, name)), "")
 
 

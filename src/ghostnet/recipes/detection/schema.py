@@ -91,6 +91,7 @@ class DetectionRecipe(pydantic.BaseModel):
     candidates: int | None = None
     detections: int | None = None
     epochs: float = 12
+    optimizer: str = TrainSettings.optimizer
     learning_rate: float = 0.01
     schedule: str = "step"
     warmup_fraction: float = 0.006
