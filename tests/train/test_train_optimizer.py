@@ -20,6 +20,8 @@ from ghostnet.train.optimizer import MuonWithAdamW, make_optimizer
 
 MUON = TrainSettings(optimizer="muon", learning_rate=0.01, weight_decay=0.1, bf16=False)
 
+MATRICES = {"0.weight", "3.weight", "7.weight"}
+
 
 def network() -> nn.Module:
     """A stem, a 1x1 and a depthwise kernel, a norm, a hidden and a last linear layer."""
@@ -52,14 +54,15 @@ def test_a_step_is_muons_on_matrices_of_filters_and_adamws_on_the_rest(layout: t
     optimizer = make_optimizer(model, MUON)
     backward(model)
     optimizer.step()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    matrices = {"0.weight", "3.weight", "7.weight"}
+    gradients = {
+        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     for name, before in start.named_parameters():
         decay = 0.1 if before.ndim > 1 else 0.0
         value = before.detach().clone()
         alone = nn.Parameter(value.permute(0, 2, 3, 1).flatten(1) if before.ndim == 4 else value)
         gradient = gradients[name]
-        if name in matrices:
+        if name in MATRICES:
             alone.grad = gradient.permute(0, 2, 3, 1).flatten(1) if before.ndim == 4 else gradient
             reference: torch.optim.Optimizer = torch.optim.Muon(
                 [alone],
@@ -75,12 +78,34 @@ def test_a_step_is_muons_on_matrices_of_filters_and_adamws_on_the_rest(layout: t
             reference = torch.optim.AdamW([alone], lr=0.01, weight_decay=decay)
         reference.step()
         after = dict(model.named_parameters())[name].detach()
-        if name in matrices and before.ndim == 4:
+        if name in MATRICES and before.ndim == 4:
             after = after.permute(0, 2, 3, 1).flatten(1)
         # the order of a matrix's columns changes the rounding of bfloat16 sums
-        tolerance = 2e-2 * 0.01 if name in matrices else 1e-6
+        tolerance = 2e-2 * 0.01 if name in MATRICES else 1e-6
         torch.testing.assert_close(after, alone.detach(), rtol=0, atol=tolerance, msg=name)
         assert not torch.equal(dict(model.named_parameters())[name], before), name
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_processors_without_bfloat16_take_the_same_steps_in_float32(
+    monkeypatch: pytest.MonkeyPatch, nesterov: bool
+) -> None:
+    settings = dataclasses.replace(MUON, nesterov=nesterov)
+    models = []
+    for has in (True, False):
+        monkeypatch.setattr("ghostnet.train.optimizer.has_bfloat16", {"cpu": has}.get)
+        model = network()
+        optimizer = make_optimizer(model, settings)
+        noise = torch.Generator().manual_seed(2)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=noise)
+            optimizer.step()
+        models.append(model)
+    start = dict(network().named_parameters())
+    for (name, one), two in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert (one - two).norm() > 0 or name not in MATRICES, name
+        assert (one - two).norm() < 0.02 * (one - start[name]).norm(), name
 
 
 def test_gradients_are_forgotten_and_one_rate_drives_both() -> None:
@@ -127,12 +152,12 @@ def test_networks_with_one_kind_of_weight(model: nn.Module) -> None:
 
 def test_frozen_weights_stay() -> None:
     model = network()
-    model[0].requires_grad_(False)
-    before = model[0].weight.clone()
+    stem = model.get_parameter("0.weight").requires_grad_(False)
+    before = stem.clone()
     optimizer = make_optimizer(model, MUON)
     backward(model)
     optimizer.step()
-    assert torch.equal(before, model[0].weight)
+    assert torch.equal(before, stem)
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("muon", 0.01), ("adamw", 0.01)])

@@ -8,12 +8,14 @@ the kernels of convolutions as matrices, a row a filter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ghostnet.bfloat16 import has_bfloat16
 from ghostnet.train.settings import TrainSettings
 from ghostnet.train.stacked import StackedNetworks
 
@@ -61,7 +63,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._matrices = [nn.Parameter(_matrix(kernel.detach())) for kernel in kernels]
         self._parts: list[torch.optim.Optimizer] = []
         if self._matrices:
-            muon = torch.optim.Muon(
+            quick = has_bfloat16(self._matrices[0].device.type)
+            muon = (torch.optim.Muon if quick else _Float32Muon)(
                 self._matrices,
                 lr=settings.learning_rate,
                 weight_decay=settings.weight_decay,
@@ -88,10 +91,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Step both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss(closure)
         for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
             matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, like=kernel)
         for part in self._parts:
@@ -107,6 +107,48 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+class _Float32Muon(torch.optim.Muon):
+    """PyTorch's Muon without bfloat16, which processors that imitate it take many times as long for."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = _loss(closure)
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state, momentum = self.state[matrix], group["momentum"]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+                update = matrix.grad.lerp(mean, momentum) if group["nesterov"] else mean
+                rate = group["lr"]
+                matrix.mul_(1 - rate * group["weight_decay"])
+                scale = 0.2 * math.sqrt(max(matrix.shape))  # to the size of AdamW's steps
+                nearest = _orthogonal(update, group["ns_coefficients"], group["ns_steps"])
+                matrix.sub_(nearest, alpha=rate * scale)
+        return loss
+
+
+def _loss(closure: Callable[[], float] | None) -> float | None:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """Return about the orthogonal matrix nearest to one, by Newton and Schulz's iteration."""
+    tall = len(matrix) > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def _kernels(model: nn.Module) -> Iterable[nn.Parameter]:
