@@ -95,7 +95,7 @@ def test_every_recipe_trains_two_steps(name, tmp_path):
 
 def test_the_number_of_recipes():
     names = list_recipes()
-    assert len([name for name in names if load_recipe(name).exhibit == "cifar10"]) == 28
+    assert len([name for name in names if load_recipe(name).exhibit == "cifar10"]) == 29
     assert len([name for name in names if load_recipe(name).exhibit == "cifar10_short"]) == 17
     assert len(list(_cases())) == len(ON_CIFAR10) >= 42
     assert sum(bool(case.marks) for case in _cases()) == 21
