@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ghostnet import openvino_core
 from ghostnet.convert import ghostify
 from ghostnet.deploy import export, fake_quantized, load, optimize, quantize
 from ghostnet.deploy.optimize import passes_of
-from ghostnet.deploy.passes import default_passes
+from ghostnet.deploy.passes import checked_passes, default_passes
 from ghostnet.deploy.passes.winograd import WinogradConv2d, predicted_ratio, transforms
+from ghostnet.deploy.passes.winograd_products import WinogradProducts
+from ghostnet.deploy.passes.winograd_products import predicted_ratio as products_ratio
 from ghostnet.errors import InputError
 
 SIZE = (128, 16, 16)
@@ -49,8 +53,9 @@ def test_the_transforms_are_a_correlation() -> None:
     torch.testing.assert_close(tile @ ((kernel @ taps) * (inputs @ signal)), expected)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=80)
 @given(
+    form=st.sampled_from([WinogradConv2d, WinogradProducts]),
     channels=st.integers(1, 5),
     filters=st.integers(1, 5),
     batch=st.integers(1, 3),
@@ -59,6 +64,7 @@ def test_the_transforms_are_a_correlation() -> None:
     bias=st.booleans(),
 )
 def test_it_is_the_convolution_at_any_size(
+    form: type[WinogradConv2d],
     channels: int,
     filters: int,
     batch: int,
@@ -72,15 +78,19 @@ def test_it_is_the_convolution_at_any_size(
         expected = conv(images)
     except RuntimeError:  # the kernel is larger than the map
         return
-    torch.testing.assert_close(WinogradConv2d(conv, (9, 9))(images), expected)
+    torch.testing.assert_close(form(conv, (9, 9))(images), expected)
+    if min(size) > 2:
+        torch.testing.assert_close(form(conv, size)(images), expected)
 
 
-def test_rounding_is_near_the_convolution_s_own() -> None:
+@pytest.mark.parametrize("form", [WinogradConv2d, WinogradProducts])
+def test_rounding_is_near_the_convolution_s_own(form: type[WinogradConv2d]) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, 256, 28, 28, generator=generator).relu()
+    torch.manual_seed(0)
     conv = nn.Conv2d(256, 64, 3, padding=1)
     exact = nn.functional.conv2d(images.double(), conv.weight.double(), conv.bias.double(), padding=1)  # type: ignore[union-attr]
-    error = (WinogradConv2d(conv, (28, 28))(images).double() - exact).abs().max() / exact.abs().max()
+    error = (form(conv, (28, 28))(images).double() - exact).abs().max() / exact.abs().max()
     assert error < 3e-6  # the textbook's points give 6e-6 and more
 
 
@@ -148,14 +158,94 @@ def test_ghost_maps_are_read_whole() -> None:
     assert [part.in_channels for part in whole] == [256]
 
 
+@pytest.mark.parametrize("name", ["winograd", "winograd_products"])
 @pytest.mark.parametrize(("target", "ending"), [("onnx", "onnx"), ("openvino", "xml")])
-def test_files_compute_the_same(target: str, ending: str, tmp_path: Path) -> None:
-    passes = ["fold_batch_norm", "winograd"]
-    report = export(network(), target, tmp_path / f"net.{ending}", input_size=SIZE, passes=passes)
+def test_files_compute_the_same(target: str, ending: str, name: str, tmp_path: Path) -> None:
+    passes = ["fold_batch_norm", name]
+    size = (128, 31, 36)  # the last tiles have a row too many
+    report = export(network(), target, tmp_path / f"net.{ending}", input_size=size, passes=passes)
     assert report.relative_error is not None
     assert report.relative_error < 1e-5
     assert report.batches == [1, 3]
-    assert report.operators["MatMul"] >= 1
+    assert report.operators["MatMul"] >= (1 if name == "winograd" else 3)
+
+
+def in_float32(node: Any) -> bool:
+    """Tell whether a node of a file is marked; OpenVINO reads the mark back under another name."""
+    return bool({"precise_0", "DisablePrecisionConversion_0"} & {*node.get_rt_info()})
+
+
+@pytest.mark.parametrize("name", ["winograd", "winograd_products"])
+def test_openvino_computes_it_in_float32_and_its_file_does_not_grow(name: str, tmp_path: Path) -> None:
+    """On a processor with bfloat16, OpenVINO by itself takes that for what is not marked."""
+    net, size = network(), (128, 32, 32)
+    plain = export(net, "openvino", tmp_path / "plain.xml", input_size=size, passes=["fold_batch_norm"])
+    found = export(net, "openvino", tmp_path / "net.xml", input_size=size, passes=["fold_batch_norm", name])
+    assert found.bytes < 1.2 * plain.bytes  # four times as many weights would be 3
+    core = openvino_core.core()
+    file = core.read_model(str(tmp_path / "net.xml"))
+    layer = [node for node in file.get_ordered_ops() if "_winograd/" in node.get_friendly_name()]
+    assert {"MatMul", "Transpose"} <= {node.get_type_name() for node in layer}
+    assert all(in_float32(node) for node in layer if node.get_type_name() != "Constant")
+    others = [node for node in file.get_ordered_ops() if node.get_type_name() in ("ReduceMean", "Relu")]
+    assert others
+    assert not any(in_float32(node) for node in others)
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return
+    images = torch.randn(1, *size, generator=torch.Generator().manual_seed(1))
+    maps = net[:3](images)
+    expected = maps.detach().numpy()
+    errors = []
+    for passes in (["fold_batch_norm"], ["fold_batch_norm", name]):
+        path = tmp_path / "maps.xml"
+        export(net[:3], "openvino", path, input_size=size, passes=passes, force=True)
+        network_ = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        answer = network_([images.numpy()])[0]
+        errors.append(np.abs(answer - expected).max() / np.abs(expected).max())
+    assert errors[1] < 1.2 * errors[0]
+
+
+def test_processors_without_bfloat16_have_it_in_openvinos_own_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = (128, 32, 32)
+    sets, networks = [], []
+    for has in (True, False):
+        monkeypatch.setattr("ghostnet.deploy.passes.has_bfloat16", {"cpu": has}.get)
+        sets.append(default_passes("openvino"))
+        networks.append(optimize(network(), target="openvino", input_size=size))
+        assert "winograd_products" not in default_passes("onnx")
+    assert set(sets[1]) - set(sets[0]) == {"winograd_products"}
+    assert sets[1] == checked_passes(sets[1])
+    assert [forms(found) for found in networks] == [0, 1]
+    quantize(
+        network(),
+        "openvino",
+        tmp_path / "net.xml",
+        np.random.default_rng(0).standard_normal((16, *size), dtype=np.float32),
+        input_size=size,
+    )
+    manifest = load(tmp_path / "net.xml").manifest
+    assert manifest is not None
+    assert manifest.passes == list(sets[0])
+
+
+def test_what_gains_as_products() -> None:
+    """The layers were timed in OpenVINO; see `predicted_ratio`."""
+
+    def ratio(channels: int, filters: int, size: int) -> float:
+        return products_ratio(nn.Conv2d(channels, filters, 3, padding=1), (size, size))
+
+    assert ratio(512, 512, 28) < ratio(256, 256, 28) < ratio(128, 128, 28) < 0.85  # 0.50, 0.69, 0.72
+    assert ratio(128, 64, 56) > 0.9  # 1.08
+    assert 1.8 < ratio(512, 512, 7) < 2.1  # 1.97: four tiles share each weight
+    assert products_ratio(nn.Conv2d(512, 512, 3), (1, 2)) == float("inf")
+    wide, narrow = (nn.Conv2d(256, count, 3, padding=1) for count in (256, 32))
+    both = optimize(
+        nn.Sequential(wide, narrow), passes=["winograd", "winograd_products"], input_size=(256, 28, 28)
+    )
+    kinds = [type(part) for part in both.modules() if isinstance(part, WinogradConv2d)]
+    assert kinds == [WinogradProducts]
 
 
 def test_an_onnx_file_does_not_grow(tmp_path: Path) -> None:

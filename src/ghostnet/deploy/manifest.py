@@ -22,7 +22,8 @@ FILE_PRECISIONS = (
     "fp16",
     "int8",
 )  # what the weights in a file are; fp32 and bf16 are chosen when it is opened
-FLOAT32_PASSES = frozenset({"winograd"})  # rewrites whose rounding error a narrower arithmetic would not bear
+# rewrites whose rounding error a narrower arithmetic would not bear
+FLOAT32_PASSES = frozenset({"winograd", "winograd_products"})
 
 
 @dataclasses.dataclass(frozen=True)

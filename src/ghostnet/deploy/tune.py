@@ -48,6 +48,12 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
     (*_BASE, "winograd", "twin", "split", "pixel_products"),
     (*_BASE, "winograd", "twin", "twin_rest", "pad_halves"),
     (*_BASE, "winograd", "pad_eights"),
+    (*_BASE, "winograd_products"),
+    (*_BASE, "winograd_products", "join_late"),
+    (*_BASE, "winograd_products", "split", "pixel_products"),
+    (*_BASE, "winograd_products", "twin", "split", "pixel_products"),
+    (*_BASE, "winograd_products", "winograd", "split"),
+    (*_BASE, "winograd_products", "winograd", "twin", "twin_rest", "pad_halves"),
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
+from ghostnet.bfloat16 import has_bfloat16
 from ghostnet.deploy.passes.canonical import canonical
 from ghostnet.deploy.passes.channels_last import channels_last
 from ghostnet.deploy.passes.fold_batch_norm import fold_batch_norm
@@ -24,6 +25,7 @@ from ghostnet.deploy.passes.split import join_late, pad_eights, pad_halves, spli
 from ghostnet.deploy.passes.squeeze_excite import squeeze_excite
 from ghostnet.deploy.passes.twin import twin, twin_rest
 from ghostnet.deploy.passes.winograd import winograd
+from ghostnet.deploy.passes.winograd_products import winograd_products
 from ghostnet.errors import InputError, unknown_name
 
 if sys.version_info >= (3, 11):
@@ -35,7 +37,9 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "squeeze_excite": squeeze_excite,
     "fold_batch_norm": fold_batch_norm,
     "head": head,
-    "winograd": winograd,  # before the passes that carry maps in parts: it reads them whole
+    # these two stand before the passes that carry maps in parts: they read them whole
+    "winograd_products": winograd_products,
+    "winograd": winograd,  # what the other one leaves
     "twin": twin,
     "twin_rest": twin_rest,
     "join_late": join_late,
@@ -47,15 +51,15 @@ PASSES: dict[str, Callable[[fx.GraphModule], fx.GraphModule]] = {
     "scale_shift": scale_shift,
     "channels_last": channels_last,
 }
-NEED_SIZES = frozenset({"winograd"})  # passes that read the sizes of maps
+NEED_SIZES = frozenset({"winograd", "winograd_products"})  # passes that read the sizes of maps
 _DEFAULTS = Path(__file__).parent.parent / "passes.toml"
 
 
 def default_passes(target: str | None = None) -> tuple[str, ...]:
     """Return the names of the passes that were measured to be quickest in a runtime; None is PyTorch itself.
 
-    Which they are depends on the processor in a runtime that lays maps out in blocks of its registers' width: this
-    one's counts.
+    Which they are depends on the processor in a runtime that lays maps out in blocks of its registers' width, or that
+    is quickest in bfloat16 where there is any: this one's counts.
 
     Raises:
         InputError: there is no measured set for `target`.
@@ -70,7 +74,10 @@ def default_passes(target: str | None = None) -> tuple[str, ...]:
         raise unknown_name("target with measured passes", name, sets)
     found = sets[name]
     extension = torch.backends.cpu.get_cpu_capability().lower()  # "avx512", "avx2", ...
-    return tuple(found.get(extension, found)["passes"])
+    names = found.get(extension, found)["passes"]
+    if not has_bfloat16("cpu"):
+        names = [*names, *found.get("without_bfloat16", ())]
+    return checked_passes(names)
 
 
 def checked_passes(names: Sequence[str]) -> tuple[str, ...]:
@@ -95,7 +102,7 @@ def apply_passes(
     Args:
         traced: the network.
         names: of `PASSES`.
-        example: an input of the size that the network is for; without it "winograd" finds nothing to do.
+        example: an input of the size that the network is for; without it those in `NEED_SIZES` find nothing to do.
     """
     result = canonical(traced)
     for name in checked_passes(names):

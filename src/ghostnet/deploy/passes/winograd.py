@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -24,8 +25,8 @@ from torch import Tensor, fx, nn
 from ghostnet.deploy.passes.operations import add_module, finished, module_of, plain_module, shape_of
 
 TILE = 4  # outputs of a tile in each direction
-_KERNEL = 3
-_WIDTH = TILE + _KERNEL - 1  # inputs of a tile in each direction
+KERNEL = 3
+WIDTH = TILE + KERNEL - 1  # inputs of a tile in each direction
 _POINTS = (Fraction(0), Fraction(3, 2), Fraction(-3, 2), Fraction(2, 3), Fraction(-2, 3))
 _MIN_TILES = 16  # below, the transformed weights, four times the kernel's, cost more to read than is saved
 _WORTH = 0.8  # predicted time over the convolution's
@@ -39,8 +40,8 @@ def transforms() -> tuple[Tensor, Tensor, Tensor]:
     leading coefficient), multiplied value by value, and interpolated.
     """
     tile = _values_at_points(TILE).T.contiguous()
-    kernel = _values_at_points(_KERNEL)
-    inputs = torch.linalg.inv(_values_at_points(_WIDTH)).T
+    kernel = _values_at_points(KERNEL)
+    inputs = torch.linalg.inv(_values_at_points(WIDTH)).T
     scale = inputs.abs().amax(1, keepdim=True)  # every row of B' gets entries of at most 1, G takes the rest
     return tile, kernel * scale, inputs / scale
 
@@ -67,14 +68,14 @@ class WinogradConv2d(nn.Module):
         self.padding, self.input_size = _padding(conv), input_size
         weight = conv.weight.detach().cpu()  # not every device has float64
         tile, kernel, inputs = (torch.kron(matrix, matrix) for matrix in transforms())
-        flat = weight.permute(2, 3, 0, 1).reshape(_KERNEL**2, -1)
+        flat = self._order(weight).reshape(KERNEL**2, -1)
         # the weights stay as they are in a file: runtimes transform them when they load it
         self.weight = nn.Parameter(flat.contiguous(), requires_grad=False)
         self.kernel_transform = nn.Parameter(kernel.to(weight.dtype), requires_grad=False)
         self.register_buffer("_transformed", self._pairs((kernel @ flat.double()).to(weight.dtype)), False)
-        shape = (_WIDTH**2, 1, _WIDTH, _WIDTH)
+        shape = (WIDTH**2, 1, WIDTH, WIDTH)
         self.input_transform = nn.Parameter(inputs.to(weight.dtype).reshape(shape), requires_grad=False)
-        shape = (TILE**2, _WIDTH**2, 1, 1)
+        shape = (TILE**2, WIDTH**2, 1, 1)
         self.output_transform = nn.Parameter(tile.to(weight.dtype).reshape(shape), requires_grad=False)
         bias = conv.bias.detach().clone().reshape(1, -1, 1, 1) if conv.bias is not None else None
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
@@ -88,28 +89,41 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `(N, C, H, W)` to `(N, K, H', W')`."""
-        writing = torch.jit.is_tracing() or torch.compiler.is_exporting()
-        height, width = self.input_size if writing else (images.shape[2], images.shape[3])
+        height, width = self._size(images)
         top, left = self.padding
-        rows, columns = height + 2 * top - _KERNEL + 1, width + 2 * left - _KERNEL + 1
+        rows, columns = height + 2 * top - KERNEL + 1, width + 2 * left - KERNEL + 1
         down, across = -(-rows // TILE), -(-columns // TILE)
-        right = across * TILE + _KERNEL - 1 - width - left
-        bottom = down * TILE + _KERNEL - 1 - height - top
+        right = across * TILE + KERNEL - 1 - width - left
+        bottom = down * TILE + KERNEL - 1 - height - top
         # channels in front of images: ONNX Runtime's matrix product then reads the tiles where they lie
         maps = images.permute(1, 0, 2, 3).reshape(-1, 1, height, width)
         maps = F.pad(maps, (left, right, top, bottom))
         tiles = F.conv2d(maps, self.input_transform, stride=TILE)
-        tiles = tiles.reshape(self.in_channels, -1, _WIDTH**2, down * across).permute(1, 2, 0, 3)
-        weight = self._pairs(self.kernel_transform @ self.weight) if writing else self._transformed
-        products = torch.matmul(weight, tiles).permute(0, 2, 1, 3).reshape(-1, _WIDTH**2, down, across)
+        tiles = tiles.reshape(self.in_channels, -1, WIDTH**2, down * across).permute(1, 2, 0, 3)
+        products = (
+            torch.matmul(self._weights(), tiles).permute(0, 2, 1, 3).reshape(-1, WIDTH**2, down, across)
+        )
         made = F.pixel_shuffle(F.conv2d(products, self.output_transform), TILE)
         made = made.reshape(-1, self.out_channels, down * TILE, across * TILE)
         if made.shape[2:] != (rows, columns):
             made = made[:, :, :rows, :columns]
         return made if self.bias is None else made + self.bias
 
+    def transformed_weights(self) -> Tensor:
+        """Return the weights as the product takes them, `(1, 36, …)`: `kernel_transform @ weight`, reshaped."""
+        return self._transformed
+
+    def _size(self, images: Tensor) -> tuple[int, int]:
+        return self.input_size if _writing() else (images.shape[2], images.shape[3])
+
+    def _weights(self) -> Tensor:
+        return self._pairs(self.kernel_transform @ self.weight) if _writing() else self._transformed
+
+    def _order(self, weight: Tensor) -> Tensor:
+        return weight.permute(2, 3, 0, 1)
+
     def _pairs(self, flat: Tensor) -> Tensor:
-        return flat.reshape(1, _WIDTH**2, self.out_channels, self.in_channels)
+        return flat.reshape(1, WIDTH**2, self.out_channels, self.in_channels)
 
 
 def winograd(traced: fx.GraphModule) -> fx.GraphModule:
@@ -117,6 +131,21 @@ def winograd(traced: fx.GraphModule) -> fx.GraphModule:
 
     Reads the shapes that `note_shapes` left in the graph; convolutions of maps without one stay. So do those that run
     more than once, such as a detector's heads: each place would get weights of its own.
+    """
+    return rewritten(traced, WinogradConv2d, lambda conv, size: predicted_ratio(conv, size) < _WORTH)
+
+
+def rewritten(
+    traced: fx.GraphModule,
+    form: type[WinogradConv2d],
+    gains: Callable[[nn.Conv2d, tuple[int, int]], bool],
+) -> fx.GraphModule:
+    """Return the network with the convolutions that gain by it in a form of Winograd's.
+
+    Args:
+        traced: with shapes noted.
+        form: what takes a convolution's place.
+        gains: tells whether it is worth it for a convolution of maps of a height and width.
     """
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
@@ -126,8 +155,8 @@ def winograd(traced: fx.GraphModule) -> fx.GraphModule:
             continue
         if calls[node.target] > 1:
             continue
-        if _is_possible(conv) and predicted_ratio(conv, size) < _WORTH:
-            node.target = add_module(traced, f"{node.target}_winograd", WinogradConv2d(conv, size))
+        if _is_possible(conv) and gains(conv, size):
+            node.target = add_module(traced, f"{node.target}_winograd", form(conv, size))
     return finished(traced)
 
 
@@ -137,21 +166,30 @@ def predicted_ratio(conv: nn.Conv2d, input_size: tuple[int, int]) -> float:
     The batched product takes half the time of the convolution; the transforms cost the more, the fewer channels share
     them. Measured alone, layers were within 0.2 of this, most of them below.
     """
-    rows, columns = (
-        size + 2 * pad - _KERNEL + 1 for size, pad in zip(input_size, _padding(conv), strict=True)
-    )
-    if rows < 1 or columns < 1:
-        return float("inf")
-    tiles = -(-rows // TILE) * -(-columns // TILE)
+    tiles, waste = tiles_of(conv, input_size)
     if tiles < _MIN_TILES:
         return float("inf")
-    waste = tiles * TILE**2 / (rows * columns)
     return waste * (0.5 + 17 / conv.in_channels + 17 / conv.out_channels)
+
+
+def tiles_of(conv: nn.Conv2d, input_size: tuple[int, int]) -> tuple[int, float]:
+    """Return the number of tiles, and the outputs that they hold over those that are wanted; 0 tiles of no outputs."""
+    rows, columns = (
+        size + 2 * pad - KERNEL + 1 for size, pad in zip(input_size, _padding(conv), strict=True)
+    )
+    if rows < 1 or columns < 1:
+        return 0, float("inf")
+    tiles = -(-rows // TILE) * -(-columns // TILE)
+    return tiles, tiles * TILE**2 / (rows * columns)
+
+
+def _writing() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def _is_possible(conv: nn.Conv2d) -> bool:
     shape = (conv.kernel_size, conv.stride, conv.dilation, conv.groups, conv.padding_mode)
-    return shape == ((_KERNEL, _KERNEL), (1, 1), (1, 1), 1, "zeros")
+    return shape == ((KERNEL, KERNEL), (1, 1), (1, 1), 1, "zeros")
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def graph_of(model: nn.Module, example: torch.Tensor, outputs: Sequence[str] = A
     from ghostnet.deploy.targets.onnx import exported
 
     if any(isinstance(module, WinogradConv2d) for module in model.modules()):
-        raise InputError('C chooses Winograd\'s algorithm by itself; leave out the pass "winograd"')
+        raise InputError('C chooses Winograd\'s algorithm by itself; leave out the passes "winograd…"')
     with tempfile.TemporaryDirectory() as folder:
         return exported(model, Path(folder) / "net.onnx", example[:1], outputs, open_batch=False)
 

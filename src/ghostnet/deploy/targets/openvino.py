@@ -57,6 +57,7 @@ class OpenVINO:
         """Write both files; `metadata` goes into the .xml."""
         from ghostnet.deploy.passes.exporter_gaps import KnownForms
         from ghostnet.deploy.passes.gathers import FewByProducts
+        from ghostnet.deploy.targets.openvino_winograd import finish_winograd_
 
         openvino = openvino_core.openvino()
         quiet = openvino_core.no_usage_reports(), quiet_python(), quiet_native()
@@ -64,6 +65,7 @@ class OpenVINO:
             converted = openvino.convert_model(
                 model, example_input=example, input=[-1, *example.shape[1:]], share_weights=False
             )
+            finish_winograd_(converted, model)
             converted.inputs[0].get_tensor().set_names({"images"})
             for output, name in zip(converted.outputs, outputs, strict=True):
                 output.get_tensor().set_names({name})
