@@ -144,7 +144,7 @@ def test_where_rounding_adds_up_the_usual_set_goes_without(monkeypatch: pytest.M
     monkeypatch.setattr(optimiser, "RELATIVE_TOLERANCE", 1e-8)
     found = optimize(deep, target="onnx", input_size=SIZE)
     assert forms(found) == 0
-    assert passes_of(found) == [name for name in default_passes("onnx") if name != "winograd"]
+    assert passes_of(found) == [name for name in default_passes("onnx") if "winograd" not in name]
     with pytest.raises(RuntimeError, match=r"the optimised network differs by"):
         optimize(deep, passes=["winograd"], input_size=SIZE)
 
@@ -214,7 +214,6 @@ def test_processors_without_bfloat16_have_it_in_openvinos_own_set(
         monkeypatch.setattr("ghostnet.deploy.passes.has_bfloat16", {"cpu": has}.get)
         sets.append(default_passes("openvino"))
         networks.append(optimize(network(), target="openvino", input_size=size))
-        assert "winograd_products" not in default_passes("onnx")
     assert set(sets[1]) - set(sets[0]) == {"winograd_products"}
     assert sets[1] == checked_passes(sets[1])
     assert [forms(found) for found in networks] == [0, 1]
@@ -269,7 +268,7 @@ def test_int8_goes_without(tmp_path: Path) -> None:
     quantize(network(), "onnx", tmp_path / "net.onnx", images, input_size=SIZE)
     manifest = load(tmp_path / "net.onnx").manifest
     assert manifest is not None
-    assert manifest.passes == [name for name in default_passes("onnx") if name != "winograd"]
+    assert manifest.passes == [name for name in default_passes("onnx") if "winograd" not in name]
     with pytest.raises(InputError, match=r"pass 'winograd' needs float32, which int8 files do not have"):
         quantize(network(), "onnx", tmp_path / "a.onnx", images, input_size=SIZE, passes=["winograd"])
     rewritten = optimize(network(), passes=["winograd"], input_size=SIZE)
