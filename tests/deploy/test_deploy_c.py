@@ -452,20 +452,6 @@ def test_a_weight_that_half_precision_cannot_hold_is_one_line(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_the_rewrite_that_it_does_itself_is_refused(tmp_path: Path) -> None:
-    settings = {"input_size": (3, 32, 32), "passes": ("winograd",)}
-    with pytest.raises(
-        InputError, match=r'^C chooses Winograd\'s algorithm by itself; leave out the passes "winograd…"$'
-    ):
-        export(
-            nn.Sequential(convolution(3, 256, 3), convolution(256, 256, 3)),
-            "c",
-            tmp_path / "net.c",
-            **settings,
-        )
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_half_precision_is_timed_where_there_is_one() -> None:
     settings = {"runtimes": ("c", "ncnn"), "precisions": ("fp16", "fp32"), "min_seconds": 0, "cold_starts": 0}
     result = benchmark({"net": convolution(3, 40, 3)}, input_size=(3, 8, 8), **settings)

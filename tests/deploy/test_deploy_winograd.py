@@ -263,6 +263,19 @@ def test_without_a_size_it_is_left_out_or_refused() -> None:
         optimize(network(), passes=["winograd"])
 
 
+@pytest.mark.parametrize("name", ["winograd", "winograd_products"])
+@pytest.mark.parametrize(
+    ("target", "runtime", "ending"), [("ncnn", "ncnn", "param"), ("mnn", "MNN", "mnn"), ("c", "C", "c")]
+)
+def test_runtimes_that_do_it_themselves_refuse_it(
+    target: str, runtime: str, ending: str, name: str, tmp_path: Path
+) -> None:
+    message = rf'^{runtime} chooses Winograd\'s algorithm by itself; leave out the passes "winograd…"$'
+    with pytest.raises(InputError, match=message):
+        export(network(), target, tmp_path / f"net.{ending}", input_size=(128, 32, 32), passes=[name])
+    assert not list(tmp_path.iterdir())
+
+
 def test_int8_goes_without(tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((16, *SIZE), dtype=np.float32)
     quantize(network(), "onnx", tmp_path / "net.onnx", images, input_size=SIZE)

@@ -32,6 +32,7 @@ from ghostnet.deploy.manifest import (
 )
 from ghostnet.deploy.optimize import optimize, passes_of
 from ghostnet.deploy.passes import default_passes
+from ghostnet.deploy.passes.winograd import refuse_winograd
 from ghostnet.deploy.places import places_for
 from ghostnet.deploy.session import open_files
 from ghostnet.deploy.targets import TARGETS, Target, require_to_write, target_named
@@ -246,6 +247,7 @@ def _write(
 ) -> dict[str, int]:
     """Write the files of the first network; a failure names a layer of the second, which is the user's."""
     network, eager = networks
+    refuse_winograd(network, target.name, target.runtime)
     example = random_input(eager, (2, *input_size))
     if target.traces:
         refuse_data_dependent(network, example, target.runtime)

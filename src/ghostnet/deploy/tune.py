@@ -18,6 +18,7 @@ from torch import nn
 from ghostnet.deploy.export import export
 from ghostnet.deploy.optimize import optimize
 from ghostnet.deploy.passes import checked_passes, default_passes
+from ghostnet.deploy.passes.winograd import OF_THEIR_OWN
 from ghostnet.deploy.repeated import prediction
 from ghostnet.deploy.session import load
 from ghostnet.deploy.targets import require_to_open, target_named
@@ -138,7 +139,7 @@ def tune(
     if candidates is not None and not candidates:
         raise InputError("there is no set of passes to try; leave `candidates` out for the usual ones")
     require_to_open(target_named(target))
-    tried = (*CANDIDATES, default_passes(target)) if candidates is None else ((), *candidates)
+    tried = ((), *candidates) if candidates is not None else (*_usual(target), default_passes(target))
     sets = list(dict.fromkeys(checked_passes(names) for names in tried))
     size = tuple(input_size)
     network = copy_model(eager_module(model, "tune")).eval().float()  # as the files are
@@ -158,6 +159,12 @@ def tune(
         del sessions, calls  # some runtimes keep the files open
     rows.sort(key=lambda row: row.median_ms)
     return TuneResult(rows[0].passes, rows, target, size, threads, environment(), skipped)
+
+
+def _usual(target: str) -> list[tuple[str, ...]]:
+    """Return the candidates that a target can be timed with."""
+    own = target in OF_THEIR_OWN
+    return [names for names in CANDIDATES if not (own and any("winograd" in name for name in names))]
 
 
 def _exported(

@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ghostnet.deploy.passes.operations import add_module, finished, module_of, plain_module, shape_of
+from ghostnet.errors import InputError
 
+OF_THEIR_OWN = frozenset({"c", "ncnn", "mnn"})  # targets that choose the algorithm by themselves
 TILE = 4  # outputs of a tile in each direction
 KERNEL = 3
 WIDTH = TILE + KERNEL - 1  # inputs of a tile in each direction
@@ -170,6 +172,18 @@ def predicted_ratio(conv: nn.Conv2d, input_size: tuple[int, int]) -> float:
     if tiles < _MIN_TILES:
         return float("inf")
     return waste * (0.5 + 17 / conv.in_channels + 17 / conv.out_channels)
+
+
+def refuse_winograd(model: nn.Module, target: str, runtime: str) -> None:
+    """Raise where a network holds layers in Winograd's form and a runtime has it of its own.
+
+    Raises:
+        InputError: so.
+    """
+    if target in OF_THEIR_OWN and any(isinstance(module, WinogradConv2d) for module in model.modules()):
+        raise InputError(
+            f'{runtime} chooses Winograd\'s algorithm by itself; leave out the passes "winograd…"'
+        )
 
 
 def tiles_of(conv: nn.Conv2d, input_size: tuple[int, int]) -> tuple[int, float]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostnet.deploy.targets.target import ALONE
-from ghostnet.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +67,7 @@ class CSource:
 
         Raises:
             ValueError: a layer has no kernel.
-            InputError: a layer was rewritten by the pass "winograd", or has a weight too large for float16.
+            InputError: a layer has a weight too large for float16.
         """
         return write_program(
             program_of_graph(graph_of(model, example, outputs), metadata, self._precision), path
@@ -88,16 +87,9 @@ class CSource:
 
 
 def graph_of(model: nn.Module, example: torch.Tensor, outputs: Sequence[str] = ALONE) -> Any:
-    """Return a network as an ONNX graph for one image.
-
-    Raises:
-        InputError: a layer was rewritten by the pass "winograd".
-    """
-    from ghostnet.deploy.passes.winograd import WinogradConv2d
+    """Return a network as an ONNX graph for one image."""
     from ghostnet.deploy.targets.onnx import exported
 
-    if any(isinstance(module, WinogradConv2d) for module in model.modules()):
-        raise InputError('C chooses Winograd\'s algorithm by itself; leave out the passes "winograd…"')
     with tempfile.TemporaryDirectory() as folder:
         return exported(model, Path(folder) / "net.onnx", example[:1], outputs, open_batch=False)
 
