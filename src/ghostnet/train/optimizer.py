@@ -1,9 +1,9 @@
 """What steps a network's weights: SGD with momentum, AdamW, or Muon with AdamW for what is no matrix.
 
 Muon (K. Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks") replaces the averaged gradient
-of a weight matrix by the orthogonal matrix nearest to it, so that all its directions are learned at one pace. Plain
-deep networks, which no shortcut helps, need a fraction of the epochs. PyTorch's own takes matrices; here it is given
-the kernels of convolutions as matrices, a row a filter.
+of a weight matrix by the orthogonal matrix nearest to it, so that all its directions are learned at one pace, which
+helps plain deep networks without shortcuts most. PyTorch's own takes matrices; here it is given the kernels of
+convolutions as matrices, a row a filter.
 """
 
 from __future__ import annotations

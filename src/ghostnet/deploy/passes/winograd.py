@@ -122,6 +122,7 @@ class WinogradConv2d(nn.Module):
         return self._pairs(self.kernel_transform @ self.weight) if _writing() else self._transformed
 
     def _order(self, weight: Tensor) -> Tensor:
+        """Take `(K, C, 3, 3)` to `(3, 3, K, C)`: the product's last two axes stay the last."""
         return weight.permute(2, 3, 0, 1)
 
     def _pairs(self, flat: Tensor) -> Tensor:
