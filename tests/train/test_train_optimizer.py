@@ -108,6 +108,29 @@ def test_processors_without_bfloat16_take_the_same_steps_in_float32(
         assert (one - two).norm() < 0.02 * (one - start[name]).norm(), name
 
 
+def test_parameters_that_were_given_other_memory_are_stepped() -> None:
+    """As PyTorch's and accelerate's wrappers for several processes do when the optimiser is there already."""
+    models = [network().to(memory_format=torch.channels_last) for _ in range(3)]
+    for way, model in enumerate(models):
+        optimizer = make_optimizer(model, MUON)
+        for parameter in model.parameters():
+            if way == 1:
+                parameter.data = parameter.data.clone()
+            if (
+                way == 2 and parameter.ndim == 4
+            ):  # neither of the usual formats: every other entry of a larger tensor
+                wide = torch.empty(*parameter.shape[:3], 2 * parameter.shape[3])
+                parameter.data = wide[..., ::2].copy_(parameter.data)
+        backward(model)
+        optimizer.step()
+    start = dict(network().named_parameters())
+    for way in (1, 2):
+        for name in MATRICES:
+            one, other = (models[number].get_parameter(name) for number in (0, way))
+            assert not torch.equal(other, start[name]), name
+            torch.testing.assert_close(other, one, rtol=0, atol=2e-4, msg=name)
+
+
 def test_gradients_are_forgotten_and_one_rate_drives_both() -> None:
     model = network().to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, MUON)

@@ -1,4 +1,4 @@
-"""A training run for one or, under torchrun, several processes: arguments FOLDER; the first one writes its losses."""
+"""A training run for one or, under torchrun, several processes, whose first writes its losses: FOLDER OPTIMIZER."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from ghostnet.models import create_model
 from ghostnet.train import TrainSettings, Watch, fit, share_of_processes
 
 
-def main(folder):
+def main(folder, optimizer):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -26,7 +26,14 @@ def main(folder):
     result = fit(
         model,
         batches,
-        TrainSettings(epochs=12.5, bf16=False, freeze_batch_norm=True, learning_rate=0.02, ema_decay=0.9),
+        TrainSettings(
+            epochs=12.5,
+            bf16=False,
+            freeze_batch_norm=True,
+            optimizer=optimizer,
+            learning_rate=0.02 if optimizer == "sgd" else 0.005,
+            ema_decay=0.9,
+        ),
         watch=Watch(held_out, every_epochs=5, log=lambda step, values: curve.append((step, values))),
         checkpoint=folder / "run.checkpoint",
         progress=False,
@@ -38,6 +45,6 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

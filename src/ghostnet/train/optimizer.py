@@ -93,9 +93,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
         """Step both."""
         loss = _loss(closure)
         for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
+            # taken anew: whoever prepares a network for several processes gives its parameters other memory
+            matrix.data = _matrix(kernel.detach())
             matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, like=kernel)
         for part in self._parts:
             part.step()
+        for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
+            if matrix.data_ptr() != kernel.data_ptr():  # a copy: the kernel's memory is not in one piece
+                kernel.copy_(_kernel(matrix, like=kernel))
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -173,6 +178,13 @@ def _matrix(kernel: Tensor, like: Tensor | None = None) -> Tensor:
     if kernel.ndim > 2 and not (kernel if like is None else like).is_contiguous():
         kernel = kernel.movedim(1, -1)
     return kernel.flatten(1)
+
+
+def _kernel(matrix: Tensor, like: Tensor) -> Tensor:
+    """Return a matrix as the kernel that `_matrix` made it of."""
+    if like.ndim > 2 and not like.is_contiguous():
+        return matrix.reshape(len(like), *like.shape[2:], like.shape[1]).movedim(-1, 1)
+    return matrix.reshape(like.shape)
 
 
 def _groups(parameters: list[nn.Parameter], settings: TrainSettings, vector: int = 1) -> list[dict[str, Any]]:
