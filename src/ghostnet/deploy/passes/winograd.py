@@ -93,8 +93,7 @@ class WinogradConv2d(nn.Module):
         """Map `(N, C, H, W)` to `(N, K, H', W')`."""
         height, width = self._size(images)
         top, left = self.padding
-        rows, columns = height + 2 * top - KERNEL + 1, width + 2 * left - KERNEL + 1
-        down, across = -(-rows // TILE), -(-columns // TILE)
+        (rows, columns), (down, across) = outputs_of((height, width), self.padding)
         right = across * TILE + KERNEL - 1 - width - left
         bottom = down * TILE + KERNEL - 1 - height - top
         # channels in front of images: ONNX Runtime's matrix product then reads the tiles where they lie
@@ -189,13 +188,18 @@ def refuse_winograd(model: nn.Module, target: str, runtime: str) -> None:
 
 def tiles_of(conv: nn.Conv2d, input_size: tuple[int, int]) -> tuple[int, float]:
     """Return the number of tiles, and the outputs that they hold over those that are wanted; 0 tiles of no outputs."""
-    rows, columns = (
-        size + 2 * pad - KERNEL + 1 for size, pad in zip(input_size, _padding(conv), strict=True)
-    )
+    (rows, columns), (down, across) = outputs_of(input_size, _padding(conv))
     if rows < 1 or columns < 1:
         return 0, float("inf")
-    tiles = -(-rows // TILE) * -(-columns // TILE)
-    return tiles, tiles * TILE**2 / (rows * columns)
+    return down * across, down * across * TILE**2 / (rows * columns)
+
+
+def outputs_of(
+    input_size: tuple[int, int], padding: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return rows and columns of what a convolution makes of maps, and those of its tiles."""
+    rows, columns = (size + 2 * pad - KERNEL + 1 for size, pad in zip(input_size, padding, strict=True))
+    return (rows, columns), (-(-rows // TILE), -(-columns // TILE))
 
 
 def _writing() -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from ghostnet.deploy.passes.winograd import KERNEL, TILE, WIDTH, WinogradConv2d, rewritten, tiles_of
+from ghostnet.deploy.passes.winograd import TILE, WIDTH, WinogradConv2d, outputs_of, rewritten, tiles_of
 
 # Times over the direct convolution's, fitted to OpenVINO's with AVX-512 and AMX: the products; weights that few tiles
 # share; the transforms of inputs, which all filters share, and of outputs, which all channels share.
@@ -31,7 +31,7 @@ class WinogradProducts(WinogradConv2d):
     def forward(self, images: Tensor) -> Tensor:
         """Map `(N, C, H, W)` to `(N, K, H', W')`."""
         height, width = self._size(images)
-        rows, columns, down, across = self._outputs(height, width)
+        (rows, columns), (down, across) = outputs_of((height, width), self.padding)
         pixels = images.permute(0, 2, 3, 1).reshape(-1, height * width, self.in_channels)
         border = pixels.new_zeros(1, 1, self.in_channels).expand(pixels.shape[0], -1, -1)
         known = (height, width) == self.input_size
@@ -49,18 +49,12 @@ class WinogradProducts(WinogradConv2d):
         made = made.permute(0, 3, 1, 2)
         return made if self.bias is None else made + self.bias
 
-    def _outputs(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return rows and columns of the output, and of its tiles."""
-        rows, columns = (
-            size + 2 * pad - KERNEL + 1 for size, pad in zip((height, width), self.padding, strict=True)
-        )
-        return rows, columns, -(-rows // TILE), -(-columns // TILE)
-
     def _places(self, height: int, width: int) -> Tensor:
         """Return which pixel each input of each tile is, `height * width` outside: by input, then by tile."""
+        _, tiles = outputs_of((height, width), self.padding)
         y, x = (
             torch.arange(WIDTH)[:, None] + torch.arange(count)[None] * TILE - pad
-            for count, pad in zip(self._outputs(height, width)[2:], self.padding, strict=True)
+            for count, pad in zip(tiles, self.padding, strict=True)
         )
         y, x = y[:, None, :, None], x[None, :, None, :]
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
