@@ -27,7 +27,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "muon":
-        kernels = [kernel for kernel in _kernels(model) if kernel.requires_grad]
+        kernels = list(_kernels(model))  # those that are frozen have no gradient, and are left alone
         taken = {id(kernel) for kernel in kernels}
         rest = [parameter for parameter in parameters if id(parameter) not in taken]
         return MuonWithAdamW(kernels, _groups(rest, settings), settings)
