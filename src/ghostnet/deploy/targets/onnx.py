@@ -61,6 +61,7 @@ class Onnx:
         from ghostnet.deploy.optimize import passes_of
         from ghostnet.deploy.passes.gathers import count_from_behind_
         from ghostnet.deploy.passes.onnx_gates import spread_gates_
+        from ghostnet.deploy.passes.onnx_places import place_by_products_
 
         proto = exported(model, path, example, outputs)
         batch = {_OPEN_BATCH: BATCH_AXIS}
@@ -69,6 +70,7 @@ class Onnx:
             proto, batch = exported(model, path, example[:1], outputs, open_batch=False), {}
         count_from_behind_(proto)
         if passes_of(model):
+            place_by_products_(proto)
             spread_gates_(proto)
         onnx.helper.set_model_props(proto, {**metadata, **batch})
         for node in proto.graph.node:
