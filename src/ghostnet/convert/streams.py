@@ -3,8 +3,9 @@
 Matching gives every Ghost convolution an order of its own. Where the maps of several are added, that order can be
 absorbed nowhere: each layer then gathers its channels in front of the sum, which takes a runtime as long as what
 ghosting saved. Here the layers of a stream get the same primary and ghost channels, by what each pair costs in all of
-them together, and the dense network is put in that order, exactly, before it is converted. Left out: halves of a
-`chunk` and whatever else reads channels by their place; such streams stay as they are.
+them together, and the dense network is put in that order, exactly, before it is converted. Where a shortcut pads a
+stream with channels of zeros, as in CIFAR-10's ResNets, a placement takes its part, and each stage has an order of its
+own. Left out: halves of a `chunk` and whatever else reads channels by their place; such streams stay as they are.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from ghostnet.convert.matching import match
 from ghostnet.convert.moments import map_windows, white_map_windows
 from ghostnet.convert.observe import Observer, observe
 from ghostnet.convert.pruning.sites import PruneSite, sites_of
+from ghostnet.convert.shortcuts import find_padded_shortcuts, with_placements
 from ghostnet.errors import InputError
 from ghostnet.modes import evaluating
 from ghostnet.nn import GhostConv2d
 from ghostnet.nn.answers import agree_on_any, answers_to, probes
-from ghostnet.nn.copies import copy_model
 from ghostnet.nn.narrow import by_outputs, channels_together
 from ghostnet.progress import Progress
 
@@ -35,7 +36,7 @@ from ghostnet.progress import Progress
 def find_streams(
     model: nn.Module, units: list[ConvUnit], example_input: Tensor | None = None, *, asked: bool = True
 ) -> list[PruneSite]:
-    """Find the streams that several layers write.
+    """Find the streams that several layers write, as they are where padded shortcuts are placements.
 
     Args:
         model: the dense network.
@@ -46,7 +47,8 @@ def find_streams(
     Raises:
         InputError: the network cannot be traced in both modes.
     """
-    graphs = trace_graphs(model, example_input)
+    placed = with_placements(model, find_padded_shortcuts(model, example_input))
+    graphs = trace_graphs(placed, example_input)
     if len(graphs) < 2:
         if not asked:
             return []
@@ -54,7 +56,7 @@ def find_streams(
             f"this {type(model).__name__} cannot be traced, and one order for a stream must know what reads it; leave "
             "out `streams`"
         )
-    return [site for site in sites_of(model, units, graphs, streams=True)[0] if len(site.writers) > 1]
+    return [site for site in sites_of(placed, units, graphs, streams=True)[0] if len(site.writers) > 1]
 
 
 def orderable(streams: Iterable[PruneSite], chosen: Collection[str]) -> list[PruneSite]:
@@ -113,7 +115,9 @@ def put_in_one_order(
     if not sites:
         return model, frozenset()
     costs = _costs(model, ghost_model, units, sites, chosen, batches, progress=progress)
-    ordered = copy_model(model)
+    moved = {path for site in sites for path in (*site.outputs, *site.inputs)}
+    shortcuts = find_padded_shortcuts(model, example)
+    ordered = with_placements(model, {path: shortcuts[path] for path in shortcuts.keys() & moved})
     for site in sites:
         order = _order(ghost_model, _converted_writers(site, chosen), costs[site.name])
         for path, index in {**site.outputs, **site.followers}.items():

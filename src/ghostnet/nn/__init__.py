@@ -1,6 +1,7 @@
 """Ghost convolution, module and bottleneck, cheap operations, and the record of replaced modules (§3)."""
 
 from ghostnet.nn.bottleneck import BottleneckStyle, GhostBottleneck
+from ghostnet.nn.channel_placement import ChannelPlacement
 from ghostnet.nn.cheap_operations import (
     CHEAP_OPERATIONS,
     AffineOperation,
@@ -22,6 +23,7 @@ __all__ = [
     "AddGhostModule",
     "AffineOperation",
     "BottleneckStyle",
+    "ChannelPlacement",
     "DFCAttention",
     "DepthwiseOperation",
     "GatedModule",

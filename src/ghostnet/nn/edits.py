@@ -13,6 +13,7 @@ from torch import nn
 
 from ghostnet.checks import is_integer
 from ghostnet.errors import InputError, unknown_name
+from ghostnet.nn.channel_placement import ChannelPlacement
 from ghostnet.nn.ghost_conv import GhostConv2d
 from ghostnet.nn.narrow import narrow_like
 
@@ -40,6 +41,10 @@ def _conv2d(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
     return nn.Conv2d(**config, bias=True)
 
 
+def _channel_placement(edit: dict[str, Any], _replaced: nn.Module) -> nn.Module:
+    return ChannelPlacement.from_config(_config(edit))
+
+
 def _narrow(edit: dict[str, Any], replaced: nn.Module) -> nn.Module:
     config = _config(edit)
     if sorted(config) != ["in_channels", "out_channels"]:
@@ -53,6 +58,7 @@ EDIT_KINDS: dict[str, Callable[[dict[str, Any], nn.Module], nn.Module]] = {
     "conv2d": _conv2d,
     "identity": lambda _edit, _replaced: nn.Identity(),
     "narrow": _narrow,
+    "channel_placement": _channel_placement,
 }
 
 
@@ -150,7 +156,8 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
     Args:
         model: the network as its origin builds it.
         edits: `{"path": …, "kind": …}`, with a `"config": {…}` for "ghost_conv2d", "conv2d" (fused branches) and
-            "narrow" (`in_channels`, `out_channels`: what pruning left), and none for "identity".
+            "narrow" (`in_channels`, `out_channels`: what pruning left) and "channel_placement", and none for
+            "identity".
 
     Raises:
         InputError: an edit without path or kind, an unknown kind or path, or a bad config.
@@ -170,7 +177,9 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
             raise unknown_name("edit kind", edit["kind"], EDIT_KINDS)
         replaced = find_module(model, edit["path"])
         module = EDIT_KINDS[edit["kind"]](edit, replaced).train(replaced.training)
-        parameter = next((item for item in replaced.parameters() if item.is_floating_point()), None)
+        # a shortcut has none itself
+        near = (*replaced.parameters(), *model.parameters())
+        parameter = next((item for item in near if item.is_floating_point()), None)
         if parameter is not None:
             module = module.to(device=parameter.device, dtype=parameter.dtype)
         replace_module_(model, edit["path"], module)

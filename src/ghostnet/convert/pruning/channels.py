@@ -23,6 +23,7 @@ from ghostnet.convert.channelwise import arguments_of, call_step, reads_shape_on
 from ghostnet.convert.gate import PRODUCTS, Gate, gate_of
 from ghostnet.convert.graph import HELD, ConvUnit, holds_its_values
 from ghostnet.convert.order import own_their_weights
+from ghostnet.nn.channel_placement import ChannelPlacement
 from ghostnet.nn.narrow import channels_together, sizes
 
 FIXED = 0  # the number of channels that stay
@@ -263,6 +264,13 @@ class _Walk:
             self._stop(node)
         if _is_plain(module) or _is_transposed(module):
             return self._convolution(node, path, module, maps)
+        if (
+            isinstance(module, ChannelPlacement)
+            and maps is not None
+            and len(maps.channels) == module.in_channels
+        ):
+            self.ledger.read(path, "in", maps.channels)
+            return _Maps(self.ledger.made(path, module.out_channels))
         each = channels_together(module)
         holds = role in ("grouped", "valued") or (role == "norm" and holds_its_values(module))
         if holds and each is not None:
