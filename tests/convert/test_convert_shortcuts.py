@@ -199,3 +199,28 @@ def test_it_is_converted_or_pruned_again() -> None:
     assert twice(IMAGES).shape == (4, 10)
     pruned, _ = prune(found, macs=0.9, example_input=torch.zeros(1, 3, 32, 32))
     assert pruned(IMAGES).shape == (4, 10)
+
+
+def test_streams_behind_padded_shortcuts_lose_channels(tmp_path: Path) -> None:
+    network, image = resnet(), torch.zeros(1, 3, 16, 16)
+    before = copy.deepcopy(network.state_dict())
+    pruned, report = prune(network, macs=0.4, example_input=image, streams=True)
+    assert report.macs_ratio == pytest.approx(0.4, rel=0.03)
+    first, second = (pruned.get_submodule(path) for path in PLACED)
+    assert first.in_channels < 16
+    assert first.out_channels == second.in_channels < 32
+    assert second.out_channels < 64
+    assert pruned.conv1.out_channels < 16
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    ghostnet.save(pruned, tmp_path / "net.safetensors")
+    again = ghostnet.load(tmp_path / "net.safetensors")
+    torch.testing.assert_close(again(IMAGES), pruned(IMAGES))
+
+
+def test_placements_of_pruned_streams_say_what_is_left() -> None:
+    network, image = resnet(), torch.randn(1, 3, 16, 16)
+    pruned, _ = prune(network, macs=0.5, example_input=image, streams=True, multiple=4)
+    for path in PLACED:
+        weight = pruned.get_submodule(path).weight.flatten(1)
+        assert set(weight.unique().tolist()) == {0.0, 1.0}
+        assert weight.sum(1).max() == weight.sum(0).max() == 1

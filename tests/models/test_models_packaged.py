@@ -62,6 +62,11 @@ def test_a_converted_network_is_loaded_by_model_and_tag(capsys):
     assert "holds its weights already" in capsys.readouterr().err
 
 
+def test_a_converted_network_is_no_weights_of_the_dense_one():
+    with pytest.raises(ghostnet.InputError, match=r"needs no name: give 'resnet56\.ghost' itself"):
+        ghostnet.create_model("resnet56", weights="ghost")
+
+
 def test_a_converted_network_is_not_what_the_dense_ones_name_loads(capsys):
     assert cli.run(["profile", "resnet56", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["macs"] == 125_485_696

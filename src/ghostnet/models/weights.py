@@ -103,7 +103,10 @@ def open_weights(name: str, weights: str | os.PathLike[str]) -> OpenedWeights:
     if record is not None:
         if record["edits"]:
             stored = path.name.removesuffix(".safetensors") if path.parent == _FOLDER else str(path)
-            raise InputError(f"{path} holds a converted network; load it with ghostnet.load({stored!r})")
+            raise InputError(
+                f"{path} holds a converted network, which needs no name: give {stored!r} itself, in Python "
+                f"ghostnet.load({stored!r})"
+            )
         origin = record["origin"] or {}
         if origin.get("library") == "ghostnet" and origin["name"] != name:
             raise InputError(f"{path} holds weights of {origin['name']!r}, not of {name!r}; create that one")

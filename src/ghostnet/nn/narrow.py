@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from ghostnet.checks import is_integer
 from ghostnet.errors import InputError
+from ghostnet.nn.channel_placement import ChannelPlacement
 
-_KINDS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU, nn.Linear)
+_KINDS = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU, nn.Linear),
+    ChannelPlacement,
+)
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -61,6 +65,8 @@ def sizes(module: nn.Module) -> tuple[int, int]:
     """
     if type(module) is nn.Conv2d or (type(module) is nn.ConvTranspose2d and module.groups == 1):
         return module.in_channels, module.out_channels
+    if isinstance(module, ChannelPlacement):
+        return module.in_channels, module.out_channels
     if type(module) is nn.Linear:
         return module.in_features, module.out_features
     if is_batch_norm(module) or type(module) is nn.InstanceNorm2d:
@@ -76,7 +82,7 @@ def narrow_like(module: nn.Module, in_channels: int, out_channels: int) -> nn.Mo
 
     Args:
         module: `nn.Conv2d`, `nn.ConvTranspose2d` of one group, `nn.BatchNorm2d` (also timm's with an activation),
-            `nn.InstanceNorm2d`, `nn.PReLU` with a slope for each channel, or `nn.Linear`.
+            `nn.InstanceNorm2d`, `nn.PReLU` with a slope for each channel, `nn.Linear`, or our `ChannelPlacement`.
         in_channels: of the new layer, from 1 to the old number, in whole groups; features for a linear layer.
         out_channels: the same for what comes out.
 
@@ -122,6 +128,8 @@ def _fresh(module: nn.Module, in_channels: int, out_channels: int, options: dict
         return nn.PReLU(out_channels, **options)
     if isinstance(module, nn.Linear):
         return nn.Linear(in_channels, out_channels, module.bias is not None, **options)
+    if isinstance(module, ChannelPlacement):
+        return ChannelPlacement(in_channels, out_channels, module.stride[0]).to(**options)
     assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
     settings: dict[str, Any] = {
         name: getattr(module, name)

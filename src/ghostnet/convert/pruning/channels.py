@@ -90,7 +90,7 @@ def _keep_what_others_hold(
     reasons = {
         unit.name: unit.reason
         for unit in units
-        if unit.reason is not None and not (unit.name in modules and _is_transposed(modules[unit.name]))
+        if unit.reason is not None and not (unit.name in modules and _is_never_converted(modules[unit.name]))
     }
     paths = {path for path, _ in ledger.places}
     held = held_elsewhere(model)
@@ -439,6 +439,11 @@ class _Walk:
 
 def _is_plain(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and role_of(module, flat=False) == "mixing"
+
+
+def _is_never_converted(module: nn.Module) -> bool:
+    """Tell whether a module that is left alone by conversion can be cut all the same."""
+    return _is_transposed(module) or isinstance(module, ChannelPlacement)
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -26,6 +26,7 @@ from ghostnet.convert.pruning.methods import PRUNE_METHODS, PruneMethod, check_s
 from ghostnet.convert.pruning.sites import PruneSite, find_sites
 from ghostnet.convert.report import ConversionReport
 from ghostnet.convert.rows import Rows, known_input_size
+from ghostnet.convert.shortcuts import find_padded_shortcuts, with_placements
 from ghostnet.errors import InputError, unknown_name
 from ghostnet.measure import profile
 from ghostnet.nn.copies import copy_model
@@ -89,6 +90,7 @@ def prune(
     labelled, batches = calibration_for(PRUNE_METHODS[method], calibration)
     example = example_of(model, example_input, batches)
     units = find_units(model, example)
+    given, model = model, _as_it_is_cut(model, example, streams)
     sites, reasons = _sites_for(PRUNE_METHODS[method], model, units, example, streams)
     input_size = known_input_size(model, None if example is None else tuple(example.shape[1:]))
     dense = copy_model(model).eval()
@@ -109,7 +111,7 @@ def prune(
         rematch_batch_norm_(job.pruned, dense, job.batches)
     pruned = _cut(model, job, kept, None if example is None else on_device_of(model, [example])[0])
     notes = _notes(sites, kept, reasons, [unit.name for unit in units])
-    rows = Rows(model, pruned, _narrower(sites, kept), input_size, action="pruned")
+    rows = Rows(given, pruned, _narrower(sites, kept), input_size, action="pruned")
     settings: dict[str, Any] = {"method": method, "macs": macs}
     settings |= {"multiple": multiple} if multiple > 1 else {}
     settings |= {"streams": True} if streams else {}
@@ -119,6 +121,11 @@ def prune(
     if abs(reached - 1) > TOLERANCE:
         settings["remark"] = f"channels are too coarse: {reached:.3f} of the target"
     return pruned, report
+
+
+def _as_it_is_cut(model: nn.Module, example: Tensor | None, streams: bool) -> nn.Module:
+    """Return a copy; where streams lose channels, padded shortcuts are placements, which lose them, too."""
+    return with_placements(model, find_padded_shortcuts(model, example) if streams else {})
 
 
 def _sites_for(
@@ -162,9 +169,9 @@ def draft(
         streams: as for `prune`.
     """
     model = eager_module(model, "prune")
-    drafted = copy_model(model).eval()
     units = find_units(model, example_input)
-    sites, _ = _sites_for(PRUNE_METHODS[method], model, units, example_input, streams)
+    drafted = _as_it_is_cut(model, example_input, streams).eval()
+    sites, _ = _sites_for(PRUNE_METHODS[method], drafted, units, example_input, streams)
     budget = Budget(drafted, sites, tuple(example_input.shape[1:]), macs, multiple=multiple)
     narrow_(drafted, sites, budget.uniform())
     return drafted
@@ -193,9 +200,9 @@ def least_share(
     multiple = check_multiple(multiple)
     model = eager_module(model, "prune")
     check_own_forwards(model, "prune")
-    narrowest = copy_model(model).eval()
     units = find_units(model, example_input)
-    sites, _ = _sites_for(PRUNE_METHODS[method], model, units, example_input, streams)
+    narrowest = _as_it_is_cut(model, example_input, streams).eval()
+    sites, _ = _sites_for(PRUNE_METHODS[method], narrowest, units, example_input, streams)
     narrow_(
         narrowest, sites, {site.name: torch.arange(min(site.step(multiple), site.channels)) for site in sites}
     )
