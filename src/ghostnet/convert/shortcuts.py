@@ -7,20 +7,21 @@ forward and no module, and those that average pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ghostnet.convert.aliases import held_elsewhere
 from ghostnet.convert.rows import known_input_size
-from ghostnet.modes import evaluating
 from ghostnet.nn.channel_placement import ChannelPlacement
 from ghostnet.nn.copies import copy_model
 from ghostnet.nn.edits import record_edits_, recorded_edits, replace_module_
 from ghostnet.nn.own_forward import has_own_forward
 
 _MAPS = 4  # axes
+_PIXELS = 16  # that tell channels apart
 
 
 @torch.no_grad()
@@ -34,49 +35,59 @@ def find_padded_shortcuts(model: nn.Module, example: Tensor | None) -> dict[str,
     Returns:
         For each path what computes the same.
     """
-    candidates = _candidates(model)
-    if not candidates:
+    paths = _candidates(model)
+    if not paths:
         return {}
     if example is None:
         place = next(model.parameters(), torch.empty(0))
         example = torch.zeros((1, *known_input_size(model, None)), dtype=place.dtype, device=place.device)
-    given: dict[str, torch.Size] = {}
-    copied = copy_model(model, share_parameters=True).eval()
-    for path in candidates:
-        copied.get_submodule(path).register_forward_pre_hook(
-            lambda _module, args, path=path: (
-                given.update({path: args[0].shape})
-                if len(args) == 1 and isinstance(args[0], Tensor)
-                else None
-            )
-        )
-    try:
-        copied(example[:1].clone())
-    except Exception:  # it is the user's code that runs; what is wrong with the example is said elsewhere
-        return {}
-    found = {
-        path: _placement(candidates[path], example, shape)
-        for path, shape in given.items()
-        if len(shape) == _MAPS
-    }
+    copied = copy_model(model, share_parameters=True).eval()  # code may keep what it computes
+    sizes = _sizes_of_narrower(copied, paths, example)
+    found = {path: _placement(copied.get_submodule(path), example, size) for path, size in sizes.items()}
     return {path: placement for path, placement in found.items() if placement is not None}
 
 
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return modules of a class of somebody's own that hold nothing, in one place each."""
+def _sizes_of_narrower(model: nn.Module, paths: Iterable[str], example: Tensor) -> dict[str, torch.Size]:
+    """Return the sizes of the maps that modules are given, of those that make more channels than that."""
+    sizes: dict[str, torch.Size] = {}
+
+    def note(path: str, args: tuple[Any, ...], made: Any) -> None:
+        maps = (*args, made)
+        of_maps = len(maps) == 2 and all(isinstance(one, Tensor) and one.dim() == _MAPS for one in maps)
+        if of_maps and made.shape[1] > args[0].shape[1]:
+            sizes[path] = args[0].shape
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda _module, args, made, path=path: note(path, args, made)
+        )
+        for path in paths
+    ]
+    try:
+        model(example[:1].clone())
+    except Exception:  # it is the user's code that runs; what is wrong with the example is said elsewhere
+        return {}
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes
+
+
+def _candidates(model: nn.Module) -> list[str]:
+    """Return the paths of modules of a class of somebody's own that hold nothing, in one place each."""
     places: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(path)
     held = held_elsewhere(model)
-    return {
-        paths[0]: module
+    return [
+        paths[0]
         for module, paths in places.items()
         if paths[0]
         and len(paths) == 1
         and paths[0] not in held
         and not type(module).__module__.startswith("torch.nn.")
         and not _holds_anything(module)
-    }
+    ]
 
 
 def _holds_anything(module: nn.Module) -> bool:
@@ -110,9 +121,7 @@ def _probes(like: Tensor, shape: torch.Size) -> Iterator[Tensor]:
 
 
 def _run(module: nn.Module, maps: Tensor, *, training: bool) -> Tensor:
-    with evaluating(module):
-        module.train(training)
-        made: Tensor = module(maps.clone())
+    made: Tensor = module.train(training)(maps.clone())
     return made
 
 
@@ -123,7 +132,8 @@ def _places(maps: Tensor, made: Tensor) -> ChannelPlacement | None:
     taken = maps[:, :, ::stride, ::stride]
     if made.shape[1] <= channels or made.shape[2:] != taken.shape[2:]:
         return None
-    same = (made[:, :, None] == taken[:, None]).flatten(3).all(3).all(0)  # (C', C)
+    some = [one.flatten(2)[:, :, :_PIXELS] for one in (made, taken)]  # the caller compares all of them
+    same = (some[0][:, :, None] == some[1][:, None]).all(3).all(0)  # (C', C)
     places = torch.where(same.any(1), same.int().argmax(1), -1).tolist()
     return ChannelPlacement.at(places, in_channels=channels, stride=stride).to(maps)
 
