@@ -166,18 +166,14 @@ def test_the_dense_network_computes_the_same_in_the_new_orders() -> None:
     torch.testing.assert_close(found(images), network(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "ncnn", "mnn", "c"])
-def test_files_of_it_are_written_and_read(tmp_path: Path, target: str) -> None:
+def test_a_file_of_it_is_read_again(tmp_path: Path) -> None:
     found, _ = ghostify(resnet(), calibration=torch.randn(8, 3, 32, 32))
     ghostnet.save(found, tmp_path / "net.safetensors")
-    again = ghostnet.load(tmp_path / "net.safetensors")
     images = torch.randn(2, 3, 32, 32)
+    again = ghostnet.load(tmp_path / "net.safetensors")
     torch.testing.assert_close(again(images), found(images))
-    try:
-        suffix = {"openvino": ".xml", "ncnn": ".ncnn.param"}.get(target, f".{target}")
-        report = deploy.export(again, target, tmp_path / f"net{suffix}", input_size=(3, 32, 32))
-    except ghostnet.InputError as error:
-        pytest.skip(str(error))
+    pytest.importorskip("onnxscript")
+    report = deploy.export(again, "onnx", tmp_path / "net.onnx", input_size=(3, 32, 32))
     assert not {"Gather", "Pad"} & report.operators.keys()
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# channels to pick from: beyond, products take longer than a Gather; a stream has one Pad, and what it holds up is more
-_FEW = {"Gather": 64, "Pad": 256}
+# channels on either side: beyond, products take longer than a Gather; a stream has one Pad, which holds up more
+_MOST_PICKED = 64
+_MOST_PADDED = 512
 _MAPS = 4  # axes
 
 
@@ -82,22 +83,22 @@ class _Graph:
 
     def places(self, node: Any) -> NDArray[np.int64] | None:
         """Return which channel of its input each of a node's output is, -1 for zeros; None if it is something else."""
-        few = _FEW.get(node.op_type, 0)
-        given = self.channels.get(node.input[0], few + 1) if few else 1
-        if given > few:
+        given = self.channels.get(node.input[0]) if node.op_type in ("Gather", "Pad") else None
+        if given is None:
             return None
-        facts = _attributes(node)
-        if node.op_type == "Gather":
-            picked = self.constants.get(node.input[1])
-            if (
-                picked is None
-                or picked.ndim != 1
-                or facts.get("axis", 0) not in (1, 1 - _MAPS)
-                or len(picked) > few
-            ):
-                return None
-            return np.where(picked < 0, picked + given, picked).astype(np.int64)
-        if facts.get("mode", b"constant") != b"constant" or "".join(node.input[3:]):
+        picks = node.op_type == "Gather"
+        found = self._picked(node, given) if picks else self._padded(node, given)
+        most = _MOST_PICKED if picks else _MOST_PADDED
+        return None if found is None or max(given, len(found)) > most else found
+
+    def _picked(self, node: Any, given: int) -> NDArray[np.int64] | None:
+        index = self.constants.get(node.input[1])
+        if index is None or index.ndim != 1 or _attributes(node).get("axis", 0) not in (1, 1 - _MAPS):
+            return None
+        return np.where(index < 0, index + given, index).astype(np.int64)
+
+    def _padded(self, node: Any, given: int) -> NDArray[np.int64] | None:
+        if _attributes(node).get("mode", b"constant") != b"constant" or "".join(node.input[3:]):
             return None
         widths = self.constants.get(node.input[1])
         value = self.constants.get(node.input[2], 1) if "".join(node.input[2:3]) else 0
