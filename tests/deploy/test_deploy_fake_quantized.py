@@ -163,7 +163,8 @@ def test_networks_of_the_zoo_run_in_integers(name: str, tmp_path: Path) -> None:
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert kinds["QLinearConv"] + kinds["QGemm"] == rounded.layers
+    shortcuts = 2 * (name == "ghost_resnet20")  # that pad channels, see passes/onnx_places.py
+    assert kinds["QLinearConv"] + kinds["QGemm"] == rounded.layers + shortcuts
     assert not {"Conv", "FusedConv", "Gemm", "Relu"} & set(kinds)
 
 
