@@ -148,6 +148,24 @@ def test_a_step_that_somebody_else_reads_stays() -> None:
     np.testing.assert_array_equal(answers(proto), wanted)
 
 
+def test_a_graph_with_branches_stays() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["step"], ["same"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("same", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        pool(),
+        helper.make_node("Pad", ["step", "pads"], ["out"]),
+        helper.make_node("If", ["yes"], ["chosen"], then_branch=branch, else_branch=branch),
+    ]
+    proto = graph_of(nodes, pads=PADS, yes=True)
+    before = proto.SerializeToString()
+    assert place_by_products_(proto) == 0
+    assert proto.SerializeToString() == before
+
+
 class Sliced(nn.Module):
     """The shortcut of CIFAR-10's ResNets as most write it."""
 

@@ -38,9 +38,10 @@ def find_padded_shortcuts(model: nn.Module, example: Tensor | None) -> dict[str,
     paths = _candidates(model)
     if not paths:
         return {}
+    place = next(model.parameters(), torch.empty(0))
     if example is None:
-        place = next(model.parameters(), torch.empty(0))
-        example = torch.zeros((1, *known_input_size(model, None)), dtype=place.dtype, device=place.device)
+        example = torch.zeros((1, *known_input_size(model, None)), dtype=place.dtype)
+    example = example[:1].to(place.device)
     copied = copy_model(model, share_parameters=True).eval()  # code may keep what it computes
     sizes = _sizes_of_narrower(copied, paths, example)
     found = {path: _placement(copied.get_submodule(path), example, size) for path, size in sizes.items()}
@@ -64,7 +65,7 @@ def _sizes_of_narrower(model: nn.Module, paths: Iterable[str], example: Tensor) 
         for path in paths
     ]
     try:
-        model(example[:1].clone())
+        model(example.clone())
     except Exception:  # it is the user's code that runs; what is wrong with the example is said elsewhere
         return {}
     finally:

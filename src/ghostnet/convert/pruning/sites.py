@@ -217,9 +217,8 @@ def _site(group: _Group, channels: Channels, by_name: dict[str, ConvUnit]) -> Pr
     outputs = {path: by_side["out"][path] for path in order}
     name = order[0]
     gates = {gate.layer for gate in channels.gates} & outputs.keys() - {name}
-    gates |= (
-        outputs.keys() - by_name.keys()
-    )  # what linear layers make are factors; or placements, see `convert.shortcuts`
+    # what linear layers make are factors; placements (`convert.shortcuts`) only go along, too
+    gates |= outputs.keys() - by_name.keys()
     squeezes = {gate.squeeze for gate in channels.gates if gate.layer in outputs} & by_side["in"].keys()
     readers = [path for path in by_side["in"] if path not in squeezes]
     only = by_name.get(readers[0], _LINEAR) if len(readers) == 1 else None

@@ -25,7 +25,8 @@ def place_by_products_(proto: Any) -> int:
     """Replace Gather and Pad over few channels of maps, in place, and return how many there were.
 
     Values stay exactly the same as far as they are finite. A step over pixels in front of a Pad (a pooling of one
-    pixel, a Slice), as in the parameter-free shortcuts of ResNets, becomes the stride of the convolution.
+    pixel, a Slice), as in the parameter-free shortcuts of ResNets, becomes the stride of the convolution. A graph with
+    branches, in which more may be read than its own nodes say, stays as it is.
 
     Args:
         proto: an `onnx.ModelProto` whose maps have known numbers of channels.
@@ -36,6 +37,10 @@ def place_by_products_(proto: Any) -> int:
     from onnx import helper, numpy_helper
 
     graph = proto.graph
+    if any(
+        attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute
+    ):
+        return 0
     known = _Graph(graph)
     replaced = 0
     for node in list(graph.node):
