@@ -64,7 +64,7 @@ def place_by_products_(proto: Any) -> int:
 
 
 class _Graph:
-    """What is known of a graph before it is changed: constants, channels of float32 maps, who makes and reads what."""
+    """What is known of a graph before it is changed: constants, channels of float32 maps, who makes what."""
 
     def __init__(self, graph: Any) -> None:
         from onnx import TensorProto, numpy_helper
@@ -81,10 +81,6 @@ class _Graph:
             if kind.elem_type == TensorProto.FLOAT and len(axes) == _MAPS and axes[1].dim_value > 0:
                 self.channels[value.name] = axes[1].dim_value
         self.made_by = {name: node for node in graph.node for name in node.output}
-        self.read = {value.name: 2 for value in graph.output}  # somebody else does, too
-        for node in graph.node:
-            for name in node.input:
-                self.read[name] = self.read.get(name, 0) + 1
 
     def places(self, node: Any) -> NDArray[np.int64] | None:
         """Return which channel of its input each of a node's output is, -1 for zeros; None if it is something else."""
@@ -115,9 +111,9 @@ class _Graph:
         return np.concatenate([np.full(before, -1), np.arange(given), np.full(after, -1)]).astype(np.int64)
 
     def step(self, name: str) -> list[int] | None:
-        """Return the steps down and across of what makes maps of every so-manieth pixel for one reader alone."""
+        """Return the steps down and across of what makes maps of every so-manieth pixel."""
         node = self.made_by.get(name)
-        if node is None or self.read[name] != 1 or node.input[0] not in self.channels:
+        if node is None or node.input[0] not in self.channels:
             return None
         if node.op_type in ("AveragePool", "MaxPool"):
             return _step_of_pool(_attributes(node))
@@ -150,7 +146,7 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _drop_unread_(graph: Any) -> None:
-    """Drop steps over pixels, and constants, that nothing reads any more."""
+    """Drop steps over pixels, and constants, that nothing else reads."""
     while True:
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         idle = [node for node in graph.node if not read.intersection(node.output)]
