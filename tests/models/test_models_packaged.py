@@ -52,7 +52,7 @@ def test_a_converted_network_is_loaded_by_model_and_tag(capsys):
     network = ghostnet.load("resnet9_050.ghost")
     assert network.ghostnet_edits
     assert ghostnet.profile(network, (3, 32, 32)).macs == 47_360_704
-    with pytest.raises(ghostnet.InputError, match=r"load it with ghostnet\.load\('resnet9_050\.ghost'\)"):
+    with pytest.raises(ghostnet.InputError, match=r"in Python ghostnet\.load\('resnet9_050\.ghost'\)"):
         ghostnet.create_model("resnet9_050", weights="ghost")
     with pytest.raises(ghostnet.InputError, match=r"resnet9_050\.ghast"):
         ghostnet.load("resnet9_050.ghast")

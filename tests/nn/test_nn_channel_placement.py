@@ -38,13 +38,13 @@ def test_nothing_is_trained_and_gradients_pass() -> None:
     assert placement.weight.flatten().tolist() == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def test_places_are_saved_and_counted() -> None:
+def test_places_are_saved_and_count_nothing() -> None:
     placement = ChannelPlacement.at([1, 0], in_channels=3)
     again = ChannelPlacement.from_config(placement.config())
     again.load_state_dict(placement.state_dict())
     assert torch.equal(again(MAPS), placement(MAPS))
     counted = profile(nn.Sequential(placement), (3, 5, 4))
-    assert (counted.params, counted.macs) == (0, 2 * 3 * 5 * 4)
+    assert (counted.params, counted.macs) == (0, 0)
 
 
 def test_an_edit_puts_one_in_with_the_networks_type() -> None:

@@ -33,7 +33,9 @@ def assert_as_exact(ours: list[Tensor], native: list[Tensor], exact: list[Tensor
     """Check that output and gradients are off by no more than PyTorch's own twice, or by a rounding step."""
     for name, found, theirs, right in zip(("output", "dx", "dw", "db"), ours, native, exact, strict=False):
         assert found.shape == right.shape, name
-        allowed = 2 * (theirs - right).norm() + step * right.norm()
+        # PyTorch leaves gradients of taps that see the border alone unwritten, whatever lies there
+        written = torch.where((theirs - right).abs() <= right.norm(), theirs, right)
+        allowed = 2 * (written - right).norm() + step * right.norm()
         assert (found - right).norm() <= allowed, name
 
 

@@ -94,6 +94,7 @@ class _CountingMode(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.running: list[str] = [ROOT]
+        self.moving: set[str] = set()  # modules that move values and compute none
         self.macs: dict[str, int] = {}
         self.unknown: dict[tuple[str, str], int] = {}
         self.shapes: dict[str, tuple[int, ...] | None] = {}
@@ -109,7 +110,8 @@ class _CountingMode(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         output = func(*args, **(kwargs or {}))
-        macs, where = macs_of(func, args, output), self.running[-1]
+        where = self.running[-1]
+        macs = 0 if where in self.moving else macs_of(func, args, output)
         if macs is None:
             entry = (func._schema.name, where)
             self.unknown[entry] = self.unknown.get(entry, 0) + 1
@@ -119,6 +121,8 @@ class _CountingMode(TorchDispatchMode):
 
     def attach(self, name: str, module: nn.Module) -> list[Any]:
         """Register the hooks that keep `running` and `shapes`; return their handles."""
+        if getattr(module, "only_moves_values", False):
+            self.moving.add(name)
 
         def enter(_module: nn.Module, _inputs: Any) -> None:
             self.running.append(name)
@@ -190,8 +194,9 @@ def profile(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Prof
 
     MACs: convolutions (transposed too), linear layers, matrix products and attention count one per
     multiply-accumulate. Bias, batch norm, activations, pooling, resizing and elementwise operations count
-    zero. Whatever else ran is in `uncounted`. This is what the paper calls FLOPs. The model is left as it
-    was: modes, statistics, gradients, hooks.
+    zero, and so does a module that says of itself that it `only_moves_values`. Whatever else ran is in
+    `uncounted`. This is what the paper calls FLOPs. The model is left as it was: modes, statistics, gradients,
+    hooks.
 
     Args:
         model: any module that takes one tensor; any device and floating dtype.

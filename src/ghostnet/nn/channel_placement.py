@@ -22,7 +22,8 @@ class ChannelPlacement(nn.Conv2d):
     """Channels set at places of a wider map: `(N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))`.
 
     A 1x1 convolution whose weight `(C', C, 1, 1)` holds zeros and ones and is a buffer: it is saved and moved with the
-    network, and never trained. A new one sets channel k at place k.
+    network, and never trained. It counts as what it stands for, without parameters and MACs. A new one sets channel k
+    at place k.
 
     Args:
         in_channels: C.
@@ -37,6 +38,8 @@ class ChannelPlacement(nn.Conv2d):
         >>> placement(torch.tensor([5.0, 7.0]).view(1, 2, 1, 1)).flatten().tolist()
         [0.0, 7.0, 5.0]
     """
+
+    only_moves_values = True  # `measure.profile` asks
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         for name, value in zip(_KEYS, (in_channels, out_channels, stride), strict=True):
