@@ -27,7 +27,7 @@ from ghostnet.convert.pruning.sites import PruneSite, sites_of
 from ghostnet.convert.shortcuts import find_padded_shortcuts, with_placements
 from ghostnet.errors import InputError
 from ghostnet.modes import evaluating
-from ghostnet.nn import GhostConv2d
+from ghostnet.nn import ChannelPlacement, GhostConv2d
 from ghostnet.nn.answers import agree_on_any, answers_to, probes
 from ghostnet.nn.narrow import by_outputs, channels_together
 from ghostnet.progress import Progress
@@ -47,16 +47,25 @@ def find_streams(
     Raises:
         InputError: the network cannot be traced in both modes.
     """
-    placed = with_placements(model, find_padded_shortcuts(model, example_input))
+    return _streams_and_shortcuts(model, units, example_input, asked=asked)[0]
+
+
+def _streams_and_shortcuts(
+    model: nn.Module, units: list[ConvUnit], example_input: Tensor | None, *, asked: bool
+) -> tuple[list[PruneSite], dict[str, ChannelPlacement]]:
+    """Return the streams, and the placements with which they are there."""
+    shortcuts = find_padded_shortcuts(model, example_input)
+    placed = with_placements(model, shortcuts)
     graphs = trace_graphs(placed, example_input)
     if len(graphs) < 2:
         if not asked:
-            return []
+            return [], {}
         raise InputError(
             f"this {type(model).__name__} cannot be traced, and one order for a stream must know what reads it; leave "
             "out `streams`"
         )
-    return [site for site in sites_of(placed, units, graphs, streams=True)[0] if len(site.writers) > 1]
+    sites, _ = sites_of(placed, units, graphs, streams=True)
+    return [site for site in sites if len(site.writers) > 1], shortcuts
 
 
 def orderable(streams: Iterable[PruneSite], chosen: Collection[str]) -> list[PruneSite]:
@@ -111,12 +120,12 @@ def put_in_one_order(
     Raises:
         InputError: the network cannot be traced, or its code goes by the places of channels.
     """
-    sites = orderable(find_streams(model, units, example, asked=asked), chosen)
+    streams, shortcuts = _streams_and_shortcuts(model, units, example, asked=asked)
+    sites = orderable(streams, chosen)
     if not sites:
         return model, frozenset()
     costs = _costs(model, ghost_model, units, sites, chosen, batches, progress=progress)
     moved = {path for site in sites for path in (*site.outputs, *site.inputs)}
-    shortcuts = find_padded_shortcuts(model, example)
     ordered = with_placements(model, {path: shortcuts[path] for path in shortcuts.keys() & moved})
     for site in sites:
         order = _order(ghost_model, _converted_writers(site, chosen), costs[site.name])

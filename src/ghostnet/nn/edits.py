@@ -6,6 +6,7 @@ weights come from the state dict. Leaves out: what to record (`convert` knows th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -178,7 +179,7 @@ def apply_edits_(model: nn.Module, edits: Sequence[dict[str, Any]]) -> nn.Module
         replaced = find_module(model, edit["path"])
         module = EDIT_KINDS[edit["kind"]](edit, replaced).train(replaced.training)
         # a shortcut has none itself
-        near = (*replaced.parameters(), *model.parameters())
+        near = itertools.chain(replaced.parameters(), model.parameters())
         parameter = next((item for item in near if item.is_floating_point()), None)
         if parameter is not None:
             module = module.to(device=parameter.device, dtype=parameter.dtype)
