@@ -104,7 +104,7 @@ def _table5() -> tuple[Row, ...]:
         ]
     rows += [
         Row("Ghost-VGG-16 s=2", "taught by a published ResNet-56, 20 epochs", "ghost_vgg16_taught"),
-        Row("Ghost-VGG-16 s=2", "Muon, 44 epochs", "ghost_vgg16_muon"),
+        Row("Ghost-VGG-16 s=2", "Muon, 30 epochs", "ghost_vgg16_muon"),
         Row("Ghost-ResNet-56 s=2", "published ResNet-56 converted, 32 epochs", "ghost_resnet56_published"),
         Row("ResNet-56", "published ResNet-56, 32 epochs more", "control_resnet56"),
     ]
