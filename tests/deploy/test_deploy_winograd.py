@@ -205,13 +205,35 @@ def test_openvino_computes_it_in_float32_and_its_file_does_not_grow(name: str, t
     assert errors[1] < 1.2 * errors[0]
 
 
-def test_processors_without_bfloat16_have_it_in_openvinos_own_set(
+def be_processor(monkeypatch: pytest.MonkeyPatch, *features: str, bfloat16: bool) -> None:
+    monkeypatch.setattr("ghostnet.deploy.passes.has_bfloat16", {"cpu": bfloat16}.get)
+    monkeypatch.setattr("ghostnet.deploy.passes.processor_features", lambda: features)
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "features", "added"),
+    [
+        (True, ("avx512_bf16", "amx_bf16"), False),
+        (True, ("avx512_bf16",), True),
+        (True, (), False),  # nothing more is known of it
+        (False, ("avx2",), True),
+        (False, (), True),
+    ],
+)
+def test_processors_that_openvinos_own_set_has_it_on(
+    bfloat16: bool, features: tuple[str, ...], added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_processor(monkeypatch, *features, bfloat16=bfloat16)
+    assert ("winograd_products" in default_passes("openvino")) == added
+
+
+def test_networks_have_it_without_amx_and_int8_goes_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     size = (128, 32, 32)
     sets, networks = [], []
-    for has in (True, False):
-        monkeypatch.setattr("ghostnet.deploy.passes.has_bfloat16", {"cpu": has}.get)
+    for extension in ("amx_bf16", "avx512f"):
+        be_processor(monkeypatch, "avx512_bf16", extension, bfloat16=True)
         sets.append(default_passes("openvino"))
         networks.append(optimize(network(), target="openvino", input_size=size))
     assert set(sets[1]) - set(sets[0]) == {"winograd_products"}
@@ -292,7 +314,15 @@ def test_int8_goes_without(tmp_path: Path) -> None:
     assert not (tmp_path / "a.onnx").exists()
 
 
-def test_bfloat16_refuses_such_files(tmp_path: Path) -> None:
-    export(network(), "openvino", tmp_path / "net.xml", input_size=SIZE, passes=["winograd"])
-    with pytest.raises(InputError, match=r"net.xml was exported with pass 'winograd', which precision bf16"):
-        load(tmp_path / "net.xml", precision="bf16")
+def test_bfloat16_takes_such_files(tmp_path: Path) -> None:
+    """Their layers stay in float32 there; elsewhere bfloat16 rounds to 8 bits."""
+    if "BF16" not in openvino_core.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    images = np.random.default_rng(0).standard_normal((1, *SIZE), dtype=np.float32)
+    for name in ("winograd", "winograd_products"):
+        net = network()
+        export(net, "openvino", tmp_path / "net.xml", input_size=SIZE, passes=[name], force=True)
+        narrow, exact = (
+            load(tmp_path / "net.xml", precision=precision).predict(images) for precision in ("bf16", "fp32")
+        )
+        assert 0 < np.abs(narrow - exact).max() < 0.03 * np.abs(exact).max()

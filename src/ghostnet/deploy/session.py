@@ -14,7 +14,6 @@ from ghostnet.deploy.manifest import (
     FILE_PRECISIONS,
     Manifest,
     check_files,
-    float32_passes,
     manifest_path,
     read_manifest,
 )
@@ -171,12 +170,6 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, precision: str = "fp
     require_to_open(target)
     files = files_of(target, main)
     check_files(manifest.files if manifest else {}, files)
-    exact = float32_passes(manifest.passes) if manifest and precision != "fp32" else []
-    if exact:
-        raise InputError(
-            f"{main.name} was exported with pass {exact[0]!r}, which precision {precision} would round too much; "
-            "export it again without (passes)"
-        )
     runner = open_files(target, main, threads=threads, precision=precision)
     if precision == "fp32" and manifest is not None:
         # what the file's operators compute in; with int8, what stayed in float is fp32
