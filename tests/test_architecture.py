@@ -139,6 +139,12 @@ def test_importing_ghostnet_loads_no_torch():
     assert _loaded("import ghostnet", "{'torch', 'numpy', 'torchvision', 'matplotlib'}") == "[]"
 
 
+def test_counting_macs_does_not_load_pytorchs_compiler():
+    """It takes seconds, and PyTorch loads it for any mode that does not say that it need not."""
+    code = "import ghostnet; ghostnet.profile(ghostnet.create_model('resnet20'), (3, 8, 8))"
+    assert _loaded(code, "{'torch._dynamo'}") == "[]"
+
+
 def test_the_probe_would_notice_torch():
     assert _loaded("import ghostnet; ghostnet.nn", "{'torch'}") == "['torch']"
 

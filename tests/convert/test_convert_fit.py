@@ -31,6 +31,28 @@ def test_moments_predict_ghost_maps_with_zero_borders(
     torch.testing.assert_close(on_maps.windows, windows, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+def test_halves_are_the_moments_of_every_second_image(centred: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, (3, 1), padding=(1, 0), bias=False)  # rows and columns are not the same there
+    x, target = torch.randn(5, 3, 6, 7), torch.randn(5, 4, 6, 7)
+    whole = patch_moments([(x, target)], conv, 3, centred=centred)
+    maps = F.unfold(conv(x).detach(), 3, padding=1).view(5, 4, 9, -1)
+    filters = conv.weight.detach().flatten(1).double()
+    mean = maps.mean((0, 3))
+    torch.testing.assert_close(whole.map_means(filters).float(), mean)
+    expected = torch.einsum("bmtp,bmup->mtu", maps, maps) / (5 * 42)
+    expected -= centred * mean[:, :, None] * mean[:, None]
+    torch.testing.assert_close(whole.windows(filters)[0].float(), expected)
+    assert len(whole.halves) == 2
+    for first, half in enumerate(whole.halves):
+        alone = patch_moments([(x[first::2], target[first::2])], conv, 3, centred=centred)
+        for name in ("pairs", "cross", "mean", "target_mean", "target_power", "inside"):
+            torch.testing.assert_close(getattr(half, name), getattr(alone, name), msg=name)
+    single = patch_moments([(x[:1], target[:1])], conv, 3, centred=centred)
+    assert single.halves == ()
+
+
 def test_refit_keeps_filters_that_are_right_and_finds_those_that_are_not() -> None:
     torch.manual_seed(0)
     conv, other = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.Conv2d(2, 3, 3, padding=1, bias=False)

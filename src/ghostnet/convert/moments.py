@@ -26,7 +26,6 @@ from ghostnet.convert.patches import (
     patch_size,
     patches_at,
     reading,
-    rows_of_taps,
     slices_of_taps,
     stride_of,
     thin,
@@ -149,7 +148,7 @@ def patch_moments(
     columns = convolution.in_channels * size[0] * size[1]
     share, dtype = reading(positions, columns, groups=groups)
     generator = torch.Generator().manual_seed(0)
-    sums = _BorderSums(convolution.out_channels), _BorderSums(convolution.out_channels)
+    sums = _BorderSums(convolution), _BorderSums(convolution)
     for half, inputs, target in by_halves(pairs):
         step = max(1, int(CHUNK / (columns * max(1.0, target[0, 0].numel() * min(1.0, share)))))
         for part, wanted in zip(inputs.split(step), target.split(step), strict=True):
@@ -160,9 +159,11 @@ def patch_moments(
             read = patches_at(padded, size, stride_of(convolution), chosen, wanted.shape[-1])
             sums[half].add_target_(wanted.flatten(2)[:, :, chosen])
             sums[half].add_by_border_(valid[chosen], read.to(dtype), residual.to(dtype))
-    every = (sums[0] + sums[1], *sums) if all(one.count for one in sums) else (sums[0] + sums[1],)
-    whole, *halves = (_assemble(one, convolution, cheap_kernel_size, centred=centred) for one in every)
-    return replace(whole, halves=tuple(halves))
+    halves = [_by_taps(one, convolution, cheap_kernel_size) for one in sums if one.count]
+    whole = sum(halves[1:], halves[0]).moments(centred=centred)
+    if len(halves) == 1:
+        return whole
+    return replace(whole, halves=tuple(half.moments(centred=centred) for half in halves))
 
 
 def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
@@ -170,12 +171,12 @@ def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
     size = patch_size(convolution, cheap_kernel_size)
     weight = convolution.weight.detach().double()
     columns = weight.shape[1] * size[0] * size[1]
-    sums = _BorderSums(len(weight))
+    sums = _BorderSums(convolution)
     sums.count, sums.square = 1, weight.flatten(1).square().sum(1)
     second, first = torch.eye(columns).double(), torch.zeros(columns).double()
     inside = (True,) * cheap_kernel_size**2
     sums.kinds[inside] = [second, first, first.new_zeros(columns, len(weight)), torch.tensor(1.0).double()]
-    return _assemble(sums, convolution, cheap_kernel_size, centred=False)
+    return _by_taps(sums, convolution, cheap_kernel_size).moments(centred=False)
 
 
 def map_windows(
@@ -257,12 +258,17 @@ class _BorderSums:
         count: positions.
         target, square: `(n,)` of the outputs wanted, and of their squares.
         kinds: for each kind of border position the Gram matrix of the patches, their sum, their products with what
-            the outputs lack, and the positions.
+            the outputs lack, and the positions. The channels of a patch lie side by side there, so that what one tap
+            sees of it is a few long runs.
+
+    Args:
+        convolution: the layer.
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, convolution: nn.Conv2d) -> None:
         self.count = 0
-        self.target, self.square = torch.zeros(2, outputs, dtype=torch.float64)
+        self.channels = convolution.in_channels
+        self.target, self.square = torch.zeros(2, convolution.out_channels, dtype=torch.float64)
         self.kinds: dict[tuple[bool, ...], list[Tensor]] = {}
 
     def add_target_(self, wanted: Tensor) -> None:
@@ -273,63 +279,107 @@ class _BorderSums:
         self.square += flat.square().sum(1)
 
     def add_by_border_(self, valid: Tensor, patches: Tensor, residual: Tensor) -> None:
-        """Add patches `(N, D, L)` and what the outputs lack `(N, n, L)`, each kind of border position to its sums."""
+        """Add patches `(N, C h w, L)` and what the outputs lack `(N, n, L)`, each kind of border position apart."""
         kinds, member = torch.unique(valid, dim=0, return_inverse=True)
+        pixels = patches.unflatten(1, (self.channels, -1))
         for index, kind in enumerate(kinds.tolist()):
             chosen = (member == index).nonzero()[:, 0]
-            rows = patches[:, :, chosen].transpose(1, 2).flatten(0, 1)
+            rows = pixels[..., chosen].permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
             left = residual[:, :, chosen].transpose(1, 2).flatten(0, 1)
             new = [gram_of(rows.T), rows.sum(0), rows.T @ left, rows.new_tensor(float(len(rows)))]
-            held = self.kinds.setdefault(tuple(kind), [torch.zeros_like(value) for value in new])
-            for old, value in zip(held, new, strict=True):
-                old += value
-
-    def __add__(self, other: _BorderSums) -> _BorderSums:
-        both = _BorderSums(len(self.target))
-        both.count = self.count + other.count
-        both.target, both.square = self.target + other.target, self.square + other.square
-        for kind in self.kinds.keys() | other.kinds.keys():
-            parts = [sums.kinds[kind] for sums in (self, other) if kind in sums.kinds]
-            both.kinds[kind] = [sum(values[1:], values[0]) for values in zip(*parts, strict=True)]
-        return both
+            held = self.kinds.setdefault(tuple(kind), new)
+            if held is not new:
+                for old, value in zip(held, new, strict=True):
+                    old += value
 
 
-def _assemble(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int, *, centred: bool) -> Moments:
-    """Turn sums by kind of border into the moments for each pair of taps."""
-    rows = rows_of_taps(convolution, cheap_kernel_size)
-    taps, columns = rows.shape
-    dense = convolution.weight.detach().flatten(1).double()
-    both = tap_pairs(taps)
-    grams = torch.zeros(len(both), columns, columns, dtype=torch.float64)
-    mean = torch.zeros(taps, columns, dtype=torch.float64)
-    cross = torch.zeros(taps, columns, len(dense), dtype=torch.float64)
-    inside = torch.zeros(taps, dtype=torch.float64)
-    parts = slices_of_taps(convolution, cheap_kernel_size)
-    patch = patch_size(convolution, cheap_kernel_size)
-    for kind, (second, first, against, share) in sums.kinds.items():
-        apart = second.view(-1, *patch, convolution.in_channels, *patch)
-        for one in (tap for tap in range(taps) if kind[tap]):
-            inside[one] += share / sums.count
-            mean[one] += first[rows[one]]
-            cross[one] += against[rows[one]]
-        for (one, two), gram in zip(both, grams, strict=True):
-            if kind[one] and kind[two]:
-                # slices, because gathering by index takes more than twice as long
-                seen = apart[:, parts[one][0], parts[one][1], :, parts[two][0], parts[two][1]]
-                gram.view(seen.shape).add_(seen)
-    grams, mean, cross = grams.div_(sums.count), mean / sums.count, cross / sums.count
-    target_mean, power = sums.target / sums.count, sums.square / sums.count
-    for (one, two), gram in zip(both, grams, strict=True):
-        if two == taps // 2:
-            cross[one] += gram @ dense.T
-        elif one == taps // 2:
-            cross[two] += gram.T @ dense.T
-    if centred:
-        cross -= mean[:, :, None] * target_mean
-        power = power - target_mean.square()
-    for (one, two), gram in zip(both, grams, strict=True):
+@dataclass
+class _TapSums:
+    """Sums over output positions of what each tap sees; the fields are those of `Moments`, not yet divided.
+
+    Args:
+        count: positions.
+        pairs: without the transposed added.
+        cross: against what the outputs lack.
+        mean, target, square, inside: sums of what becomes means and shares.
+        dense: `(n, D)`.
+    """
+
+    count: int
+    pairs: Tensor
+    cross: Tensor
+    mean: Tensor
+    target: Tensor
+    square: Tensor
+    inside: Tensor
+    dense: Tensor
+
+    def __add__(self, other: _TapSums) -> _TapSums:
+        added = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+            if field.name != "dense"
+        }
+        return _TapSums(**added, dense=self.dense)
+
+    def moments(self, *, centred: bool) -> Moments:
+        """Divide, and take means away where `centred`; the sums are used up."""
+        taps = len(self.inside)
+        grams, mean, cross = self.pairs.div_(self.count), self.mean / self.count, self.cross / self.count
+        target_mean, power = self.target / self.count, self.square / self.count
+        both = list(zip(tap_pairs(taps), grams, strict=True))
+        for (one, two), gram in both:
+            if two == taps // 2:
+                cross[one] += gram @ self.dense.T
+            elif one == taps // 2:
+                cross[two] += gram.T @ self.dense.T
         if centred:
-            gram.addr_(mean[one], mean[two], alpha=-1)
-        if one != two:
-            gram.copy_(gram + gram.T)
-    return Moments(grams, cross, mean, target_mean, power.clamp_min(0.0), dense, inside)
+            cross -= mean[:, :, None] * target_mean
+            power = power - target_mean.square()
+        for (one, two), gram in both:
+            if centred:
+                gram.addr_(mean[one], mean[two], alpha=-1)
+            if one != two:
+                gram.copy_(gram + gram.T)
+        inside = self.inside / self.count
+        return Moments(grams, cross, mean, target_mean, power.clamp_min(0.0), self.dense, inside)
+
+
+def _by_taps(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int) -> _TapSums:
+    """Turn sums by kind of border into those of what each tap, and each pair of taps, sees."""
+    parts = slices_of_taps(convolution, cheap_kernel_size)
+    dense = convolution.weight.detach().flatten(1).double()
+    taps, columns = len(parts), dense.shape[1]
+    patch = patch_size(convolution, cheap_kernel_size)
+    found = _TapSums(
+        sums.count,
+        torch.zeros(len(tap_pairs(taps)), columns, columns, dtype=torch.float64),
+        torch.zeros(taps, columns, len(dense), dtype=torch.float64),
+        torch.zeros(taps, columns, dtype=torch.float64),
+        sums.target,
+        sums.square,
+        torch.zeros(taps, dtype=torch.float64),
+        dense,
+    )
+    for kind, (_, first, against, positions) in sums.kinds.items():
+        for tap in (tap for tap in range(taps) if kind[tap]):
+            found.inside[tap] += positions
+            found.mean[tap] += first.view(*patch, -1)[parts[tap]].flatten(0, 1).T.flatten()
+            seen = against.view(*patch, sums.channels, -1)[parts[tap]]
+            found.cross[tap] += seen.flatten(0, 1).transpose(0, 1).flatten(0, 1)
+    for (one, two), gram in zip(tap_pairs(taps), found.pairs, strict=True):
+        # slices, because gathering by index takes more than twice as long
+        place = (*parts[one], slice(None), *parts[two])
+        seen_by_both = [
+            second.view(*patch, sums.channels, *patch, sums.channels)[place]
+            for kind, (second, *_) in sums.kinds.items()
+            if kind[one] and kind[two]
+        ]
+        if seen_by_both:
+            total = (
+                seen_by_both[0].double().clone(memory_format=torch.contiguous_format)
+            )  # (k, k, C, k, k, C)
+            for more in seen_by_both[1:]:
+                total += more
+            gram.copy_(total.permute(2, 0, 1, 5, 3, 4).reshape(columns, columns))
+    return found

@@ -91,6 +91,11 @@ def _shape_text(shape: tuple[int, ...] | None) -> str:
 class _CountingMode(TorchDispatchMode):
     """Adds up MACs by the name on top of `running`; hooks push and pop the names."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say that PyTorch's compiler need not be kept off this: it is loaded for that, which takes seconds."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.running: list[str] = [ROOT]
