@@ -160,10 +160,10 @@ def patch_moments(
             sums[half].add_target_(wanted.flatten(2)[:, :, chosen])
             sums[half].add_by_border_(valid[chosen], read.to(dtype), residual.to(dtype))
     halves = [_by_taps(one, convolution, cheap_kernel_size) for one in sums if one.count]
-    whole = sum(halves[1:], halves[0]).moments(centred=centred)
+    whole = sum(halves[1:], halves[0]).moments_(centred=centred)
     if len(halves) == 1:
         return whole
-    return replace(whole, halves=tuple(half.moments(centred=centred) for half in halves))
+    return replace(whole, halves=tuple(half.moments_(centred=centred) for half in halves))
 
 
 def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
@@ -176,7 +176,7 @@ def white_moments(convolution: nn.Conv2d, cheap_kernel_size: int) -> Moments:
     second, first = torch.eye(columns).double(), torch.zeros(columns).double()
     inside = (True,) * cheap_kernel_size**2
     sums.kinds[inside] = [second, first, first.new_zeros(columns, len(weight)), torch.tensor(1.0).double()]
-    return _by_taps(sums, convolution, cheap_kernel_size).moments(centred=False)
+    return _by_taps(sums, convolution, cheap_kernel_size).moments_(centred=False)
 
 
 def map_windows(
@@ -322,7 +322,7 @@ class _TapSums:
         }
         return _TapSums(**added, dense=self.dense)
 
-    def moments(self, *, centred: bool) -> Moments:
+    def moments_(self, *, centred: bool) -> Moments:
         """Divide, and take means away where `centred`; the sums are used up."""
         taps = len(self.inside)
         grams, mean, cross = self.pairs.div_(self.count), self.mean / self.count, self.cross / self.count
