@@ -376,9 +376,8 @@ def _by_taps(sums: _BorderSums, convolution: nn.Conv2d, cheap_kernel_size: int) 
             if kind[one] and kind[two]
         ]
         if seen_by_both:
-            total = (
-                seen_by_both[0].double().clone(memory_format=torch.contiguous_format)
-            )  # (k, k, C, k, k, C)
+            # (k, k, C, k, k, C)
+            total = seen_by_both[0].to(torch.float64, copy=True, memory_format=torch.contiguous_format)
             for more in seen_by_both[1:]:
                 total += more
             gram.copy_(total.permute(2, 0, 1, 5, 3, 4).reshape(columns, columns))
